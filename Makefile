@@ -1,0 +1,108 @@
+# `make` alone lists the targets and their settings.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+STAMPS := .venv/stamps
+
+# ---- settings (give them on the command line: make render SCENES=10 GENERATOR=rooms) ----------
+OUT = out
+SCENES =
+GENERATOR =
+SEED =
+PANOS =
+PROFILE =
+WIDTH =
+SAMPLES =
+PASSES =
+MIN_AREA =
+WORKERS =
+RENDER_CPUS =
+KEEP_SCENES =
+RAY_ADDRESS =
+LIMIT =
+EXTRAS = render
+SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
+            RENDER_CPUS KEEP_SCENES RAY_ADDRESS LIMIT EXTRAS
+
+# A mistyped setting must not be ignored silently.
+given := $(foreach pair,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(pair))))
+unknown := $(filter-out $(SETTINGS),$(given))
+ifneq ($(unknown),)
+$(error unknown setting $(unknown); the settings are $(SETTINGS))
+endif
+
+# $(call flag,scenes,SCENES): --scenes 'value' where SCENES is given, quoted for the shell.
+flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
+out := $(call flag,out,OUT)
+
+.PHONY: help setup render status failures shards preview test check bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
+	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
+	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS=   (see README.md)"
+
+setup: $(foreach extra,$(EXTRAS),$(STAMPS)/$(extra)) ## install into .venv (EXTRAS="render hub test training")
+
+render: $(STAMPS)/render ## make SCENES annotated scenes in OUT: the main job
+	@$(PYTHON) -m pipeline render $(out) $(call flag,scenes,SCENES) $(call flag,generator,GENERATOR) \
+	  $(call flag,seed,SEED) $(call flag,panos,PANOS) $(call flag,profile,PROFILE) \
+	  $(call flag,width,WIDTH) $(call flag,samples,SAMPLES) $(call flag,passes,PASSES) \
+	  $(call flag,min-area,MIN_AREA) $(call flag,workers,WORKERS) \
+	  $(call flag,render-cpus,RENDER_CPUS) $(call flag,ray-address,RAY_ADDRESS) \
+	  $(call flag,keep-scenes,KEEP_SCENES)
+
+status: $(STAMPS)/render ## what OUT has done, is doing and has failed, read from its files
+	@$(PYTHON) -m pipeline status $(out)
+
+shards: $(STAMPS)/render ## pack the finished scenes of OUT into Parquet (render does it too)
+	@$(PYTHON) -m pipeline shards $(out)
+
+preview: $(STAMPS)/render ## write OUT/preview/index.html (LIMIT=24 panoramas)
+	@$(PYTHON) -m pipeline preview $(out) $(call flag,limit,LIMIT)
+
+check: $(STAMPS)/test ## ruff and mypy
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+test: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/test check ## check, then the whole test suite
+	@$(PYTHON) -m pytest
+
+bench: $(STAMPS)/render $(STAMPS)/test ## measure what the README's table says (takes an hour)
+	@$(PYTHON) -m tests.benchmarks.run
+
+lock: ## write pipeline/install/constraints.txt from an environment with every extra
+	@$(MAKE) --no-print-directory setup EXTRAS="render hub test training"
+	@$(PYTHON) -m pipeline.install.lock
+
+clean: ## remove .venv (never OUT)
+	rm -rf .venv
+
+# ---- installation -------------------------------------------------------------------------------
+# Wheels only, every version pinned. iopath is published as pure-Python source; sam2 is the one
+# package that is built here, without its optional CUDA kernel.
+CONSTRAINTS := pipeline/install/constraints.txt
+INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+          --only-binary=:all: --no-binary=iopath,antlr4-python3-runtime --constraint $(CONSTRAINTS)
+
+.venv/bin/python:
+	@command -v python3.11 >/dev/null || { echo "Python 3.11 is needed (bpy 4.2.0 has no other\
+	 wheels): apt-get install python3.11 python3.11-venv, or uv python install 3.11"; exit 2; }
+	@python3.11 -m venv .venv
+
+$(STAMPS)/%: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
+	@echo "installing $* into .venv"
+	@$(INSTALL) --editable '.[$*]'
+	@$(PYTHON) -m pipeline.install.check $*
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/training: pyproject.toml $(CONSTRAINTS) pipeline/install/sam2.txt | .venv/bin/python
+	@echo "installing training into .venv"
+	@$(INSTALL) --editable '.[training]'
+	@SAM2_BUILD_CUDA=0 $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --no-deps --require-hashes --requirement pipeline/install/sam2.txt
+	@$(PYTHON) -m pipeline.install.check training
+	@mkdir -p $(STAMPS) && touch $@

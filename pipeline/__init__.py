@@ -1,0 +1,6 @@
+"""From a seed to annotated Parquet shards of 360° panoramas.
+
+Data flows one way: seed → scene → viewpoints → colour + ids → annotations → shard.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,229 @@
+"""Boxes of an instance in a panorama: COCO's, one that may cross the seam, and a spherical one.
+
+All of them are computed from the instance's `WrappedCrop`, never from a full frame: an instance
+is cut out once, along the smallest box that the periodic columns allow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.sphere import (
+    Floats,
+    direction_to_lonlat,
+    largest_empty_gap,
+    lonlat_to_direction,
+    lonlat_to_pixel,
+    nearest_pixel,
+    pixel_to_lonlat,
+    rotation_to_centre,
+    take_columns,
+)
+
+Box = tuple[int, int, int, int]
+"""[x, y, w, h] in whole pixels: column and row of the top left pixel, then the pixel counts."""
+
+
+@dataclass(frozen=True)
+class WrappedCrop:
+    """One instance, cut out of a panorama along its wrapped box.
+
+    Attributes:
+        mask: (h, w) bool, at least one pixel set. Where w is the panorama's width the instance
+            occupies every column, x is 0 and column w - 1 is the neighbour of column 0.
+        x: Panorama column of mask[:, 0]; column i of the crop is (x + i) modulo width.
+        y: Panorama row of mask[0].
+        width: Panorama width in pixels.
+        height: Panorama height in pixels.
+    """
+
+    mask: NDArray[np.bool_]
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @property
+    def box(self) -> Box:
+        """The wrapped box [x, y, w, h]: x in [0, width), x + w may exceed the width."""
+        return self.x, self.y, self.mask.shape[1], self.mask.shape[0]
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether every column is occupied, so that the crop has no left and right end."""
+        return self.mask.shape[1] == self.width
+
+
+def coco_box(mask: NDArray[np.bool_]) -> Box | None:
+    """COCO's bbox of a mask (H, W), as pycocotools' `toBbox` gives it; None for an empty mask."""
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    return (x, y, w, h) if w else None
+
+
+def wrapped_crop(labels: NDArray, label: int, bbox: Box) -> WrappedCrop:
+    """Cut the pixels equal to `label` out of a panorama along their smallest periodic box.
+
+    Args:
+        labels: (H, W) ids, or a bool mask with label True.
+        label: The instance's id; it must occur.
+        bbox: The instance's COCO bbox, which bounds the search.
+    """
+    height, width = labels.shape
+    x, y, w, h = bbox
+    rows = labels[y : y + h]
+    if w <= width // 2:  # the gap outside the box is the largest there can be
+        return WrappedCrop(rows[:, x : x + w] == label, x, y, width, height)
+    mask = rows == label
+    start, gap = largest_empty_gap(mask.any(axis=0))
+    x = (start + gap) % width
+    return WrappedCrop(take_columns(mask, x, width - gap), x, y, width, height)
+
+
+def crosses_seam(crop: WrappedCrop) -> bool:
+    """Whether pixels of the instance touch (8-neighbourhood) across the left and right border."""
+    w = crop.mask.shape[1]
+    first, last = -crop.x % crop.width, (-crop.x - 1) % crop.width
+    if first >= w or last >= w:
+        return False
+    left, right = crop.mask[:, first], crop.mask[:, last]
+    return bool(
+        (left & right).any() or (left[1:] & right[:-1]).any() or (left[:-1] & right[1:]).any()
+    )
+
+
+def touches_pole(crop: WrappedCrop) -> bool:
+    """Whether a pixel of the instance lies in the panorama's first or last row."""
+    return crop.y == 0 or crop.y + crop.mask.shape[0] == crop.height
+
+
+def bfov(crop: WrappedCrop) -> tuple[float, float, float, float]:
+    """Spherical box [longitude, latitude, horizontal, vertical] in degrees.
+
+    In the frame that has the box's centre at longitude and latitude 0, without roll, the instance
+    lies within ± horizontal / 2 of longitude and ± vertical / 2 of latitude (the "bounding field
+    of view" of spherical object detection). The centre is moved to the middle of the extents
+    until it stays; of all centres tried, the one with the box of smallest solid angle is taken,
+    so the box contains the instance and is nearly the smallest. It reaches 360 × 180. Latitudes
+    are taken at the pixels' corners: right beside the frame's poles, half a pixel may stick out.
+
+    A disc of radius r < 90° around (lon, lat) has the box [lon, lat, 2r, 2r], anywhere on the
+    sphere. A band of walls between latitudes -20° and 20° has [0, 0, 360, 40].
+
+    Returns:
+        longitude in [-180, 180), latitude, horizontal, vertical; rounded to 1e-4 degrees, which
+        is 1/440 of a pixel even at a width of 8192.
+    """
+    edges = _outline(crop)
+    smallest, best = np.inf, (0.0, 0.0, 2 * np.pi, np.pi)
+    for lon, lat in _first_centres(crop):
+        for _ in range(12):
+            rotation = rotation_to_centre(lon, lat)
+            west, east, south, north = _extents(edges, crop, rotation)
+            horizontal = min(2 * max(-west, east), 2 * np.pi)
+            vertical = 2 * max(-south, north)
+            solid_angle = 2 * horizontal * np.sin(vertical / 2)
+            if solid_angle < smallest:
+                smallest, best = solid_angle, (lon, lat, horizontal, vertical)
+            shift = (west + east) / 2, (south + north) / 2
+            if max(map(abs, shift)) < 0.05 * np.pi / crop.height:  # a twentieth of a pixel
+                break
+            middle = direction_to_lonlat(lonlat_to_direction(*shift) @ rotation)
+            lon, lat = float(middle[0]), float(middle[1])
+    best = ((best[0] + np.pi) % (2 * np.pi) - np.pi, *best[1:])
+    longitude, latitude, horizontal, vertical = (round(float(a), 4) for a in np.degrees(best))
+    return (-180.0 if longitude == 180 else longitude), latitude, horizontal, vertical
+
+
+def _first_centres(crop: WrappedCrop) -> list[tuple[float, float]]:
+    """Where the search for the box's centre starts: (lon, lat) in radians.
+
+    The middle of the wrapped box, on the horizon: there a band around the camera is a band. What
+    touches a pole is tried from there too, where it usually is smallest. An instance in every
+    column has no middle; the mean longitude of its pixels stands in, 0 if they are evenly spread.
+    """
+    if crop.is_periodic:
+        pixels = np.count_nonzero(crop.mask, axis=0)
+        columns, _ = pixel_to_lonlat(np.arange(crop.width), 0, crop.width, crop.height)
+        east, north = pixels @ np.sin(columns), pixels @ np.cos(columns)
+        evenly_spread = np.hypot(east, north) < 1e-6 * pixels.sum()
+        lon = 0.0 if evenly_spread else float(np.arctan2(east, north))
+    else:
+        middle = crop.x + (crop.mask.shape[1] - 1) / 2
+        lon = float(pixel_to_lonlat(middle, 0, crop.width, crop.height)[0])
+    centres = [(lon, 0.0)]
+    if crop.y == 0:
+        centres.append((lon, np.pi / 2))
+    if crop.y + crop.mask.shape[0] == crop.height:
+        centres.append((lon, -np.pi / 2))
+    return centres
+
+
+def _outline(crop: WrappedCrop) -> Floats:
+    """The pixel edges between an instance and the rest: directions of both ends, (N, 2, 3)."""
+    # one column more on both sides: the opposite column of a periodic crop, otherwise nothing
+    sides = (0, 0), (1, 1)
+    columns = np.pad(crop.mask, sides, mode="wrap" if crop.is_periodic else "constant")
+    rows = np.pad(crop.mask, ((1, 1), (0, 0)))
+    upright_y, upright_x = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    level_y, level_x = np.nonzero(rows[1:] != rows[:-1])
+    x = np.concatenate([[upright_x, upright_x], [level_x, level_x + 1]], axis=1)
+    y = np.concatenate([[upright_y, upright_y + 1], [level_y, level_y]], axis=1)
+    # corner (x, y) of the pixel grid lies half a pixel up and left of pixel centre (x, y)
+    lon, lat = pixel_to_lonlat(crop.x + x - 0.5, crop.y + y - 0.5, crop.width, crop.height)
+    return np.moveaxis(lonlat_to_direction(lon, lat), 0, 1)
+
+
+def _extents(
+    edges: Floats, crop: WrappedCrop, rotation: Floats
+) -> tuple[float, float, float, float]:
+    """West, east, south and north end of an instance in a rotated frame, in radians.
+
+    Every meridian that an instance meets either crosses its outline or ends in a pole that the
+    instance covers, so the outline and the two poles suffice.
+    """
+    lon, lat = direction_to_lonlat(edges @ rotation.T)
+    over_north = _covers(crop, rotation[2])
+    over_south = _covers(crop, -rotation[2])
+    north = np.pi / 2 if over_north else float(lat.max())
+    south = -np.pi / 2 if over_south else float(lat.min())
+    west, east = (-np.pi, np.pi) if over_north or over_south else _longitude_range(lon)
+    return west, east, south, north
+
+
+def _covers(crop: WrappedCrop, direction: Floats) -> bool:
+    """Whether an instance covers a direction; a pole of the panorama, if its whole row does."""
+    position = lonlat_to_pixel(*direction_to_lonlat(direction), crop.width, crop.height)
+    column, row = nearest_pixel(*position, crop.width, crop.height)
+    h, w = crop.mask.shape
+    crop_x, crop_y = int(column - crop.x) % crop.width, int(row) - crop.y
+    if not (0 <= crop_y < h and crop_x < w):
+        return False
+    if row in (0, crop.height - 1):
+        return crop.is_periodic and bool(crop.mask[crop_y].all())
+    return bool(crop.mask[crop_y, crop_x])
+
+
+def _longitude_range(lon: Floats) -> tuple[float, float]:
+    """Smallest range (west, east) that holds all arcs (N, 2) of longitude on the circle.
+
+    West is at least -pi; a range across ± pi ends east of pi, unless its middle would lie beyond.
+    """
+    step = (lon[:, 1] - lon[:, 0] + np.pi) % (2 * np.pi) - np.pi  # an edge goes the shorter way
+    west = lon[:, 0] + np.minimum(step, 0)
+    turn = np.where(west < -np.pi, 2 * np.pi, 0.0)
+    west, east = west + turn, lon[:, 0] + np.maximum(step, 0) + turn
+    order = np.argsort(west)
+    west, east = west[order], east[order]
+    # how far the circle is covered before each arc; the arcs that pass ± pi cover its beginning
+    covered = np.maximum.accumulate(np.concatenate([[east.max() - 2 * np.pi], east[:-1]]))
+    gaps = west - covered
+    widest = int(np.argmax(gaps))
+    if gaps[widest] < 1e-9:
+        return -np.pi, np.pi
+    start, extent = float(west[widest]), 2 * np.pi - float(gaps[widest])
+    turn_back = 2 * np.pi if start + extent / 2 >= np.pi else 0.0
+    return start - turn_back, start + extent - turn_back

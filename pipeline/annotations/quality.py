@@ -1,0 +1,48 @@
+"""What makes a panorama unfit for a dataset: the thresholds and the reasons, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BLACK_MEAN = 3.0
+"""Mean grey level (0..255) below which nothing can be seen: an unlit room, a camera in a wall."""
+BLOWN_LEVEL, BLOWN_SHARE = 250, 0.5
+"""A panorama is blown out when this share of its pixels is this bright in all three channels."""
+CONSTANT_DEVIATION = 1.0
+"""Standard deviation of the grey levels below which the picture is one flat colour."""
+FILLING_SHARE = 0.75
+"""Share of the sphere beyond which one instance means that the camera is inside or in front of
+it. The four walls of a cubic room, seen from its middle and unfurnished, fill 0.67."""
+
+
+def defects(image: NDArray[np.uint8], objects: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Reasons why a panorama is unfit; none for a good one.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        objects: Its annotations, as `pipeline.annotations.instances.annotate` returns them.
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    (mean,), (deviation,) = (moment.ravel() for moment in cv2.meanStdDev(grey))
+    blown = cv2.inRange(image, np.full(3, BLOWN_LEVEL), np.full(3, 255))
+    blown_share = cv2.countNonZero(blown) / grey.size
+
+    reasons = []
+    if mean < BLACK_MEAN:
+        reasons.append(f"black: mean grey level {mean:.1f}")
+    if blown_share > BLOWN_SHARE:
+        reasons.append(f"blown out: {blown_share:.0%} of the pixels at {BLOWN_LEVEL} or above")
+    if deviation < CONSTANT_DEVIATION:
+        reasons.append(f"constant: grey levels deviate by {deviation:.1f}")
+    for thing in objects:
+        share = thing["solid_angle"] / (4 * np.pi)
+        if share > FILLING_SHARE:
+            reasons.append(f"{thing['name']} fills {share:.0%} of the sphere")
+    if all(thing["is_structure"] for thing in objects):
+        reasons.append("no objects, only structure or nothing")
+    return reasons

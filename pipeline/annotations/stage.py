@@ -1,0 +1,192 @@
+"""The annotate stage: rendered/<k>/ in, panoramas/<k>/ out. All its files are opened here.
+
+Reads, as the render stage leaves them:
+
+    scene.json          scene_id, generator, seed, instances, viewpoints, versions, settings_hash, …
+    rendered/<k>/
+      image.png         8-bit RGB
+      ids.png           16-bit, one channel: instance ids, 0 is none
+      depth.exr         where asked for: float32 metres along the ray, one channel Y
+      normal.exr        where asked for: float32 world x, y, z as channels R, G, B
+      render.json       profile, samples, device, render_seconds
+
+Writes panoramas/<k>/ with the image files of `pipeline.shards.schema.IMAGE_FILES` and row.json:
+the row of a shard without its image columns, and a `summary` for this pipeline only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+from PIL import Image
+
+from pipeline.annotations.instances import Ids, Instance, annotate
+from pipeline.annotations.quality import defects
+from pipeline.errors import UserError
+from pipeline.outputs import SceneFolder, read_json, write_atomic, write_json
+from pipeline.settings import RunSettings
+from pipeline.shards.schema import IMAGE_FILES
+
+# OpenCV looks at this when it first meets an OpenEXR file, not when it is imported.
+os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
+
+
+class _Corrupt(Exception):
+    """A rendered file that cannot be what the render stage wrote."""
+
+
+def annotate_scene(scene: SceneFolder, settings: RunSettings) -> None:
+    """Annotate every rendered panorama of a scene that is not annotated yet.
+
+    When all viewpoints of the scene are annotated, rendered/ is removed. Writing done.json is
+    left to the caller.
+
+    Raises:
+        UserError: A rendered file is missing or corrupt; its folder is deleted, so that the next
+            attempt renders it again.
+        ValueError: The id map holds an instance that scene.json does not name.
+        OSError: The disk is full or not writable; no partial panorama is left behind.
+    """
+    about = read_json(scene.generated)
+    count = len(about["viewpoints"])
+    for index in range(count):
+        rendered = scene.rendered(index)
+        if not rendered.is_dir() or scene.panorama(index).exists():
+            continue
+        try:
+            _annotate_panorama(scene, index, about, settings)
+        except _Corrupt as problem:
+            shutil.rmtree(rendered)
+            raise UserError(
+                f"{problem}; {rendered} is deleted, run again to render it again"
+            ) from problem
+    if all(scene.panorama(index).exists() for index in range(count)):
+        shutil.rmtree(scene.rendered(0).parent, ignore_errors=True)
+
+
+def _annotate_panorama(
+    scene: SceneFolder, index: int, about: dict[str, Any], settings: RunSettings
+) -> None:
+    """Make panoramas/<index>/ in the scratch folder and move it to its place whole."""
+    folder = scene.rendered(index)
+    size = (settings.height, settings.width)
+    image = _read_image(folder / "image.png", np.uint8, (*size, 3))[..., ::-1]  # BGR to RGB
+    ids = _read_image(folder / "ids.png", np.uint16, size)
+    images = {"image": encode_webp(image), "ids": encode_png(ids)}
+    if "depth" in settings.passes:
+        depth = _read_image(folder / "depth.exr", np.float32, size)
+        images["depth"] = encode_png(depth_to_millimetres(depth))
+    if "normal" in settings.passes:
+        normal = _read_image(folder / "normal.exr", np.float32, (*size, 3))[..., ::-1]
+        images["normal"] = encode_png(normal_to_uint16(normal))
+    row = _make_row(image, ids, index, about, _read_render_json(folder), settings)
+    row["summary"]["sha256"] = {
+        IMAGE_FILES[column]: hashlib.sha256(data).hexdigest() for column, data in images.items()
+    }
+
+    scratch = scene.scratch / f"panorama-{index}"
+    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
+    try:
+        for column, data in images.items():
+            write_atomic(scratch / IMAGE_FILES[column], data)
+        write_json(scratch / "row.json", row)
+        scene.panorama(index).parent.mkdir(exist_ok=True)
+        os.replace(scratch, scene.panorama(index))
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def _make_row(
+    image: NDArray[np.uint8],
+    ids: Ids,
+    index: int,
+    about: dict[str, Any],
+    render: dict[str, Any],
+    settings: RunSettings,
+) -> dict[str, Any]:
+    """The row of `pipeline.shards.schema` without image columns, and its `summary`."""
+    instances = {
+        entry["id"]: Instance(entry["name"], entry["category"], entry["is_structure"])
+        for entry in about["instances"]
+    }
+    objects, dropped = annotate(ids, instances, settings.min_area_pixels)
+    viewpoint = about["viewpoints"][index]
+    return {
+        "image_id": f"{about['scene_id']}/{index}",
+        "scene_id": about["scene_id"],
+        "width": settings.width,
+        "height": settings.height,
+        "generator": about["generator"],
+        "seed": about["seed"],
+        "camera": {key: viewpoint[key] for key in ("position", "rotation_euler", "room")},
+        "objects": objects,
+        "provenance": {
+            **{key: about["versions"][key] for key in ("pipeline", "infinigen", "bpy")},
+            **{key: render[key] for key in ("profile", "samples", "device", "render_seconds")},
+            **{key: about[key] for key in ("settings_hash", "scene_seconds")},
+        },
+        "summary": {"dropped": dropped, "defects": defects(image, objects)},
+    }
+
+
+def encode_webp(image: NDArray[np.uint8]) -> bytes:
+    """Lossless WebP of an RGB image (H, W, 3) uint8.
+
+    Pillow, because OpenCV has no say in WebP's method: its default takes seven times as long at
+    4K for a fifth fewer bytes.
+    """
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(
+        file, "webp", lossless=True, method=0, quality=20
+    )
+    return file.getvalue()
+
+
+def encode_png(image: NDArray) -> bytes:
+    """PNG of (H, W) or of RGB (H, W, 3), in 8 or 16 bits as the array's type."""
+    bgr = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+    return cv2.imencode(".png", bgr)[1].tobytes()
+
+
+def depth_to_millimetres(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Metres along the ray to whole millimetres; 0 where nothing is within 65.535 m."""
+    metres = np.nan_to_num(depth.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    millimetres = np.rint(metres * 1000)
+    within = (millimetres > 0) & (millimetres <= 65535)
+    return np.where(within, millimetres, 0).astype(np.uint16)
+
+
+def normal_to_uint16(normal: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """World normals (H, W, 3) from [-1, 1] to 0..65535: (n + 1) / 2 * 65535; NaN counts as 0."""
+    clipped = np.clip(np.nan_to_num(normal.astype(np.float64), nan=0.0), -1, 1)
+    return np.rint((clipped + 1) / 2 * 65535).astype(np.uint16)
+
+
+def _read_image(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray:
+    """Read an image, in OpenCV's channel order, and insist on its type and size."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if image is None:
+        raise _Corrupt(f"{path} is {'corrupt' if path.exists() else 'missing'}")
+    if image.dtype != dtype or image.shape != shape:
+        raise _Corrupt(
+            f"{path} is {image.dtype} {image.shape} instead of {np.dtype(dtype)} {shape}"
+        )
+    return image
+
+
+def _read_render_json(folder: Path) -> dict[str, Any]:
+    path = folder / "render.json"
+    try:
+        return read_json(path)
+    except (FileNotFoundError, json.JSONDecodeError) as problem:
+        raise _Corrupt(f"{path} is missing or corrupt") from problem

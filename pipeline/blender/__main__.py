@@ -1,0 +1,119 @@
+"""One stage of one scene in one fresh Blender process: `python -m pipeline.blender SPEC.json`.
+
+SPEC.json: {"stage": "generate" | "render", "scene_folder", "generator", "seed", "settings",
+"threads"}. The process prints `stage: NAME` when it enters a stage. It ends with status 0 after
+its last file is in place, with status 3 after `rejected: REASON` where the scene itself is unfit
+(trying again would give the same scene), and with a traceback otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import outputs
+from pipeline.farm.orphans import die_with_parent
+from pipeline.outputs import SceneFolder
+from pipeline.settings import CONFIG_FOLDER, RunSettings, from_json, settings_hash, versions
+
+GENERATORS = {
+    # generator: (module with generate(), its configuration in infinigen_configs/)
+    "indoors": ("pipeline.blender.indoors", "indoors.gin"),
+    "rooms": ("pipeline.blender.rooms", "rooms.toml"),
+    "house": ("pipeline.blender.rooms", "house.toml"),
+    "spheres": ("pipeline.blender.spheres", ""),
+}
+
+REJECTED = 3
+"""Exit status of a scene that is unfit."""
+
+
+def main(spec_path: Path) -> int:
+    """Run one stage; returns the exit status."""
+    die_with_parent()
+    spec = outputs.read_json(spec_path)
+    scene = SceneFolder(Path(spec["scene_folder"]))
+    settings = from_json(spec["settings"])
+    if spec["stage"] == "generate":
+        return generate(scene, settings, spec["generator"], spec["seed"])
+    return render(scene, settings, spec["threads"])
+
+
+def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: int) -> int:
+    """Seed → scene.blend with numbered instances, and scene.json with its viewpoints."""
+    import bpy
+
+    from pipeline.blender.instances import number_instances
+    from pipeline.blender.viewpoints import NoViewpoint, choose_viewpoints
+
+    start, start_cpu = time.monotonic(), time.process_time()
+    scene.scratch.mkdir(parents=True, exist_ok=True)
+    module, config = GENERATORS[generator]
+    importlib.import_module(module).generate(seed, scene.scratch, CONFIG_FOLDER / config)
+    made, made_cpu = time.monotonic(), time.process_time()
+
+    print("stage: instances", flush=True)
+    instances, unknown = number_instances()
+    print("stage: viewpoints", flush=True)
+    try:
+        viewpoints = choose_viewpoints(instances, settings.panos, seed)
+    except NoViewpoint as reason:
+        print(f"rejected: {reason}", flush=True)
+        return REJECTED
+    print("stage: save", flush=True)
+    temporary = scene.scratch / "scene.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(temporary), compress=True)
+    os.replace(temporary, scene.blend)
+    outputs.write_json(
+        scene.generated,
+        {
+            "scene_id": scene.scene_id,
+            "generator": generator,
+            "seed": seed,
+            "instances": [asdict(instance) for instance in instances],
+            "unknown_categories": unknown,
+            "viewpoints": [
+                {
+                    "position": list(viewpoint.position),
+                    "rotation_euler": list(viewpoint.rotation_euler),
+                    "room": viewpoint.room,
+                }
+                for viewpoint in viewpoints
+            ],
+            "versions": versions(),
+            "settings_hash": settings_hash(settings),
+            "scene_seconds": round(time.monotonic() - start, 2),
+            "scene_cpu_seconds": round(time.process_time() - start_cpu, 2),
+            "infinigen_seconds": round(made - start, 2),
+            "infinigen_cpu_seconds": round(made_cpu - start_cpu, 2),
+        },
+    )
+    return 0
+
+
+def render(scene: SceneFolder, settings: RunSettings, threads: int) -> int:
+    """scene.blend → the panoramas that are still missing."""
+    import bpy
+
+    from pipeline.blender.render import render_missing
+
+    print("stage: load scene", flush=True)
+    viewpoints: list[dict[str, Any]] = outputs.read_json(scene.generated)["viewpoints"]
+    # use_scripts=False: a .blend file may carry Python; none is run.
+    bpy.ops.wm.open_mainfile(filepath=str(scene.blend), load_ui=False, use_scripts=False)
+    render_missing(scene, viewpoints, settings, threads)
+    return 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {Path(sys.executable).name} -m pipeline.blender SPEC.json")
+    status = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    # Blender's own clean-up at exit can crash after the work is done; every file is in place.
+    os._exit(status)

@@ -1,0 +1,295 @@
+"""Where to put the panorama camera: free space of furnished rooms, at eye height.
+
+Both InfiniGen generators place a camera for a pinhole view, in a corner, and test clearance only
+inside that view. A panorama looks everywhere, so a viewpoint must be free in every direction of
+the sphere, inside a room, and see many instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+from mathutils import Vector
+from mathutils.bvhtree import BVHTree
+
+from pipeline.blender.categories import FIXTURES
+from pipeline.blender.instances import Instance, rendered_objects
+
+EYE_HEIGHT = (1.0, 1.8)
+"""Metres above the floor."""
+
+CLEARANCE = 0.35
+"""Nothing is closer than this to a viewpoint, in metres, in any direction."""
+
+MIN_DISTANCE = 0.8
+"""Two viewpoints of one scene are at least this far apart, in metres."""
+
+CANDIDATES = 600
+"""Floor points tried per scene."""
+
+SCORED = 32
+"""Free positions whose view is looked at with all rays."""
+
+RAYS = 2000
+"""Directions in which a candidate looks: one per 20 square degrees."""
+
+MIN_FURNITURE = 5
+"""A room is furnished from this many objects on (without its shell, windows, doors, lamps), and
+a place that sees fewer of them is not worth a render."""
+
+MAX_ESCAPED = 0.25
+"""Largest share of rays that meet nothing; more means outdoors, or a missing ceiling."""
+
+MAX_BACKFACING = 0.2
+"""Largest share of rays that meet a surface of the shell from behind: between walls, or outside."""
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """A place for the panorama camera.
+
+    Attributes:
+        position: x, y, z in metres, world axes.
+        yaw: Heading of the image centre in radians, counter-clockwise from +Y seen from above.
+        room: Name of the floor under it.
+        visible: Ids of the instances seen from it (by rays, so small ones may be missing).
+    """
+
+    position: tuple[float, float, float]
+    yaw: float
+    room: str
+    visible: frozenset[int]
+
+    @property
+    def rotation_euler(self) -> tuple[float, float, float]:
+        """Camera rotation, XYZ Euler angles in radians: the horizon is level."""
+        return (float(np.pi / 2), 0.0, self.yaw)
+
+
+class NoViewpoint(Exception):
+    """No place in the scene is fit for a panorama; the message says why."""
+
+
+def choose_viewpoints(instances: Sequence[Instance], count: int, seed: int) -> list[Viewpoint]:
+    """Choose up to `count` viewpoints of the current scene.
+
+    The first one sees the most instances; each further one adds the most that were not seen yet
+    and keeps `MIN_DISTANCE` to the others. Fewer are returned where a scene has no more.
+
+    Raises:
+        NoViewpoint: There is no fit place at all.
+    """
+    rng = np.random.default_rng([seed, 360])
+    space = _Space(instances)
+    free: list[tuple[Vector, str]] = []
+    refused = {"no free floor below": 0, "too close to something": 0}
+    for x, y, height in _floor_points(space, rng):
+        room, floor_z = space.floor_below(Vector((x, y, space.top)))
+        position = Vector((x, y, floor_z + height))
+        if room is None or not space.stands_on_floor(position):
+            refused["no free floor below"] += 1
+            continue
+        if space.nearest(position) < CLEARANCE:
+            refused["too close to something"] += 1
+            continue
+        free.append((position, room))
+        if len(free) == SCORED:
+            break
+    views = []
+    refused |= {"outside or between walls": 0, "sees too little furniture": 0}
+    for position, room in free:
+        view = space.look(position)
+        if view is None:
+            refused["outside or between walls"] += 1
+        elif len(view & space.furniture) < MIN_FURNITURE:
+            refused["sees too little furniture"] += 1
+        else:
+            yaw = float(rng.uniform(-np.pi, np.pi))
+            views.append(Viewpoint(tuple(position), yaw, room, view))
+    chosen = _greedy(views, count)
+    if not chosen:
+        reasons = ", ".join(f"{number} × {reason}" for reason, number in refused.items() if number)
+        raise NoViewpoint(f"no viewpoint for a panorama: {reasons or 'no furnished room'}")
+    return chosen
+
+
+def _greedy(views: list[Viewpoint], count: int) -> list[Viewpoint]:
+    chosen: list[Viewpoint] = []
+    seen: frozenset[int] = frozenset()
+    while len(chosen) < count:
+        apart = [
+            view
+            for view in views
+            if all(
+                np.linalg.norm(np.subtract(view.position, other.position)) >= MIN_DISTANCE
+                for other in chosen
+            )
+        ]
+        if not apart:
+            break
+        # New instances first; among equals the one that sees most.
+        best = max(apart, key=lambda view: (len(view.visible - seen), len(view.visible)))
+        chosen.append(best)
+        seen |= best.visible
+    return chosen
+
+
+class _Space:
+    """The scene as rays and distances see it."""
+
+    def __init__(self, instances: Sequence[Instance]) -> None:
+        self.depsgraph = bpy.context.evaluated_depsgraph_get()
+        self.scene = bpy.context.scene
+        self.instance_of = {instance.name: instance for instance in instances}
+        self.objects = list(rendered_objects())
+        self.furniture = {
+            instance.id
+            for instance in instances
+            if not instance.is_structure and instance.category not in FIXTURES
+        }
+        self.boxes = {obj.name: _world_box(obj) for obj in self.objects}
+        self.trees: dict[str, _Tree] = {}
+        self.floors = [
+            obj for obj in self.objects if self.instance_of[obj.name].category == "floor"
+        ]
+        self.top = max((self.boxes[floor.name][1][2] for floor in self.floors), default=0.0) + 2.0
+        golden = np.arange(RAYS) + 0.5
+        z, angle = 1 - 2 * golden / RAYS, np.pi * (1 + 5**0.5) * golden
+        ring = np.sqrt(1 - z * z)
+        self.directions = [
+            Vector(v) for v in np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
+        ]
+
+    def floor_below(self, start: Vector) -> tuple[str | None, float]:
+        """Name and height of the floor under a point, looking through everything above it."""
+        best: tuple[str | None, float] = (None, -np.inf)
+        for floor in self.floors:
+            low, high = self.boxes[floor.name]
+            if low[0] <= start.x <= high[0] and low[1] <= start.y <= high[1]:
+                height = self._tree(floor).height_below(start)
+                if height > best[1]:
+                    best = (floor.name, height)
+        return best
+
+    def stands_on_floor(self, position: Vector) -> bool:
+        """Whether a person could stand here: floor or rug below, not a bed or a table."""
+        hit, *_, obj, _ = self.scene.ray_cast(self.depsgraph, position, Vector((0, 0, -1)))
+        return hit and self.instance_of[obj.name].category in ("floor", "rug")
+
+    def nearest(self, position: Vector) -> float:
+        """Distance in metres to the nearest rendered surface (at least `CLEARANCE` if far)."""
+        nearest = np.inf
+        point = np.array(position)
+        for obj in self.objects:
+            low, high = self.boxes[obj.name]
+            gap = np.linalg.norm(np.maximum(0, np.maximum(low - point, point - high)))
+            if gap < min(nearest, CLEARANCE):
+                nearest = min(nearest, self._tree(obj).distance(position))
+        return nearest
+
+    def look(self, position: Vector) -> frozenset[int] | None:
+        """Ids of the non-structure instances seen from a position; None outside of a room."""
+        escaped = behind = 0
+        seen: set[int] = set()
+        for direction in self.directions:
+            hit, _, normal, _, obj, _ = self.scene.ray_cast(self.depsgraph, position, direction)
+            if not hit:
+                escaped += 1
+                continue
+            instance = self.instance_of.get(obj.name)
+            if instance is None:
+                continue
+            if instance.is_structure:
+                behind += normal.dot(direction) > 0
+            else:
+                seen.add(instance.id)
+        if escaped > MAX_ESCAPED * RAYS or behind > MAX_BACKFACING * RAYS:
+            return None
+        if self._inside_an_object(position):
+            return None
+        return frozenset(seen)
+
+    def _inside_an_object(self, position: Vector) -> bool:
+        """Whether most ways out of a position leave one object through its back."""
+        for direction in ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)):
+            hit, _, normal, _, obj, _ = self.scene.ray_cast(
+                self.depsgraph, position, Vector(direction)
+            )
+            instance = self.instance_of.get(obj.name) if hit else None
+            if instance is None or instance.is_structure or normal.dot(Vector(direction)) <= 0:
+                return False
+        return True
+
+    def _tree(self, obj: bpy.types.Object) -> _Tree:
+        """Search tree of an object, kept for the next question."""
+        if obj.name not in self.trees:
+            self.trees[obj.name] = _Tree(obj, self.depsgraph)
+        return self.trees[obj.name]
+
+
+class _Tree:
+    """Triangles of one object in its own coordinates, asked in world coordinates."""
+
+    def __init__(self, obj: bpy.types.Object, depsgraph: bpy.types.Depsgraph) -> None:
+        self.to_world = obj.matrix_world.copy()
+        self.to_local = self.to_world.inverted_safe()
+        # A distance in the object's coordinates times the smallest scale is never more than the
+        # distance in the world, so unevenly scaled objects err on the side of clearance.
+        self.scale = float(np.linalg.svd(np.array(self.to_world)[:3, :3], compute_uv=False)[-1])
+        evaluated = obj.evaluated_get(depsgraph)
+        mesh = evaluated.to_mesh()
+        empty = mesh is None or not len(mesh.polygons)
+        evaluated.to_mesh_clear()
+        self.tree = None if empty or self.scale == 0 else BVHTree.FromObject(obj, depsgraph)
+
+    def distance(self, position: Vector) -> float:
+        """Metres from a point to the surface, or a little less; infinite for an empty mesh."""
+        if self.tree is None:
+            return np.inf
+        found = self.tree.find_nearest(self.to_local @ position)
+        return np.inf if found[3] is None else found[3] * self.scale
+
+    def height_below(self, start: Vector) -> float:
+        """World z of the first surface below a point; minus infinity if there is none."""
+        if self.tree is None:
+            return -np.inf
+        down = (self.to_local.to_3x3() @ Vector((0, 0, -1))).normalized()
+        hit = self.tree.ray_cast(self.to_local @ start, down)[0]
+        return -np.inf if hit is None else (self.to_world @ hit).z
+
+
+def _floor_points(space: _Space, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Random x, y over the floors of furnished rooms, and heights above them, in metres.
+
+    A room is drawn as often as it has furniture.
+    """
+    centres = np.array(
+        [
+            np.mean(space.boxes[obj.name], axis=0)
+            for obj in space.objects
+            if space.instance_of[obj.name].id in space.furniture
+        ]
+    ).reshape(-1, 3)
+    counts = np.zeros(len(space.floors))
+    for index, floor in enumerate(space.floors):
+        low, high = space.boxes[floor.name]
+        inside = np.all((centres[:, :2] >= low[:2]) & (centres[:, :2] <= high[:2]), axis=1)
+        counts[index] = inside.sum() if inside.sum() >= MIN_FURNITURE else 0
+    if not counts.any():
+        return []
+    points = []
+    for index in rng.choice(len(space.floors), size=CANDIDATES, p=counts / counts.sum()):
+        low, high = space.boxes[space.floors[index].name]
+        x, y = rng.uniform(
+            low[:2] + CLEARANCE, np.maximum(high[:2] - CLEARANCE, low[:2] + CLEARANCE)
+        )
+        points.append((float(x), float(y), float(rng.uniform(*EYE_HEIGHT))))
+    return points
+
+
+def _world_box(obj: bpy.types.Object) -> tuple[np.ndarray, np.ndarray]:
+    corners = np.array([obj.matrix_world @ Vector(corner) for corner in obj.bound_box])
+    return corners.min(axis=0), corners.max(axis=0)

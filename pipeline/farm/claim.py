@@ -1,0 +1,165 @@
+"""Claim OUT for one driver, one set of settings.
+
+    OUT/run.json      what the run is, for good
+    OUT/driver.lock   held (flock) while a driver works; says which, since when, for how many scenes
+
+The kernel drops the lock with its process, also after `kill -9`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.outputs import RunFolder, read_json, write_json
+from pipeline.settings import RunSettings, settings_hash, to_json, versions
+
+LOCK_TRIES = 10  # `make status` holds the lock for microseconds; try again before giving up
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Who works, or last worked, in OUT.
+
+    Attributes:
+        held: A driver is working now.
+        scenes: How many scenes it was asked for.
+        started: When it started, Unix seconds.
+        host: Its machine.
+        pid: Its process.
+    """
+
+    held: bool
+    scenes: int
+    started: float
+    host: str
+    pid: int
+
+
+@contextmanager
+def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[None]:
+    """Hold OUT for this driver.
+
+    Raises:
+        UserError: OUT cannot be written, holds something else, belongs to other settings, or
+            another driver works in it.
+    """
+    _refuse_foreign(run)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = open(lock_path(run), "a+")  # noqa: SIM115 - closed below, and by the kernel
+    except OSError as error:
+        raise UserError(
+            f"cannot write to OUT={run.path} ({error.strerror}); choose a folder you may write to"
+        ) from None
+    with lock:
+        _take(lock.fileno(), run)
+        _check_settings(run, settings)
+        lock.truncate(0)
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        lock.write(json.dumps({**about, "scenes": scenes}) + "\n")
+        lock.flush()
+        yield
+
+
+def read_claim(run: RunFolder) -> Claim | None:
+    """The present or last driver of a run; None if there never was one."""
+    try:
+        with open(lock_path(run)) as lock:
+            held = not _try_lock(lock.fileno(), fcntl.LOCK_SH)
+            about = json.loads(lock.read() or "{}")
+    except (OSError, ValueError):
+        return None
+    return Claim(held=held, **about) if about else None
+
+
+def lock_path(run: RunFolder) -> Path:
+    return run.path / "driver.lock"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two run.json, as `name old → new`.
+
+    >>> differences({"settings": {"panos": 2}}, {"settings": {"panos": 3}})
+    ['panos 2 → 3']
+    """
+    found = []
+    for part, suffix in (("settings", ""), ("versions", " version")):
+        was, is_ = old.get(part, {}), new.get(part, {})
+        found += [
+            f"{name}{suffix} {was.get(name, 'absent')} → {is_.get(name, 'absent')}"
+            for name in sorted(was.keys() | is_.keys())
+            if was.get(name) != is_.get(name)
+        ]
+    if not found and old.get("settings_hash") != new.get("settings_hash"):
+        found = ["the files in infinigen_configs/"]
+    return found
+
+
+def _refuse_foreign(run: RunFolder) -> None:
+    try:
+        names = {path.name for path in run.path.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"OUT={run.path}: {error.strerror}; choose a folder") from None
+    ours = {name for name in names if name == "driver.lock" or name.startswith(".run.json.")}
+    if names - ours and run.settings.name not in names:
+        raise UserError(
+            f"OUT={run.path} holds other files and no run.json; choose a new or empty folder"
+        )
+
+
+def _take(descriptor: int, run: RunFolder) -> None:
+    for _ in range(LOCK_TRIES):
+        try:
+            if _try_lock(descriptor, fcntl.LOCK_EX):
+                return
+        except OSError as error:
+            raise UserError(
+                f"the file system of OUT={run.path} has no file locks ({error.strerror}); "
+                "choose an OUT on one that has"
+            ) from None
+        time.sleep(0.05)
+    holder = read_claim(run)
+    who = f" (process {holder.pid} on {holder.host})" if holder else ""
+    raise UserError(
+        f"another driver{who} is working in OUT={run.path}; wait for it, or stop it first"
+    )
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_settings(run: RunFolder, settings: RunSettings) -> None:
+    new = {
+        "settings": to_json(settings),
+        "versions": versions(),
+        "settings_hash": settings_hash(settings),
+    }
+    if not run.settings.exists():
+        write_json(run.settings, new)
+        return
+    try:
+        changed = differences(read_json(run.settings), new)
+    except ValueError:
+        raise UserError(f"{run.settings} is damaged; restore it or choose another OUT") from None
+    if changed:
+        raise UserError(
+            f"OUT={run.path} was made with other settings: {'; '.join(changed)}; "
+            "choose another OUT, or go back to the old ones"
+        )

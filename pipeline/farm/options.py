@@ -1,0 +1,71 @@
+"""How a run is carried out: nothing in here changes a pixel or an annotation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.errors import UserError
+from pipeline.farm.worker import GIB, Limits
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the farm runs; tests put stand-ins here.
+
+    Attributes:
+        blender: Arguments of the worker's own Python that start Blender on a SPEC.json.
+        annotate: `module:function`, called in the Ray worker with (SceneFolder, RunSettings).
+    """
+
+    blender: tuple[str, ...] = ("-m", "pipeline.blender")
+    annotate: str = "pipeline.annotations.stage:annotate_scene"
+
+
+@dataclass(frozen=True)
+class FarmSettings:
+    """Where and how hard to work.
+
+    Attributes:
+        workers: CPUs of a local Ray; None takes what the machine has.
+        gpus: GPUs of a local Ray; None lets Ray count them (it knows NVIDIA, AMD and Intel).
+        render_cpus: CPUs of one render on a CPU; None takes a whole machine, at most 8 of it.
+        generate_limits: What generating one scene may use.
+        render_limits: What rendering one scene's panoramas may use.
+        attempts: Failures of one stage after which a seed is quarantined.
+        max_failed: Seeds that may be quarantined before the run stops; None takes
+            10 + a tenth of the scenes.
+        same_failures: When this many seeds fail alike before any scene is done, the fault is
+            not theirs and the run stops.
+        keep_scenes: Keep scene.blend and the raw renders of finished scenes.
+        ray_address: A Ray cluster; None takes RAY_ADDRESS, or else starts a local Ray.
+        min_free_bytes: No new scene starts with less than this free on OUT's file system.
+    """
+
+    workers: int | None = None
+    gpus: int | None = None
+    render_cpus: int | None = None
+    generate_limits: Limits = field(
+        default=Limits(wall=3600, silent=1200, memory=16 * GIB, disk=20 * GIB)
+    )
+    render_limits: Limits = field(
+        default=Limits(wall=7200, silent=900, memory=32 * GIB, disk=20 * GIB)
+    )
+    attempts: int = 3
+    max_failed: int | None = None
+    same_failures: int = 3
+    keep_scenes: bool = False
+    ray_address: str | None = None
+    min_free_bytes: int = 2 * GIB
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "render_cpus", "attempts", "same_failures"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name.upper()} must be at least 1, not {value}")
+
+    def limits(self, stage: str) -> Limits:
+        """The limits of a Blender stage."""
+        return self.generate_limits if stage == "generate" else self.render_limits
+
+    def failed_seeds_allowed(self, scenes: int) -> int:
+        return 10 + scenes // 10 if self.max_failed is None else self.max_failed

@@ -1,0 +1,30 @@
+"""No process outlives the one that watches it, not even after `kill -9`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PARENT_VARIABLE = "SAP_FARM_PARENT"
+"""Set by `worker.run_job` for its child: the process id of the watcher."""
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process as soon as its farm worker is gone.
+
+    Call it first thing, before threads start. Does nothing outside Linux, and nothing in a
+    process that no farm worker started (a Blender run by hand may outlive its shell).
+    """
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    # The worker may have died before the line above; the kernel then sends nothing.
+    if os.getppid() != int(parent):
+        os.kill(os.getpid(), signal.SIGKILL)

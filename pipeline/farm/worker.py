@@ -1,0 +1,296 @@
+"""Run one child process under limits, and leave nothing of it behind.
+
+Knows nothing of scenes, Ray or Blender: a command goes in, an `Outcome` comes out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.farm.orphans import PARENT_VARIABLE
+
+GIB = 2**30
+POLL_SECONDS = 0.5
+WEIGH_SECONDS = 10.0  # between two looks at the size of the child's folder
+GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
+TAIL_LINES = 30
+REJECTED_STATUS = 3  # the child's own verdict: this scene is unfit, do not try again
+REJECTED_PREFIX = "rejected: "
+NO_SPACE = "No space left on device"
+FULL_BYTES = 16 * 2**20  # a file system with less free space than this is full
+SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child may use; None means no limit.
+
+    Attributes:
+        wall: Seconds from start to end.
+        silent: Seconds without a new byte in the log.
+        memory: Resident bytes of the child and all it started, together.
+        disk: Bytes of the folder that the child writes to.
+        log: Bytes of the log; a child that prints for ever must not fill the disk.
+    """
+
+    wall: float | None = None
+    silent: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    log: int | None = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one attempt ended and what it cost.
+
+    Attributes:
+        reason: ok, rejected, crashed, timeout, silent, memory, size (folder or log too big),
+            disk (the file system is full) or interrupted (stopped from outside).
+        detail: One line for people.
+        seconds: Wall-clock time.
+        cpu_seconds: User and system time of the child and all it started.
+        peak_rss: Largest resident size in bytes of all of them together, sampled.
+        log_tail: The last lines of the log.
+    """
+
+    reason: str
+    detail: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss: int = 0
+    log_tail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.reason == "ok"
+
+
+def run_job(
+    argv: Sequence[str],
+    log_path: Path,
+    limits: Limits,
+    *,
+    folder: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Run a command in a session of its own until it ends or breaks a limit.
+
+    Whatever happens here, an exception or a Ctrl-C included, the whole session is dead when this
+    returns or raises. Should this process itself be killed, the child dies by `die_with_parent`.
+
+    Args:
+        argv: The command.
+        log_path: Receives stdout and stderr; replaced.
+        limits: What the command may use.
+        folder: Where the command writes; watched for `limits.disk`.
+        env: Variables on top of this process's own, which are passed on without its secrets.
+
+    Returns:
+        The outcome; `ok` only says that the exit status was 0, the caller looks for the marker.
+
+    Example:
+        >>> run_job(["true"], Path("/tmp/true.log"), Limits(wall=5)).reason
+        'ok'
+    """
+    started = time.monotonic()
+    cpu_before = _children_cpu()
+    usage = _Usage()
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    log_path.unlink(missing_ok=True)
+    with (
+        open(log_path, "ab") as log,
+        subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(os.environ, env or {}),
+            start_new_session=True,
+        ) as child,
+    ):
+        try:
+            broken = _watch(child, log_path, folder, limits, usage)
+        finally:
+            kill_session(child.pid, GRACE_SECONDS)
+    reason, detail = broken or verdict(child.returncode, read_tail(log_path))
+    if reason not in ("ok", "rejected") and is_full(log_path, folder):
+        reason, detail = "disk", NO_SPACE
+    log_tail = read_tail(log_path)
+    if limits.log is not None and log_path.stat().st_size > limits.log:
+        os.truncate(log_path, limits.log // 64)  # the beginning of endless output says enough
+    return Outcome(
+        reason=reason,
+        detail=detail,
+        seconds=time.monotonic() - started,
+        # waited-for children exactly, or what was last seen of children that nobody waited for
+        cpu_seconds=max(_children_cpu() - cpu_before, usage.cpu_seconds),
+        peak_rss=usage.peak_rss,
+        log_tail=log_tail,
+    )
+
+
+def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables without its secrets, and what every child needs."""
+    kept = {name: value for name, value in own.items() if not SECRETS.search(name.upper())}
+    return {
+        **kept,
+        "PYTHONUNBUFFERED": "1",  # the no-output limit watches the log
+        "PYTHONHASHSEED": "0",  # a seed must give the same scene every time
+        PARENT_VARIABLE: str(os.getpid()),
+        **extra,
+    }
+
+
+def verdict(status: int, log_tail: str) -> tuple[str, str]:
+    """Reason and detail of a child that ended by itself.
+
+    >>> verdict(3, "rejected: no free viewpoint")
+    ('rejected', 'no free viewpoint')
+    >>> verdict(-11, "")[1]
+    'killed by SIGSEGV'
+    """
+    lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
+    last = lines[-1][:300] if lines else ""
+    if status == 0:
+        return "ok", ""
+    if status == REJECTED_STATUS and last.startswith(REJECTED_PREFIX):
+        return "rejected", last.removeprefix(REJECTED_PREFIX)
+    how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
+    return "crashed", f"{how}: {last}" if last else how
+
+
+def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a log; empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - 400 * lines))
+            text = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def is_full(log_path: Path, folder: Path | None) -> bool:
+    """Whether a failed child failed for want of disk space, by its log or by looking."""
+    if NO_SPACE in read_tail(log_path):
+        return True
+    return shutil.disk_usage(folder or log_path.parent).free < FULL_BYTES
+
+
+def kill_session(session: int, grace: float) -> None:
+    """End every process of a session: SIGTERM, so many seconds of grace, SIGKILL."""
+    members = session_members(session)
+    for process in members:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(members, timeout=grace if members else 0)
+    for _ in range(10):  # again, for those born in between
+        members = session_members(session)
+        if not members:
+            return
+        for process in members:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(members, timeout=1)
+
+
+def session_members(session: int) -> list[psutil.Process]:
+    """The living processes of a session, orphaned grandchildren included."""
+    members = []
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.NoSuchProcess):
+            if os.getsid(pid) == session:
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    members.append(process)
+    return members
+
+
+@dataclass
+class _Usage:
+    """What a session was seen to use: CPU seconds, resident bytes now and at most."""
+
+    cpu_seconds: float = 0.0
+    peak_rss: int = 0
+    rss: int = 0
+
+    def sample(self, session: int) -> None:
+        self.rss, cpu = 0, 0.0
+        for process in session_members(session):
+            with suppress(psutil.NoSuchProcess):
+                self.rss += process.memory_info().rss
+                cpu += sum(process.cpu_times()[:4])  # own and waited-for, user and system
+        self.peak_rss = max(self.peak_rss, self.rss)
+        self.cpu_seconds = max(self.cpu_seconds, cpu)
+
+
+def _watch(
+    child: subprocess.Popen[bytes],
+    log_path: Path,
+    folder: Path | None,
+    limits: Limits,
+    usage: _Usage,
+) -> tuple[str, str] | None:
+    """Wait for the child; the reason and detail of the limit it broke, if it broke one."""
+    started = last_grown = last_weighed = time.monotonic()
+    log_bytes = 0
+    while True:
+        try:
+            child.wait(timeout=POLL_SECONDS)
+            return None
+        except subprocess.TimeoutExpired:
+            pass
+        now = time.monotonic()
+        usage.sample(child.pid)
+        size = log_path.stat().st_size
+        if size != log_bytes:
+            log_bytes, last_grown = size, now
+        if limits.wall is not None and now - started > limits.wall:
+            return "timeout", f"still running after {limits.wall:.0f} s"
+        if limits.silent is not None and now - last_grown > limits.silent:
+            return "silent", f"no output for {limits.silent:.0f} s"
+        if limits.memory is not None and usage.rss > limits.memory:
+            return "memory", f"{usage.rss / GIB:.1f} GiB, allowed {limits.memory / GIB:.1f}"
+        if limits.log is not None and log_bytes > limits.log:
+            return "size", f"printed more than {limits.log / 2**20:.0f} MiB"
+        if limits.disk is None or folder is None or now - last_weighed < WEIGH_SECONDS:
+            continue
+        last_weighed = now
+        if _folder_bytes(folder) > limits.disk:
+            return "size", f"wrote more than {limits.disk / GIB:.1f} GiB"
+
+
+def _folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder, on disk; files may come and go meanwhile."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+    return total
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

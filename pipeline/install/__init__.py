@@ -1,0 +1,1 @@
+"""Set-up: every version pinned (`constraints.txt`, `sam2.txt`), and a check that it all imports."""

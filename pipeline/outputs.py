@@ -1,0 +1,125 @@
+"""Where every file of a run lies, and what its presence means.
+
+Files are the truth: each stage is done exactly when its marker exists, and a marker is written
+last and atomically. Nothing else (no database, no memory of a process) decides what is left to do.
+
+    OUT/
+      run.json                        the run's settings; written before the first scene
+      scenes/<scene_id>/
+        scene.blend                   between generate and render; removed when all is done
+        scene.json                    marker: generated (instances, viewpoints, costs)
+        rendered/<k>/                 marker: panorama k rendered (image.png, ids.png, render.json)
+        panoramas/<k>/                marker: panorama k annotated (image.webp, ids.png, row.json)
+        done.json                     marker: every panorama of the scene is annotated
+        failed.json                   marker: quarantined, with the reason and the log's tail
+        attempts/<stage>-<n>.{json,log}   every attempt: when, where, how it ended, what it cost
+      shards/data/<split>-NNNNN.parquet
+      preview/index.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STAGES = ("generate", "render", "annotate")
+
+
+@dataclass(frozen=True)
+class SceneFolder:
+    """Paths of one scene."""
+
+    path: Path
+
+    @property
+    def scene_id(self) -> str:
+        return self.path.name
+
+    @property
+    def blend(self) -> Path:
+        return self.path / "scene.blend"
+
+    @property
+    def generated(self) -> Path:
+        return self.path / "scene.json"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "done.json"
+
+    @property
+    def failed(self) -> Path:
+        return self.path / "failed.json"
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def scratch(self) -> Path:
+        """Anything half-made; may be deleted whenever no attempt is running."""
+        return self.path / "scratch"
+
+    def rendered(self, index: int) -> Path:
+        return self.path / "rendered" / str(index)
+
+    def panorama(self, index: int) -> Path:
+        return self.path / "panoramas" / str(index)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def scenes(self) -> Path:
+        return self.path / "scenes"
+
+    @property
+    def shards(self) -> Path:
+        return self.path / "shards"
+
+    @property
+    def preview(self) -> Path:
+        return self.path / "preview"
+
+    def scene(self, scene_id: str) -> SceneFolder:
+        return SceneFolder(self.scenes / scene_id)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it exists whole or not at all, also after a power cut.
+
+    Raises:
+        OSError: The disk is full or not writable; no partial file is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically, keys sorted, so that equal data gives equal bytes."""
+    write_atomic(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

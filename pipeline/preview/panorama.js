@@ -1,0 +1,206 @@
+
+// One panorama: its card on the page, what is lit, and the window (zoom, roll) on the picture.
+
+const describe = item => [
+  `${item.size}, ${count(item.area)} px`,
+  `${item.solid_angle.toPrecision(3)} sr, `
+    + `${percent(item.solid_angle / (4 * Math.PI))} of the sphere`,
+  item.is_structure && "structure",
+  item.crosses_seam && "crosses the seam",
+  item.touches_pole && "touches a pole",
+  item.iscrowd && "crowd",
+].filter(Boolean);
+
+class Panorama {
+  constructor(data) {
+    this.data = data;
+    this.items = new Map(data.objects.map((item, i) =>
+      [item.id, {...item, colour: colour(i, item.is_structure), row: null}]));
+    this.left = 0; this.top = 0; this.zoom = 1; // the window, in shares of the panorama
+    this.hovered = 0; this.pinned = 0; this.shown = 0; // ids; 0 is none
+    this.sorting = {key: "area", down: true};
+    this.loading = false; this.loaded = null;
+    this.build();
+  }
+
+  get lit() { return this.hovered || this.pinned; }
+
+  // ---- the card
+
+  build() {
+    const {data} = this;
+    this.canvas = make("canvas", {tabindex: 0, role: "img", "aria-label":
+      `Panorama ${data.image_id}, ${plural(data.objects.length, "instance")}; `
+      + "arrow keys roll, + and - zoom"});
+    this.readout = make("p", {class: "readout faint", "aria-live": "polite"});
+    this.body = make("tbody");
+    const column = (key, label, kind) => make("th", {class: kind},
+      make("button", {onclick: () => this.sort(key), title: `sort by ${key}`}, label));
+    this.scroller = make("div", {}, make("table", {},
+      make("thead", {}, make("tr", {},
+        column("category", "Category", ""), column("area", "Area, px", "number"))),
+      this.body));
+    for (const item of this.items.values()) item.row = this.buildRow(item);
+    const zoomer = (label, name, factor) => make("button",
+      {title: name, "aria-label": name, onclick: () => this.zoomTo(factor * this.zoom)}, label);
+    this.element = make("article", {class: "card panorama"},
+      this.buildHeader(),
+      data.contradictions.length ? make("div", {class: "bad", role: "alert"},
+        "The records of this panorama contradict each other:",
+        make("ul", {}, ...data.contradictions.map(text => make("li", {}, text)))) : null,
+      make("div", {},
+        make("div", {class: "view"}, this.canvas,
+          make("div", {class: "zoom"}, zoomer("+", "zoom in", 2), zoomer("−", "zoom out", 0.5))),
+        this.readout),
+      make("div", {class: "instances"}, this.scroller));
+    this.sort("area", true);
+    this.light(0);
+    listen(this);
+  }
+
+  buildHeader() {
+    const {data} = this;
+    return make("header", {},
+      make("h2", {}, data.image_id),
+      make("span", {class: "faint"}, [
+        plural(data.objects.length, "instance"),
+        data.too_small && `${count(data.too_small)} too small to keep`,
+        data.room,
+        `${data.generator}, seed ${data.seed}`,
+        `${data.width} × ${data.height}`,
+        data.position && `camera at ${data.position.map(value => value.toFixed(2)).join(", ")}`,
+        data.render_seconds && `rendered in ${duration(data.render_seconds)}`,
+      ].filter(Boolean).join(" · ")),
+      data.contradictions.length ? null : make("span", {class: "good", title:
+        "id map, RLE and stored area of every mask are equal, and every click is inside"},
+        "✓ records agree"));
+  }
+
+  buildRow(item) {
+    const flag = (on, text) => on ? make("span", {class: "flag"}, text) : null;
+    const onkeydown = event => {
+      const next = {ArrowDown: "nextSibling", ArrowUp: "previousSibling"}[event.key];
+      if (next) { event.preventDefault(); item.row[next]?.focus(); }
+      if (event.key === "Enter") this.centre(item);
+    };
+    return make("tr", {
+      tabindex: -1, title: item.name, class: item.is_structure ? "structure" : "",
+      onpointerenter: () => this.light(item.id), onpointerleave: () => this.light(0),
+      onfocus: () => this.light(item.id), onblur: () => this.light(0),
+      onclick: () => this.centre(item), onkeydown,
+    },
+    make("td", {},
+      make("span", {class: "swatch", style: `background:rgb(${item.colour})`}), item.category,
+      flag(item.crosses_seam, "seam"), flag(item.touches_pole, "pole"),
+      flag(item.iscrowd, "crowd")),
+    make("td", {class: "number"}, count(item.area)));
+  }
+
+  /** Sort the table; the same column again turns the order round. */
+  sort(key, down = this.sorting.key === key ? !this.sorting.down : key === "area") {
+    this.sorting = {key, down};
+    const order = (a, b) => key === "area" ? a.area - b.area
+      : a.category.localeCompare(b.category) || b.area - a.area;
+    const sorted = [...this.items.values()].sort((a, b) => down ? order(b, a) : order(a, b));
+    this.body.replaceChildren(...sorted.map(item => item.row));
+    sorted.forEach((item, i) => { item.row.tabIndex = i ? -1 : 0; });
+    this.scroller.querySelectorAll("th").forEach((head, i) => head.setAttribute("aria-sort",
+      ["category", "area"][i] !== key ? "none" : down ? "descending" : "ascending"));
+  }
+
+  /** Highlight an instance (0: none) in the picture, the table and the line below. */
+  light(id) {
+    const before = this.shown;
+    this.hovered = this.items.has(id) ? id : 0;
+    const item = this.items.get(this.lit);
+    this.readout.textContent = item
+      ? [item.category, item.name, ...describe(item)].join(" · ")
+      : "Point at the picture or at a row; a click keeps the highlight.";
+    if (before === this.lit) return;
+    this.items.get(before)?.row.classList.remove("lit");
+    item?.row.classList.add("lit");
+    this.shown = this.lit;
+    this.redraw();
+  }
+
+  /** Keep an instance highlighted, or let it go if it is kept already. */
+  pin(id) {
+    this.pinned = this.pinned === id ? 0 : id;
+    this.light(id);
+  }
+
+  /** Scroll the table, and only the table, until a row can be seen. */
+  reveal(row) {
+    const low = row.offsetTop - 34; // the height of the sticky head
+    const high = row.offsetTop + row.offsetHeight - this.scroller.clientHeight;
+    this.scroller.scrollTop = clamp(this.scroller.scrollTop, high, Math.max(low, high));
+  }
+
+  // ---- the pixels
+
+  async load() {
+    if (this.loading) return;
+    this.loading = true;
+    const picture = new Image(), map = new Image();
+    [picture.src, map.src] = [this.data.picture, this.data.ids];
+    await Promise.all([picture.decode(), map.decode()]);
+    if (!this.loading) return; // scrolled away meanwhile
+    const {width, height} = map;
+    const context = new OffscreenCanvas(width, height)
+      .getContext("2d", {colorSpace: "srgb", willReadFrequently: true});
+    context.drawImage(map, 0, 0);
+    const pixels = context.getImageData(0, 0, width, height).data;
+    const ids = new Uint16Array(width * height);
+    for (let i = 0; i < ids.length; i++) ids[i] = pixels[4 * i] | (pixels[4 * i + 1] << 8);
+    this.loaded = {picture, ids, width, height};
+    this.redraw();
+  }
+
+  /** Forget the pixels of a panorama that is far away; those of 24 are half a gigabyte. */
+  unload() { this.loaded = null; this.loading = false; }
+
+  redraw() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      if (this.loaded) paint(this);
+    });
+  }
+
+  // ---- the window
+
+  /** Where an event is in the panorama, as shares of its width and height. */
+  place(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return [modulo(this.left + (event.clientX - box.left) / (box.width * this.zoom), 1),
+      clamp(this.top + (event.clientY - box.top) / (box.height * this.zoom), 0, 0.999999)];
+  }
+
+  idAt(event) {
+    if (!this.loaded) return 0;
+    const [u, v] = this.place(event), {ids, width, height} = this.loaded;
+    return ids[Math.floor(v * height) * width + Math.floor(u * width)];
+  }
+
+  moveTo(left, top) {
+    this.left = modulo(left, 1);
+    this.top = clamp(top, 0, 1 - 1 / this.zoom);
+    this.redraw();
+  }
+
+  /** Zoom, keeping the point (u, v) of the panorama where it is on the screen. */
+  zoomTo(zoom, u = this.left + 0.5 / this.zoom, v = this.top + 0.5 / this.zoom) {
+    const wanted = clamp(zoom, 1, 8), ratio = this.zoom / wanted;
+    const across = modulo(u - this.left, 1) * ratio, down = (v - this.top) * ratio;
+    this.zoom = wanted;
+    this.moveTo(u - across, v - down);
+  }
+
+  /** Pin an instance and bring its click to the middle of the window. */
+  centre(item) {
+    this.pin(item.id);
+    const [x, y] = item.click, half = 0.5 / this.zoom;
+    this.moveTo((x + 0.5) / this.data.width - half, (y + 0.5) / this.data.height - half);
+  }
+}

@@ -1,0 +1,1 @@
+"""Parquet shards of annotated panoramas: their schema, the writer, and the reader."""

@@ -1,0 +1,158 @@
+"""The schema of a row: one panorama with its annotations.
+
+| column | meaning |
+|---|---|
+| `image` | panorama, lossless WebP, 8-bit RGB, equirectangular, W × H with W = 2H |
+| `ids` | instance id of each pixel, 16-bit PNG; 0 is no instance |
+| `depth` | (where asked for) 16-bit PNG, millimetres along the ray; 0 is nothing within 65.535 m |
+| `normal` | (where asked for) 16-bit RGB PNG, world x, y, z as (n + 1) / 2 · 65535 |
+| `image_id` | `<scene_id>/<k>`, the k-th panorama of its scene |
+| `scene_id` | scene; all panoramas of a scene are in the same split |
+| `width`, `height` | pixels |
+| `generator`, `seed` | what made the scene; see `pipeline.settings.GENERATORS` |
+| `camera.position` | metres, world axes, Z up |
+| `camera.rotation_euler` | radians, XYZ; (pi/2, 0, 0) puts world +Y at the image's centre |
+| `camera.room` | room that the camera stands in |
+| `objects` | instances of at least the run's smallest area, by id; smaller ones are in `ids` only |
+| `provenance` | versions, render profile, settings hash; seconds spent on scene and on render |
+
+Each of `objects`, with pixels (x, y) counted from the top left corner:
+
+| field | meaning |
+|---|---|
+| `id` | value in `ids`; the same in all panoramas of a scene |
+| `category`, `name` | what it is; the scene's own name for it |
+| `is_structure` | wall, floor, ceiling and the like, as opposed to an object |
+| `area` | pixels |
+| `solid_angle` | steradian; the sphere has 4 pi |
+| `size` | small, medium or large by area; see `pipeline.annotations.sizes` |
+| `bbox` | COCO's [x, y, width, height] |
+| `bbox_wrapped` | the smallest such box that may cross the seam: x < W, x + width may exceed W |
+| `crosses_seam` | its pixels touch across the left and right border |
+| `touches_pole` | it has pixels in the first or last row |
+| `bfov` | spherical box [longitude, latitude, horizontal, vertical] in degrees |
+| `click` | [x, y], the pixel farthest from the mask's boundary: the simulated first click |
+| `iscrowd` | 0, for COCO's tools |
+| `segmentation` | COCO's compressed run-length encoding {size: [H, W], counts} |
+
+Lists have no fixed size in the schema, although boxes always hold four numbers: Parquet knows no
+fixed-size lists and readers differ in how they restore them, above all inside structs.
+
+PIL, and so `datasets`, reduces a 16-bit RGB PNG to 8 bits: decode the bytes of `normal` with
+`pipeline.shards.reader`, or with OpenCV.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+
+IMAGE_FILES = {
+    "image": "image.webp",
+    "ids": "ids.png",
+    "depth": "depth.png",
+    "normal": "normal.png",
+}
+"""Image columns and the files in panoramas/<k>/ that hold their bytes."""
+
+SPLITS = ("train", "validation")
+
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_FLOATS = pa.list_(pa.float64())
+_INTS = pa.list_(pa.int32())
+
+_CAMERA = pa.struct(
+    [
+        ("position", _FLOATS),
+        ("rotation_euler", _FLOATS),
+        ("room", pa.string()),
+    ]
+)
+_OBJECT = pa.struct(
+    [
+        ("id", pa.int32()),
+        ("category", pa.string()),
+        ("name", pa.string()),
+        ("is_structure", pa.bool_()),
+        ("area", pa.int64()),
+        ("solid_angle", pa.float64()),
+        ("size", pa.string()),
+        ("bbox", _FLOATS),
+        ("bbox_wrapped", _FLOATS),
+        ("crosses_seam", pa.bool_()),
+        ("touches_pole", pa.bool_()),
+        ("bfov", _FLOATS),
+        ("click", _INTS),
+        ("iscrowd", pa.int32()),
+        ("segmentation", pa.struct([("size", _INTS), ("counts", pa.string())])),
+    ]
+)
+_PROVENANCE = pa.struct(
+    [
+        ("pipeline", pa.string()),
+        ("infinigen", pa.string()),
+        ("bpy", pa.string()),
+        ("profile", pa.string()),
+        ("samples", pa.int32()),
+        ("device", pa.string()),
+        ("settings_hash", pa.string()),
+        ("scene_seconds", pa.float64()),
+        ("render_seconds", pa.float64()),
+    ]
+)
+
+
+def image_columns(passes: Iterable[str]) -> tuple[str, ...]:
+    """The image columns of a run that keeps these extra passes, in the schema's order."""
+    return tuple(name for name in IMAGE_FILES if name in {"image", "ids", *passes})
+
+
+def make_schema(passes: Iterable[str] = ()) -> pa.Schema:
+    """The Arrow schema of a run's shards.
+
+    The metadata entry `huggingface` says what `datasets` and the Hub's viewer need to know:
+    that the image columns are images. It is what `datasets.Features.arrow_schema` writes
+    (datasets 4 or newer), made here so that packing does not need `datasets`.
+    """
+    fields = [pa.field(name, _IMAGE) for name in image_columns(passes)]
+    fields += [
+        pa.field("image_id", pa.string()),
+        pa.field("scene_id", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("generator", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("camera", _CAMERA),
+        pa.field("objects", pa.list_(_OBJECT)),
+        pa.field("provenance", _PROVENANCE),
+    ]
+    features = {field.name: _feature(field.type) for field in fields}
+    return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """An Arrow type in the words of `datasets.Features`."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    names = {"double": "float64"}  # Arrow and `datasets` agree on the other names
+    return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
+
+
+def leaf_columns(schema: pa.Schema) -> list[str]:
+    """Paths of the Parquet columns, such as `image.bytes` or `objects.list.element.area`."""
+
+    def leaves(path: str, kind: pa.DataType) -> list[str]:
+        if pa.types.is_struct(kind):
+            return [leaf for field in kind for leaf in leaves(f"{path}.{field.name}", field.type)]
+        if pa.types.is_list(kind):
+            return leaves(f"{path}.list.element", kind.value_type)
+        return [path]
+
+    return [leaf for field in schema for leaf in leaves(field.name, field.type)]

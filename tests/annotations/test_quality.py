@@ -1,0 +1,46 @@
+"""A good panorama has no defect, and each defect is found and named."""
+
+import numpy as np
+import pytest
+from synthetic import disc_ids, picture
+
+from pipeline.annotations.quality import defects
+
+IMAGE = picture(disc_ids(64), seed=0)
+OBJECTS = [
+    {"name": "wall", "is_structure": True, "solid_angle": 0.67 * 4 * np.pi},
+    {"name": "chair", "is_structure": False, "solid_angle": 0.1},
+]
+
+
+def test_a_good_panorama():
+    assert defects(IMAGE, OBJECTS) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (IMAGE * (np.arange(64)[:, None] == 0), "black"),  # one lit column
+        (np.where(np.arange(64)[:, None] < 40, 255, IMAGE).astype(np.uint8), "blown out"),
+        (np.full_like(IMAGE, 128), "constant"),
+    ],
+)
+def test_a_bad_picture(image, reason):
+    (found,) = defects(image, OBJECTS)
+    assert found.startswith(reason)
+
+
+def test_a_lamp_and_a_window_are_not_blown_out():
+    image = IMAGE.copy()
+    image[:10] = 255
+    assert defects(image, OBJECTS) == []
+
+
+def test_a_camera_inside_a_cupboard():
+    cupboard = {"name": "cupboard", "is_structure": False, "solid_angle": 0.9 * 4 * np.pi}
+    assert defects(IMAGE, [cupboard]) == ["cupboard fills 90% of the sphere"]
+
+
+@pytest.mark.parametrize("objects", [[], OBJECTS[:1]])
+def test_an_empty_room(objects):
+    assert defects(IMAGE, objects) == ["no objects, only structure or nothing"]

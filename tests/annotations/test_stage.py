@@ -1,0 +1,148 @@
+"""The annotate stage on files: what it writes, leaves and removes, and what it refuses."""
+
+import cv2
+import numpy as np
+import pytest
+from synthetic import PASSES, SETTINGS, TINY, directions, disc_ids, picture, render_scene
+
+from pipeline.annotations import stage
+from pipeline.errors import UserError
+from pipeline.outputs import read_json, write_json
+from pipeline.settings import settings_hash
+
+
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_a_scene_with_all_passes(run):
+    scene = render_scene(run, PASSES, seed=3)
+    stage.annotate_scene(scene, PASSES)
+
+    folder = scene.panorama(1)
+    ids = disc_ids(256, turn=7)
+    np.testing.assert_array_equal(read(folder / "ids.png"), ids)
+    image = read(folder / "image.webp")[..., ::-1]
+    np.testing.assert_array_equal(image, picture(ids, seed=3001))
+    np.testing.assert_array_equal(read(folder / "depth.png"), 500 * ids)
+    normal = read(folder / "normal.png")[..., ::-1] / 65535 * 2 - 1
+    np.testing.assert_allclose(normal, -directions(256), atol=2e-5)
+
+    row = read_json(folder / "row.json")
+    assert row["image_id"] == "spheres-0000000003/1"
+    assert row["provenance"]["settings_hash"] == settings_hash(PASSES)
+    assert row["camera"]["position"] == [0.5, 0.0, 1.5]
+    assert TINY not in {thing["id"] for thing in row["objects"]}
+    assert row["summary"]["dropped"] == 1
+    assert row["summary"]["defects"] == []
+
+    assert not (scene.path / "rendered").exists()
+    assert not scene.done.exists()  # the caller's
+    assert not list(scene.scratch.iterdir())
+
+
+def test_annotating_twice_gives_the_same_bytes_and_changes_nothing_done(run, tmp_path):
+    scene = render_scene(run)
+    stage.annotate_scene(scene, SETTINGS)
+    before = files_of(scene.path)
+    stage.annotate_scene(scene, SETTINGS)
+    assert files_of(scene.path) == before
+
+    twin = render_scene(type(run)(tmp_path / "twin"))
+    stage.annotate_scene(twin, SETTINGS)
+    assert files_of(twin.path) == before
+
+
+def test_what_is_not_rendered_yet_waits(run):
+    scene = render_scene(run)
+    later = scene.path / "later"
+    scene.rendered(1).rename(later)
+    stage.annotate_scene(scene, SETTINGS)
+    assert scene.panorama(0).exists() and not scene.panorama(1).exists()
+    assert scene.rendered(0).exists()  # until all are annotated
+    later.rename(scene.rendered(1))
+    stage.annotate_scene(scene, SETTINGS)
+    assert scene.panorama(1).exists() and not scene.rendered(0).exists()
+
+
+DAMAGES = [
+    (name, damage)
+    for name in ("image.png", "ids.png", "depth.exr", "normal.exr", "render.json")
+    for damage in ("truncated", "flipped", "emptied", "removed")
+    if damage != "flipped" or name.endswith(".png")  # only these hold checksums
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_file_is_named_and_its_folder_rendered_again(run, name, damage):
+    scene = render_scene(run, PASSES)
+    path = scene.rendered(1) / name
+    data = bytearray(path.read_bytes())
+    if damage == "removed":
+        path.unlink()
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+    else:
+        path.write_bytes(data[: len(data) // 2] if damage == "truncated" else b"")
+    with pytest.raises(UserError, match=name) as caught:
+        stage.annotate_scene(scene, PASSES)
+    assert "\n" not in str(caught.value)
+    assert scene.panorama(0).exists()  # the good one is kept
+    assert not scene.rendered(1).exists() and not scene.panorama(1).exists()
+
+
+def test_an_image_of_another_size_is_refused(run):
+    scene = render_scene(run)
+    cv2.imwrite(str(scene.rendered(0) / "ids.png"), disc_ids(128))
+    with pytest.raises(UserError, match=r"\(64, 128\) instead of uint16 \(128, 256\)"):
+        stage.annotate_scene(scene, SETTINGS)
+
+
+def test_a_black_panorama_is_kept_with_its_defect(run):
+    scene = render_scene(run)
+    cv2.imwrite(str(scene.rendered(0) / "image.png"), np.zeros((128, 256, 3), np.uint8))
+    stage.annotate_scene(scene, SETTINGS)
+    (black, constant) = read_json(scene.panorama(0) / "row.json")["summary"]["defects"]
+    assert black.startswith("black") and constant.startswith("constant")
+    assert (scene.panorama(0) / "image.webp").exists()
+
+
+def test_an_unknown_id_is_an_internal_error(run):
+    scene = render_scene(run)
+    about = read_json(scene.generated)
+    about["instances"] = about["instances"][1:]
+    write_json(scene.generated, about)
+    with pytest.raises(ValueError, match=r"\[1\]"):
+        stage.annotate_scene(scene, SETTINGS)
+    assert scene.rendered(0).exists()
+
+
+def test_a_failed_write_leaves_no_panorama(run, monkeypatch):
+    scene = render_scene(run)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stage, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        stage.annotate_scene(scene, SETTINGS)
+    assert not scene.panorama(0).exists() and not list(scene.scratch.iterdir())
+    monkeypatch.undo()
+    stage.annotate_scene(scene, SETTINGS)
+    assert scene.panorama(0).exists() and scene.panorama(1).exists()
+
+
+def test_depth_of_nothing_and_of_far_away_is_zero():
+    depth = np.array([[0.0004, 1.2344, 65.535, 65.54, np.inf, np.nan, -1, 1e10]], np.float32)
+    expected = [[0, 1234, 65535, 0, 0, 0, 0, 0]]
+    assert stage.depth_to_millimetres(depth).tolist() == expected
+
+
+def test_normals_span_the_16_bits():
+    normal = np.array([[[-1, 0, 1], [np.nan, 1.001, -2]]], np.float32)
+    assert stage.normal_to_uint16(normal).tolist() == [[[0, 32768, 65535], [32768, 65535, 0]]]

@@ -1,0 +1,128 @@
+"""One Ray for all tests of the farm, a fake Blender, drivers in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.farm.driver import Summary, render_run
+from pipeline.farm.options import FarmSettings, Program
+from pipeline.farm.worker import Limits
+from pipeline.outputs import RunFolder
+from pipeline.settings import RunSettings, make_settings
+
+HERE = Path(__file__).resolve().parent
+CHECKOUT = HERE.parents[1]
+FAKE = Program(
+    blender=(str(HERE / "fake_blender.py"),), annotate="tests.farm.fake_blender:annotate_scene"
+)
+SETTINGS = make_settings(generator="spheres", profile="draft", width=64)
+QUICK = FarmSettings(
+    workers=2,
+    render_cpus=1,
+    generate_limits=Limits(wall=20, silent=2),
+    render_limits=Limits(wall=20, silent=2),
+    min_free_bytes=0,
+)
+
+DRIVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from dataclasses import replace
+from pathlib import Path
+from pipeline.errors import UserError
+from pipeline.outputs import RunFolder
+from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
+address = sys.argv[4] if len(sys.argv) > 4 else None
+try:
+    farm = replace(QUICK, ray_address=address)
+    print(render_run(RunFolder(Path(sys.argv[2])), SETTINGS, int(sys.argv[3]), farm, FAKE))
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+class Farm:
+    """OUT in a folder of its own, with planned faults beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.run = RunFolder(folder / "out")
+
+    def plan(self, faults: dict[str, Any]) -> None:
+        (self.folder / "faults.json").write_text(json.dumps(faults))
+
+    def render(
+        self, scenes: int, farm: FarmSettings = QUICK, settings: RunSettings = SETTINGS
+    ) -> Summary:
+        return render_run(self.run, settings, scenes, farm, FAKE)
+
+    def driver(self, scenes: int, address: str = "") -> subprocess.Popen[str]:
+        """A driver in a process of its own, on the given Ray or on one that it starts."""
+        argv = [sys.executable, "-c", DRIVER, str(CHECKOUT), str(self.run.path), str(scenes)]
+        return subprocess.Popen(
+            [*argv, address] if address else argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=CHECKOUT,
+        )
+
+    def children(self) -> list[psutil.Process]:
+        """Living fake Blenders of this OUT."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            command = " ".join(process.info["cmdline"] or [])
+            if str(self.run.path) in command and "fake_blender.py" in command:
+                found.append(process)
+        return [process for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The condition's first true value; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Farm:
+    return Farm(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """The address of a local Ray that this process is connected to."""
+    import ray
+
+    from pipeline.farm.cluster import connected
+
+    with connected(QUICK):
+        yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB; needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -1,0 +1,25 @@
+"""A run with a few finished scenes, made once for all shard tests."""
+
+import shutil
+
+import pytest
+from synthetic import finish_scene
+
+from pipeline.outputs import RunFolder
+
+SEEDS = (0, 1, 2, 10)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    run = RunFolder(tmp_path_factory.mktemp("finished"))
+    for seed in SEEDS:
+        finish_scene(run, seed=seed)
+    return run
+
+
+@pytest.fixture
+def packable(finished, run):
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished.path, run.path)
+    return run

@@ -1,0 +1,88 @@
+"""The schema is what `datasets` would write, and Parquet's own names match ours."""
+
+import json
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.annotations.instances import Instance, annotate
+from pipeline.shards.schema import image_columns, leaf_columns, make_schema
+
+
+def features(passes):
+    """The schema in the words of `datasets`, written down a second time."""
+    value, floats = datasets.Value, datasets.List(datasets.Value("float64"))
+    ints = datasets.List(value("int32"))
+    return datasets.Features(
+        {
+            **{name: datasets.Image() for name in ("image", "ids", *passes)},
+            "image_id": value("string"),
+            "scene_id": value("string"),
+            "width": value("int32"),
+            "height": value("int32"),
+            "generator": value("string"),
+            "seed": value("int64"),
+            "camera": {"position": floats, "rotation_euler": floats, "room": value("string")},
+            "objects": datasets.List(
+                {
+                    "id": value("int32"),
+                    "category": value("string"),
+                    "name": value("string"),
+                    "is_structure": value("bool"),
+                    "area": value("int64"),
+                    "solid_angle": value("float64"),
+                    "size": value("string"),
+                    "bbox": floats,
+                    "bbox_wrapped": floats,
+                    "crosses_seam": value("bool"),
+                    "touches_pole": value("bool"),
+                    "bfov": floats,
+                    "click": ints,
+                    "iscrowd": value("int32"),
+                    "segmentation": {"size": ints, "counts": value("string")},
+                }
+            ),
+            "provenance": {
+                "pipeline": value("string"),
+                "infinigen": value("string"),
+                "bpy": value("string"),
+                "profile": value("string"),
+                "samples": value("int32"),
+                "device": value("string"),
+                "settings_hash": value("string"),
+                "scene_seconds": value("float64"),
+                "render_seconds": value("float64"),
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("passes", [(), ("depth",), ("depth", "normal")])
+def test_schema_and_metadata_are_those_of_datasets(passes):
+    theirs = features(passes).arrow_schema
+    ours = make_schema(passes)
+    assert ours.equals(theirs)
+    key = b"huggingface"
+    assert json.loads(ours.metadata[key]) == json.loads(theirs.metadata[key])
+    assert list(ours.metadata) == [key]
+
+
+def test_image_columns_are_in_the_schemas_order():
+    assert image_columns(["normal", "depth"]) == ("image", "ids", "depth", "normal")
+
+
+def test_leaf_columns_are_parquets(tmp_path):
+    schema = make_schema(("depth",))
+    pq.write_table(schema.empty_table(), tmp_path / "empty.parquet")
+    parquet = pq.read_metadata(tmp_path / "empty.parquet").schema
+    assert leaf_columns(schema) == [parquet.column(i).path for i in range(len(parquet))]
+
+
+def test_objects_have_the_fields_that_annotate_makes():
+    objects, _ = annotate(np.ones((4, 8), np.uint16), {1: Instance("a", "b", False)}, 1)
+    column = pa.array([objects], make_schema().field("objects").type)
+    assert column[0].as_py() == objects
+    assert list(objects[0]) == [field.name for field in column.type.value_type]

@@ -1,0 +1,277 @@
+"""Packing: identical bytes in any order, whole or not at all, and nothing written twice."""
+
+import dataclasses
+import os
+import resource
+import shutil
+import subprocess
+from contextlib import contextmanager
+
+import pyarrow.parquet as pq
+import pytest
+from synthetic import PASSES, SETTINGS, finish_scene
+
+from pipeline.errors import UserError
+from pipeline.outputs import RunFolder, read_json, write_json
+from pipeline.settings import scene_id
+from pipeline.shards.schema import leaf_columns, make_schema
+from pipeline.shards.writer import _split, pack
+
+SMALL = 160_000
+"""Shard size that takes two of the synthetic panoramas."""
+
+
+def shards(run):
+    return {path.name: path.read_bytes() for path in (run.shards / "data").iterdir()}
+
+
+def image_ids(run, split):
+    return [
+        image_id
+        for path in sorted((run.shards / "data").glob(f"{split}-*.parquet"))
+        for image_id in pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+    ]
+
+
+def test_one_row_group_per_panorama_and_codecs_by_column(packable):
+    summary = pack(packable, SETTINGS, validation_fraction=0)
+    assert summary == {
+        "train": 8,
+        "validation": 0,
+        "left_out": 0,
+        "written": 1,
+        "unchanged": 0,
+        "removed": 0,
+    }
+    (path,) = (packable.shards / "data").iterdir()
+    assert path.name == "train-00000.parquet"
+    metadata = pq.read_metadata(path)
+    assert metadata.num_rows == metadata.num_row_groups == 8
+    group = metadata.row_group(3)
+    assert [group.column(i).path_in_schema for i in range(group.num_columns)] == leaf_columns(
+        make_schema()
+    )
+    for column in map(group.column, range(group.num_columns)):
+        is_image = column.path_in_schema in ("image.bytes", "ids.bytes")
+        assert column.compression == ("UNCOMPRESSED" if is_image else "ZSTD")
+        assert column.has_dictionary_page != is_image or column.physical_type == "BOOLEAN"
+
+
+def test_rows_hold_the_files_of_the_panoramas(packable):
+    pack(packable, SETTINGS, validation_fraction=0)
+    rows = pq.read_table(packable.shards / "data").to_pylist()
+    assert [row["image_id"] for row in rows] == [
+        f"{scene_id(SETTINGS, seed)}/{k}" for seed in (0, 1, 2, 10) for k in (0, 1)
+    ]
+    for row in rows:
+        folder = packable.scene(row["scene_id"]).panorama(int(row["image_id"].split("/")[1]))
+        assert row.pop("image")["bytes"] == (folder / "image.webp").read_bytes()
+        assert row.pop("ids")["bytes"] == (folder / "ids.png").read_bytes()
+        expected = read_json(folder / "row.json")
+        del expected["summary"]
+        assert row == expected
+
+
+def test_extra_passes_become_columns(run):
+    finish_scene(run, PASSES)
+    pack(run, PASSES, validation_fraction=0)
+    row = pq.read_table(run.shards / "data").to_pylist()[0]
+    folder = run.scene(row["scene_id"]).panorama(0)
+    for name in ("depth", "normal"):
+        assert row[name]["bytes"] == (folder / f"{name}.png").read_bytes()
+        assert row[name]["path"] == f"spheres-0000000000-0-{name}.png"
+
+
+def test_the_order_of_making_does_not_matter(packable, tmp_path):
+    pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0.5)
+    shuffled = RunFolder(tmp_path / "shuffled")
+    for seed in (10, 1, 0, 2):
+        finish_scene(shuffled, seed=seed)
+        pack(shuffled, SETTINGS, shard_bytes=SMALL, validation_fraction=0.5)
+    assert len(shards(packable)) >= 3
+    assert shards(shuffled) == shards(packable)
+    assert read_json(shuffled.shards / "manifest.json") == read_json(
+        packable.shards / "manifest.json"
+    )
+
+
+def test_shards_are_bounded(packable):
+    pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)
+    sizes = [len(data) for data in shards(packable).values()]
+    assert len(sizes) > 2 and max(sizes) <= SMALL
+    pack(packable, SETTINGS, shard_bytes=1, validation_fraction=0)
+    assert len(shards(packable)) == 8  # each row its own, and the larger ones are gone
+
+
+def test_packing_again_writes_nothing(packable):
+    pack(packable, SETTINGS, shard_bytes=SMALL)
+    before = {path: path.stat().st_mtime_ns for path in (packable.shards / "data").iterdir()}
+    summary = pack(packable, SETTINGS, shard_bytes=SMALL)
+    assert (summary["written"], summary["unchanged"]) == (0, len(before))
+    assert before == {
+        path: path.stat().st_mtime_ns for path in (packable.shards / "data").iterdir()
+    }
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "exchanged"])
+def test_a_damaged_shard_is_written_again(packable, damage):
+    pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)
+    good = shards(packable)
+    path = packable.shards / "data" / "train-00001.parquet"
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "removed":
+        path.unlink()
+    else:
+        shutil.copy(path.with_name("train-00000.parquet"), path)
+    assert pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)["written"] == 1
+    assert shards(packable) == good
+
+
+def test_a_growing_dataset_keeps_its_first_shards(packable):
+    last = packable.scene(scene_id(SETTINGS, 10))
+    last.done.unlink()
+    pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)
+    first = packable.shards / "data" / "train-00000.parquet"
+    before = first.stat().st_mtime_ns
+    write_json(last.done, {})
+    summary = pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)
+    assert summary["train"] == 8 and summary["unchanged"] >= 1
+    assert first.stat().st_mtime_ns == before
+
+
+def test_stale_shards_are_removed(packable):
+    pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)
+    count = len(shards(packable))
+    summary = pack(packable, SETTINGS, validation_fraction=0)
+    assert summary["removed"] == count - 1
+    assert list(shards(packable)) == ["train-00000.parquet"]
+
+
+def test_panoramas_with_defects_are_left_out(packable):
+    path = packable.scene(scene_id(SETTINGS, 1)).panorama(0) / "row.json"
+    row = read_json(path)
+    row["summary"]["defects"] = ["black: mean grey level 0.0"]
+    write_json(path, row)
+    summary = pack(packable, SETTINGS, validation_fraction=0)
+    assert (summary["train"], summary["left_out"]) == (7, 1)
+    assert row["image_id"] not in image_ids(packable, "train")
+
+
+def test_scenes_are_split_whole_by_their_name(packable):
+    pack(packable, SETTINGS, validation_fraction=0.5)
+    scenes = {
+        split: {image_id.split("/")[0] for image_id in image_ids(packable, split)}
+        for split in ("train", "validation")
+    }
+    assert scenes["train"] and scenes["validation"]
+    assert not scenes["train"] & scenes["validation"]
+    # other scenes do not change where one goes
+    shutil.rmtree(packable.scene(min(scenes["train"])).path)
+    pack(packable, SETTINGS, validation_fraction=0.5)
+    validation = {image_id.split("/")[0] for image_id in image_ids(packable, "validation")}
+    assert validation == scenes["validation"]
+
+
+def test_validation_ends_with_enough_panoramas(packable):
+    summary = pack(packable, SETTINGS, validation_fraction=1, validation_panoramas=3)
+    assert (summary["validation"], summary["train"]) == (4, 4)  # whole scenes of two
+    assert image_ids(packable, "validation")[0] == f"{scene_id(SETTINGS, 0)}/0"
+
+
+def test_a_tenth_of_the_scenes_is_drawn(finished):
+    @dataclasses.dataclass
+    class Row:
+        scene_id: str
+
+    rows = [Row(scene_id(SETTINGS, seed)) for seed in range(5000)]
+    assert len(_split(rows, 0.1, 10_000)["validation"]) == pytest.approx(500, abs=60)
+
+
+def test_rows_of_other_settings_are_refused(packable):
+    other = dataclasses.replace(SETTINGS, samples=2)
+    with pytest.raises(UserError, match="was made with settings"):
+        pack(packable, other)
+
+
+def test_nothing_to_pack(run):
+    with pytest.raises(UserError, match="no finished scene"):
+        pack(run, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["row.json", "image.webp", "ids.png"])
+@pytest.mark.parametrize("damage", ["removed", "damaged"])
+def test_a_damaged_panorama_is_named_and_the_shards_stay(packable, name, damage):
+    pack(packable, SETTINGS)
+    before = shards(packable)
+    finish_scene(packable, seed=3)
+    path = packable.scene(scene_id(SETTINGS, 3)).panorama(1) / name
+    path.write_bytes(path.read_bytes()[:-20]) if damage == "damaged" else path.unlink()
+    with pytest.raises(UserError, match=f"3/panoramas/1/{name} is missing or damaged; delete"):
+        pack(packable, SETTINGS)
+    assert shards(packable) == before
+
+
+def test_a_row_that_does_not_fit_the_schema_is_refused(packable):
+    path = packable.scene(scene_id(SETTINGS, 1)).panorama(0) / "row.json"
+    row = read_json(path)
+    del row["objects"][0]["click"]
+    write_json(path, row)
+    with pytest.raises(ValueError, match="does not fit the schema"):
+        pack(packable, SETTINGS)
+
+
+@contextmanager
+def little_space(folder, size):
+    """Let files under `folder` take only so many bytes: a small tmpfs.
+
+    Without the right to mount one, no file may grow beyond `size` instead, which fails at the
+    same call with another error number.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = (
+        os.geteuid() == 0
+        and subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+            capture_output=True,
+        ).returncode
+        == 0
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if not mounted:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("size", [60_000, 400_000])  # before the first row ends, and later
+def test_a_full_disk_leaves_nothing_behind(packable, size):
+    with little_space(packable.shards, size):
+        with pytest.raises(UserError, match="the disk is full") as caught:
+            pack(packable, SETTINGS, validation_fraction=0)
+        assert "\n" not in str(caught.value)
+        assert [path.name for path in packable.shards.rglob("*")] == ["data"]
+
+
+def test_a_full_disk_keeps_the_old_shards(packable):
+    last = packable.scene(scene_id(SETTINGS, 10))
+    last.done.unlink()
+    with little_space(packable.shards, 500_000):  # for six rows, but not for eight beside them
+        pack(packable, SETTINGS, validation_fraction=0)
+        before = shards(packable)
+        write_json(last.done, {})
+        with pytest.raises(UserError, match="the disk is full"):
+            pack(packable, SETTINGS, validation_fraction=0)
+        assert shards(packable) == before
+
+
+def test_a_killed_pack_is_cleaned_up(packable):
+    leftover = packable.shards / ".fresh" / "train-00000.parquet"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"half")
+    pack(packable, SETTINGS)
+    assert not leftover.parent.exists()

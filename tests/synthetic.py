@@ -1,0 +1,136 @@
+"""Scenes without Blender: discs on a sphere, whose areas, boxes and directions are known.
+
+`render_scene` leaves behind what the generate and render stages would; `finish_scene` takes it
+through the annotate stage. Discs are drawn straight from the definition of the sphere, not with
+the project's own projection code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.annotations.stage import annotate_scene
+from pipeline.outputs import RunFolder, SceneFolder, write_json
+from pipeline.settings import RunSettings, scene_id, settings_hash, versions
+
+os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
+
+SETTINGS = RunSettings(
+    generators=(("spheres", 1.0),), profile="draft", width=256, samples=1, panos=2, min_area=2600
+)
+"""A run of 256 × 128 panoramas; its smallest kept instance has 10 pixels."""
+
+PASSES = dataclasses.replace(SETTINGS, passes=("depth", "normal"))
+"""The same with all extra passes."""
+
+FLOOR, CEILING, PLAIN, SEAM, ZENITH, TINY = range(1, 7)
+DISCS = {
+    PLAIN: (40.0, -20.0, 15.0),
+    SEAM: (180.0, 10.0, 12.0),
+    ZENITH: (0.0, 90.0, 20.0),
+    TINY: (-60.0, -30.0, 1.5),
+}
+"""Instance id: longitude, latitude, angular radius of the disc, in degrees."""
+
+TABLE = [
+    {"id": FLOOR, "name": "floor", "category": "floor", "is_structure": True},
+    {"id": CEILING, "name": "ceiling", "category": "ceiling", "is_structure": True},
+    {"id": PLAIN, "name": "ball.001", "category": "ball", "is_structure": False},
+    {"id": SEAM, "name": "ball.002", "category": "ball", "is_structure": False},
+    {"id": ZENITH, "name": "lamp", "category": "lamp", "is_structure": False},
+    {"id": TINY, "name": "bead", "category": "bead", "is_structure": False},
+    {"id": 7, "name": "elsewhere", "category": "ball", "is_structure": False},
+]
+
+
+def directions(width: int) -> np.ndarray:
+    """World directions (H, W, 3) of a panorama's pixel centres: +Y ahead, +X right, +Z up."""
+    lon = np.linspace(-np.pi, np.pi, 2 * width + 1)[1::2]
+    lat = np.linspace(np.pi / 2, -np.pi / 2, width + 1)[1::2, None]
+    return np.stack(
+        [np.cos(lat) * np.sin(lon), np.cos(lat) * np.cos(lon), np.sin(lat) + 0 * lon], axis=-1
+    )
+
+
+def disc(lon: float, lat: float, radius: float, width: int) -> np.ndarray:
+    """Mask (H, W) of the pixels within `radius` degrees of a direction given in degrees."""
+    lon, lat = np.radians(lon), np.radians(lat)
+    centre = np.array([np.cos(lat) * np.sin(lon), np.cos(lat) * np.cos(lon), np.sin(lat)])
+    return directions(width) @ centre > np.cos(np.radians(radius))
+
+
+def disc_ids(width: int, turn: float = 0.0) -> np.ndarray:
+    """Id map (H, W) of `DISCS` before a floor and a ceiling, turned by degrees of longitude."""
+    ids = np.full((width // 2, width), CEILING, np.uint16)
+    ids[width // 4 :] = FLOOR
+    for label, (lon, lat, radius) in DISCS.items():
+        ids[disc(lon + turn, lat, radius, width)] = label
+    return ids
+
+
+def picture(ids: np.ndarray, seed: int) -> np.ndarray:
+    """An RGB picture (H, W, 3) of an id map: one colour per instance, with noise."""
+    generator = np.random.default_rng(seed)
+    colours = generator.integers(40, 200, (256, 3))
+    noise = generator.integers(0, 20, (*ids.shape, 3))
+    return (colours[ids % 256] + noise).astype(np.uint8)
+
+
+def render_scene(run: RunFolder, settings: RunSettings = SETTINGS, seed: int = 0) -> SceneFolder:
+    """Write scene.json and rendered/<k>/ for every viewpoint of a seed's scene."""
+    scene = run.scene(scene_id(settings, seed))
+    viewpoints = [
+        {"position": [0.5 * k, 0.0, 1.5], "rotation_euler": [np.pi / 2, 0.0, 0.0], "room": "hall"}
+        for k in range(settings.panos)
+    ]
+    write_json(
+        scene.generated,
+        {
+            "scene_id": scene.scene_id,
+            "generator": "spheres",
+            "seed": seed,
+            "instances": TABLE,
+            "viewpoints": viewpoints,
+            "versions": versions(),
+            "settings_hash": settings_hash(settings),
+            "scene_seconds": 1.5,
+        },
+    )
+    for k in range(settings.panos):
+        render_panorama(scene.rendered(k), settings, seed=1000 * seed + k, turn=7.0 * k)
+    return scene
+
+
+def render_panorama(folder: Path, settings: RunSettings, seed: int, turn: float) -> None:
+    """Write one rendered/<k>/ folder."""
+    folder.mkdir(parents=True)
+    ids = disc_ids(settings.width, turn)
+    cv2.imwrite(str(folder / "image.png"), picture(ids, seed)[..., ::-1])
+    cv2.imwrite(str(folder / "ids.png"), ids)
+    if "depth" in settings.passes:
+        cv2.imwrite(str(folder / "depth.exr"), 0.5 * ids.astype(np.float32))
+    if "normal" in settings.passes:
+        towards_camera = -directions(settings.width).astype(np.float32)
+        cv2.imwrite(str(folder / "normal.exr"), towards_camera[..., ::-1])
+    write_json(
+        folder / "render.json",
+        {
+            "profile": settings.profile,
+            "samples": settings.samples,
+            "device": "none",
+            "render_seconds": 0.25,
+        },
+    )
+
+
+def finish_scene(run: RunFolder, settings: RunSettings = SETTINGS, seed: int = 0) -> SceneFolder:
+    """A scene that is rendered, annotated and done."""
+    scene = render_scene(run, settings, seed)
+    annotate_scene(scene, settings)
+    write_json(scene.done, {})
+    return scene
