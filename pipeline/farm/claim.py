@@ -101,7 +101,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             if was.get(name) != is_.get(name)
         ]
     if not found and old.get("settings_hash") != new.get("settings_hash"):
-        found = ["the files in infinigen_configs/"]
+        found = ["the profile's definition or the files in infinigen_configs/"]
     return found
 
 

@@ -85,7 +85,7 @@ def _make(loop: Loop, to_make: list[Scene]) -> None:
             try:
                 loop.work(to_make, progress)
             except (KeyboardInterrupt, SystemExit):
-                progress.note("stopping; the same command goes on where this one ends")
+                progress.note("stopping what is at work")
                 raise
             finally:
                 loop.cancel()

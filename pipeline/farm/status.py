@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -127,7 +126,7 @@ def current_step(scene: SceneFolder, stage: str, number: int) -> str:
 
 def _names(run: RunFolder) -> list[str]:
     try:
-        return os.listdir(run.scenes)
+        return [path.name for path in run.scenes.iterdir()]
     except FileNotFoundError:
         return []
 

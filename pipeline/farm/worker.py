@@ -280,7 +280,7 @@ def _folder_bytes(folder: Path) -> int:
     for root, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
-                total += os.lstat(os.path.join(root, name)).st_blocks * 512
+                total += Path(root, name).lstat().st_blocks * 512
     return total
 
 
