@@ -5,6 +5,7 @@ last and atomically. Nothing else (no database, no memory of a process) decides 
 
     OUT/
       run.json                        the run's settings; written before the first scene
+      driver.lock                     held by the driver that works here, and what it was asked
       scenes/<scene_id>/
         scene.blend                   between generate and render; removed when all is done
         scene.json                    marker: generated (instances, viewpoints, costs)

@@ -7,12 +7,14 @@ sharing its mesh. Together with the slow assets left out below, that is most of 
 rest is `infinigen_configs/indoors.gin`.
 """
 
+import itertools
 import logging
 from pathlib import Path
 
 import bpy
 import gin
 import numpy as np
+import threadpoolctl
 from infinigen.core import init
 
 # Importing InfiniGen would otherwise ask Blender's extension server for add-ons that no indoor
@@ -20,8 +22,12 @@ from infinigen.core import init
 init.require_blender_addon = lambda *_args, **_kwargs: False
 
 import infinigen  # noqa: E402
-from infinigen.assets.objects import mollusk, small_plants, tableware  # noqa: E402
-from infinigen.assets.objects.elements import NatureShelfTrinketsFactory  # noqa: E402
+from infinigen.assets.objects import (  # noqa: E402
+    elements,
+    small_plants,
+    table_decorations,
+    tableware,
+)
 from infinigen.assets.objects.seating import BedFactory  # noqa: E402
 from infinigen.assets.scatters import clothes  # noqa: E402
 from infinigen.assets.utils import bbox_from_mesh  # noqa: E402
@@ -30,6 +36,7 @@ from infinigen.core import tags as t  # noqa: E402
 from infinigen.core.constraints import reasoning, usage_lookup  # noqa: E402
 from infinigen.core.constraints.example_solver.geometry import parse_scene  # noqa: E402
 from infinigen.core.constraints.example_solver.moves import addition  # noqa: E402
+from infinigen.core.constraints.example_solver.state_def import State  # noqa: E402
 from infinigen.core.execute_tasks import group_collections  # noqa: E402
 from infinigen.core.placement.factory import AssetFactory  # noqa: E402
 from infinigen.core.util import blender as butil  # noqa: E402
@@ -43,11 +50,11 @@ class _Design:
 
     def __init__(self, factory: type[AssetFactory]) -> None:
         generators = addition.GLOBAL_GENERATOR_SINGLETON_CACHE  # one style of plate per home, etc.
-        generator = generators.get(factory) or factory(np.random.randint(1e7))
+        generator = generators.get(factory) or factory(np.random.randint(10**7))
         if usage_lookup.has_usage(factory, t.Semantics.SingleGenerator):
             generators[factory] = generator
         self.factory, self.generator = factory, generator
-        self.seed = np.random.randint(1e7)
+        self.seed = np.random.randint(10**7)
         self.asset: bpy.types.Object | None = None
         if usage_lookup.has_usage(factory, t.Semantics.RealPlaceholder):
             box = generator.spawn_placeholder(self.seed, loc=(0, 0, 0), rot=(0, 0, 0))
@@ -128,50 +135,53 @@ class DesignPool:
         designs = self.designs.setdefault(factory, [])
         if len(designs) < self.exceptions.get(factory.__name__, self.per_factory):
             designs.append(_Design(factory))
-            designs[-1].generator.spawn_asset = lambda i, loc, rot, name=repr(
-                designs[-1].generator
-            ): self.placed[name, i].place(i, loc, rot)
-            designs[-1].generator.finalize_assets = lambda assets: None  # the design had it
+            self._redirect(designs[-1].generator)
         design = designs[np.random.randint(len(designs))]
-        seed = np.random.randint(1e7)
+        seed = np.random.randint(10**7)
         self.placed[repr(design.generator), seed] = design
         return design.placeholder(seed), design.generator
 
+    def _redirect(self, generator: AssetFactory) -> None:
+        """Makes a generator place copies of its designs instead of building assets."""
+        name = repr(generator)
+        generator.spawn_asset = lambda i, loc, rot: self.placed[name, i].place(i, loc, rot)
+        generator.finalize_assets = lambda assets: None  # done to the design
+
     def clear(self) -> None:
         """Removes the templates; the copies in the scene keep the meshes."""
-        roots = [r for d in sum(self.designs.values(), []) for r in (d.asset, d.box) if r]
+        designs = itertools.chain.from_iterable(self.designs.values())
+        roots = [root for d in designs for root in (d.asset, d.box) if root]
         bpy.data.batch_remove([o for r in roots for o in butil.iter_object_tree(r)])
 
 
 def _lighten_assets() -> None:
     """Leaves out what costs a minute, millions of faces or an add-on (CPU-s and faces measured)."""
-    # 43 s and 4.2 M (monocots), 80 s (mushrooms); cactus and fern are slow too.
-    light = [
-        small_plants.SucculentFactory,
-        small_plants.SpiderPlantFactory,
-        small_plants.SnakePlantFactory,
-    ]
-    tableware.PlantContainerFactory.plant_factories = light
-    tableware.LargePlantContainerFactory.plant_factories = light[1:]
-    # Creatures and corals, 10 to 30 s each; one rock needs an add-on and fails without it.
-    shells = [f for f in NatureShelfTrinketsFactory.factories if f.__module__.startswith(mollusk.__name__)]
-    NatureShelfTrinketsFactory.factories = shells
-    NatureShelfTrinketsFactory.probs = np.ones(len(shells))
-    # A bed baked four cloths, 90 s; the sprung mattress needs none, the others settle earlier.
+    # Potted plants: monocots 43 s and 4.2 M, mushrooms 80 s, cacti 16 s and 3.9 M.
+    small = [small_plants.SucculentFactory, small_plants.SnakePlantFactory]
+    tableware.PlantContainerFactory.plant_factories = small
+    tableware.LargePlantContainerFactory.plant_factories = small[1:]
+    # A bed baked four cloths, 90 to 120 s; the sprung mattress needs none, the others settle early.
     BedFactory.mattress_types = "weighted_choice", (1, "coiled")
     cloth_sim = clothes.cloth_sim
     clothes.cloth_sim = lambda cloth, obj=None, end_frame=50, **kwargs: cloth_sim(
-        cloth, obj, min(end_frame, 20), **kwargs
+        cloth, obj, min(end_frame, 20), **kwargs, quality=3
     )
-    # Fruit bowls: 10 s and up to 9.5 M faces.
+    # Fruit bowls: 10 s, up to 9.5 M. Shells, creatures and rocks: 8 to 30 s, 0.5 M, and one kind of
+    # rock fails without an add-on; light things take their place on shelves.
+    heavy = {tableware.FruitContainerFactory, elements.NatureShelfTrinketsFactory}
+    shelf = {table_decorations.VaseFactory, tableware.CupFactory, tableware.JarFactory}
     usage = home.home_asset_usage
-    home.home_asset_usage = lambda: {
-        tag: factories - {tableware.FruitContainerFactory} for tag, factories in usage().items()
-    }
-    # Balloons 60 s; an aquarium up to 22 s and 3.9 M; cocktail tables bake a cloth each.
+
+    def light_usage():
+        used_as = {tag: factories - heavy for tag, factories in usage().items()}
+        used_as[t.Semantics.OfficeShelfItem] |= shelf
+        return used_as
+
+    home.home_asset_usage = light_usage
+    # Balloons 60 s; an aquarium 22 s and 3.9 M; a cocktail table bakes its own cloth.
     sample = home.sample_home_constraint_params
-    rare = dict.fromkeys(("has_birthday_balloons", "has_aquarium_tank", "has_cocktail_tables"), False)
-    home.sample_home_constraint_params = lambda: sample() | rare
+    rare = ("has_birthday_balloons", "has_aquarium_tank", "has_cocktail_tables")
+    home.sample_home_constraint_params = lambda: sample() | dict.fromkeys(rare, False)
 
 
 def _speed_up_solver() -> None:
@@ -195,15 +205,39 @@ def _speed_up_solver() -> None:
     butil.delete = delete
 
 
-def _announce_stages() -> None:
-    """Prints one line at the start of each of InfiniGen's stages."""
+@gin.configurable
+def choose_rooms(state: State, count: int = 2) -> None:
+    """Closes all but a few rooms to furniture, so that which types are furnished varies by seed."""
+    supported = {"bedroom", "living-room", "kitchen", "bathroom", "dining-room"}
+    rooms = sorted(k for k in state.objs if k.split("_")[0] in supported)
+    chosen = np.random.permutation(rooms)[:count]
+    for key in state.objs:
+        if t.Semantics.Room in state.objs[key].tags and key not in chosen:
+            state.objs[key].tags.add(t.Semantics.NoChildren)
+    print(f"furnished rooms: {', '.join(sorted(chosen))}", flush=True)
+
+
+def _hook_stages() -> None:
+    """Prints one line at the start of each of InfiniGen's stages, and chooses the rooms."""
     run_stage = RandomStageExecutor.run_stage
 
-    def announced(self, name, *args, **kwargs):
+    def hooked(self, name, fn, *args, **kwargs):
         print(f"stage: {name}", flush=True)
-        return run_stage(self, name, *args, **kwargs)
+        result = run_stage(self, name, fn, *args, **kwargs)
+        if name == "solve_rooms":
+            choose_rooms(result)
+        return result
 
-    RandomStageExecutor.run_stage = announced
+    RandomStageExecutor.run_stage = hooked
+
+
+def _purge() -> None:
+    """Removes what never renders: placeholders, cutters, pinhole cameras, unused data."""
+    hidden = {o for c in bpy.data.collections if c.hide_render for o in c.all_objects}
+    hidden |= {o for o in bpy.data.objects if o.hide_render or o.type == "CAMERA"}
+    hidden |= {o for o in bpy.data.objects if o.type == "EMPTY" and set(o.children) <= hidden}
+    bpy.data.batch_remove(hidden)
+    bpy.ops.outliner.orphans_purge(do_local_ids=True, do_linked_ids=True, do_recursive=True)
 
 
 def generate(seed: int, blend_path: Path, scratch: Path, config: Path) -> None:
@@ -215,7 +249,7 @@ def generate(seed: int, blend_path: Path, scratch: Path, config: Path) -> None:
         scratch: A folder for the files InfiniGen leaves behind.
         config: The gin file, e.g. `infinigen_configs/indoors.gin`.
     """
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # it tells errors from failures by raising
     for folder in (scratch, blend_path.parent):
         folder.mkdir(parents=True, exist_ok=True)
     scene_seed = init.apply_scene_seed(f"{seed:x}")  # it reads seeds as hexadecimal
@@ -223,7 +257,7 @@ def generate(seed: int, blend_path: Path, scratch: Path, config: Path) -> None:
     gin.parse_config_files_and_bindings(
         [str(config.resolve())], [f"OVERALL_SEED = {scene_seed}"], skip_unknown=True
     )
-    _announce_stages()
+    _hook_stages()
     _lighten_assets()
     _speed_up_solver()
     pool = DesignPool()
@@ -231,11 +265,12 @@ def generate(seed: int, blend_path: Path, scratch: Path, config: Path) -> None:
 
     init.configure_blender()
     butil.clear_scene(targets=[bpy.data.objects])
-    compose_indoors(scratch, scene_seed)
+    with threadpoolctl.threadpool_limits(1):  # 4x4 inverses on every core: a fifth of the CPU time
+        compose_indoors(scratch, scene_seed)
     group_collections()
 
     print("stage: save", flush=True)
     pool.clear()
-    bpy.ops.outliner.orphans_purge(do_local_ids=True, do_linked_ids=True, do_recursive=True)
+    _purge()
     bpy.ops.file.pack_all()
     bpy.ops.wm.save_as_mainfile(filepath=str(blend_path.resolve()), compress=True)

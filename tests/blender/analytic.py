@@ -1,0 +1,124 @@
+"""Scenes with a known answer, made and rendered in a Blender process of its own by the real code.
+
+`python -m tests.blender.analytic NAME FOLDER` builds the scene NAME, and writes into FOLDER
+whatever the tests of tests/blender look at. Run from the root of the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import bpy
+
+from pipeline.blender import instances, render
+from pipeline.blender.spheres import add_lamp, add_sphere
+from pipeline.settings import make_settings
+
+WIDTH = 1024
+DISTANCE = 4.0
+
+SPHERES = {
+    # name: (longitude, latitude in degrees, radius in metres), all DISTANCE metres away
+    "front": (0.0, 0.0, 0.8),
+    "seam": (180.0, 10.0, 1.0),
+    "right": (90.0, -25.0, 0.3),
+    "left": (-100.0, 40.0, 0.5),
+    "top": (0.0, 90.0, 0.9),
+    "bottom": (45.0, -80.0, 1.2),
+}
+CAMERA = {"position": [0.0, 0.0, 0.0], "rotation_euler": [math.pi / 2, 0.0, 0.0]}
+
+
+def angular_radius(name: str) -> float:
+    """Radius in radians of the disc that a sphere covers as seen from the camera."""
+    return math.asin(SPHERES[name][2] / DISTANCE)
+
+
+def spheres(folder: Path) -> None:
+    """Spheres around the camera: ids, depth and normals of one render."""
+    _empty_scene()
+    for name, (lon, lat, radius) in SPHERES.items():
+        lon, lat = math.radians(lon), math.radians(lat)
+        direction = (math.cos(lat) * math.sin(lon), math.cos(lat) * math.cos(lon), math.sin(lat))
+        centre = tuple(DISTANCE * axis for axis in direction)
+        add_sphere(name, centre, radius, (0.8, 0.3, 0.2), segments=256)
+    _render(folder)
+
+
+def many(folder: Path) -> None:
+    """The same spheres, with an object-index pass that holds only four."""
+    instances.MAX_PASS_INDEX = render.MAX_PASS_INDEX = 4
+    spheres(folder)
+
+
+def copies(folder: Path) -> None:
+    """Copies made in every way Blender knows, a helper and something hidden."""
+    _empty_scene()
+    add_sphere("front", (0, 4, 0), 0.5, (0.8, 0.8, 0.8))
+
+    source = bpy.data.collections.new("source")  # not linked to the scene: only its instances show
+    add_sphere("twin", (0, 0, 0), 0.5, (0.2, 0.4, 0.8))
+    twin = bpy.context.object
+    bpy.context.scene.collection.objects.unlink(twin)
+    source.objects.link(twin)
+    for x in (-4, 4):
+        empty = bpy.data.objects.new(f"empty{x}", None)
+        empty.instance_type, empty.instance_collection = "COLLECTION", source
+        empty.location = (x, 0, 0)
+        bpy.context.scene.collection.objects.link(empty)
+
+    add_sphere("leaf", (0, 0, 50), 0.2, (0.2, 0.8, 0.2))
+    leaf = bpy.context.object
+    leaf.hide_render = True
+    _scatter("bush", leaf, [(-0.6, -4, 0), (0.0, -4, 0), (0.6, -4, 0)])
+
+    add_sphere("front_COLLIDE", (2, 2, 0), 0.5, (1, 0, 0))
+    add_sphere("ghost", (-2, 2, 0), 0.5, (1, 0, 0))
+    bpy.context.object.hide_render = True
+    _render(folder)
+
+
+def _scatter(name: str, leaf: bpy.types.Object, points: list[tuple[float, ...]]) -> None:
+    """An object whose geometry nodes put a copy of `leaf` on each of its vertices."""
+    mesh = bpy.data.meshes.new(name)
+    mesh.from_pydata(points, [], [])
+    owner = bpy.data.objects.new(name, mesh)
+    bpy.context.scene.collection.objects.link(owner)
+    group = bpy.data.node_groups.new(name, "GeometryNodeTree")
+    group.interface.new_socket("Geometry", in_out="INPUT", socket_type="NodeSocketGeometry")
+    group.interface.new_socket("Geometry", in_out="OUTPUT", socket_type="NodeSocketGeometry")
+    start, end = group.nodes.new("NodeGroupInput"), group.nodes.new("NodeGroupOutput")
+    info = group.nodes.new("GeometryNodeObjectInfo")
+    info.inputs["Object"].default_value, info.inputs["As Instance"].default_value = leaf, True
+    scatter = group.nodes.new("GeometryNodeInstanceOnPoints")
+    group.links.new(start.outputs[0], scatter.inputs["Points"])
+    group.links.new(info.outputs["Geometry"], scatter.inputs["Instance"])
+    group.links.new(scatter.outputs[0], end.inputs[0])
+    owner.modifiers.new(name, "NODES").node_group = group
+
+
+def _empty_scene() -> None:
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    add_lamp((0, 0, 0))
+
+
+def _render(folder: Path) -> None:
+    settings = make_settings(
+        profile="draft", width=WIDTH, samples=1, passes="depth,normal", generator="spheres"
+    )
+    found, unknown = instances.number_instances()
+    render.configure(settings, threads=2)
+    render.render_panorama(CAMERA, settings, folder)
+    data = {"instances": [asdict(instance) for instance in found], "unknown": unknown}
+    (folder / "scene.json").write_text(json.dumps(data))
+
+
+SCENES: dict[str, Callable[[Path], None]] = {"spheres": spheres, "many": many, "copies": copies}
+
+if __name__ == "__main__":
+    SCENES[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,137 @@
+"""The commands as a user types them, on the small Blender scene, through a real Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+
+
+def pipeline(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (result.returncode == 0) == ok, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two spheres scenes with depth and normals."""
+    folder = tmp_path_factory.mktemp("cli") / "out"
+    pipeline("render", *arguments(folder))
+    return folder
+
+
+def arguments(folder: Path, **changes: str) -> list[str]:
+    given = {
+        "out": str(folder),
+        "scenes": "2",
+        "generator": "spheres",
+        "profile": "draft",
+        "width": "256",
+        "panos": "2",
+        "passes": "depth,normal",
+    } | changes
+    return [part for name, value in given.items() for part in (f"--{name}", value)]
+
+
+def test_the_shard_opens_in_datasets(out):
+    rows = datasets.load_dataset("parquet", data_dir=str(out / "shards" / "data"))
+    rows = datasets.concatenate_datasets(list(rows.values()))
+    assert len(rows) == 4
+    for row in rows:
+        assert row["image"].size == row["ids"].size == (256, 128)
+        ids = np.array(row["ids"])
+        assert {thing["id"] for thing in row["objects"]} <= set(np.unique(ids).tolist())
+        assert {"wall", "floor", "ceiling", "sphere"} <= {t["category"] for t in row["objects"]}
+        # The camera keeps 0.35 m from everything, in every direction: read from the render.
+        depth = np.array(row["depth"]) / 1000
+        assert depth.min() >= 0.35
+
+
+def test_finished_work_does_nothing(out):
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+    start = time.monotonic()
+    result = pipeline("render", *arguments(out))
+    assert time.monotonic() - start < 5
+    assert "(0 now" in result.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
+
+
+def test_the_work_files_are_gone(out):
+    assert not list(out.rglob("*.blend"))
+    assert not list(out.glob("scenes/*/rendered"))
+    assert not list(out.glob("scenes/*/scratch"))
+
+
+def test_the_same_seed_gives_the_same_scene(out, tmp_path):
+    pipeline("render", *arguments(tmp_path / "again", scenes="1"))
+    first, again = (
+        root / "scenes" / "spheres-0000000000" / "panoramas" / "0"
+        for root in (out, tmp_path / "again")
+    )
+
+    def difference(name: str) -> int:
+        one, two = (np.array(Image.open(folder / name)).astype(int) for folder in (first, again))
+        return int(np.abs(one - two).max())
+
+    assert difference("ids.png") == difference("depth.png") == difference("normal.png") == 0
+    # The denoiser adds up in the order its threads finish: one grey level here and there.
+    assert difference("image.webp") <= 1
+
+
+def test_status_preview_and_shards(out):
+    assert "2/2 scenes done" in pipeline("status", "--out", str(out)).stdout
+    assert json.loads(pipeline("status", "--json", "--out", str(out)).stdout)["done"] == 2
+    assert "4 panoramas" in pipeline("shards", "--out", str(out)).stdout
+    page = Path(pipeline("preview", "--out", str(out)).stdout.strip())
+    assert "spheres-0000000001/1" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scenes": "0"}, "SCENES must be at least 1"),
+        ({"generator": "nature"}, "unknown generator 'nature'; choose from indoors"),
+        ({"generator": "indoors:x"}, "is not a number"),
+        ({"profile": "fast"}, "unknown profile 'fast'"),
+        ({"width": "1001"}, "exactly 2:1"),
+        ({"width": "16384"}, "from 64 to 8192"),
+        ({"passes": "albedo"}, "unknown pass 'albedo'; choose from depth, normal"),
+        ({"panos": "-1"}, "PANOS must be at least 1"),
+        ({"seed": "-5"}, "SEED must be between"),
+        ({"panos": "3"}, "panos 2 → 3"),
+    ],
+)
+def test_bad_settings_are_one_clear_line(out, changes, message):
+    result = pipeline("render", *arguments(out, **changes), ok=False)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "shards", "preview"])
+def test_commands_refuse_a_folder_that_is_no_run(command, tmp_path):
+    result = pipeline(command, "--out", str(tmp_path), ok=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_make_refuses_a_mistyped_setting():
+    result = subprocess.run(["make", "render", "SCENE=3"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "unknown setting SCENE" in result.stderr
