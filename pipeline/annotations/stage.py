@@ -40,7 +40,7 @@ from pipeline.shards.schema import IMAGE_FILES
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
 
 
-class _Corrupt(Exception):
+class _CorruptError(Exception):
     """A rendered file that cannot be what the render stage wrote."""
 
 
@@ -64,7 +64,7 @@ def annotate_scene(scene: SceneFolder, settings: RunSettings) -> None:
             continue
         try:
             _annotate_panorama(scene, index, about, settings)
-        except _Corrupt as problem:
+        except _CorruptError as problem:
             shutil.rmtree(rendered)
             raise UserError(
                 f"{problem}; {rendered} is deleted, run again to render it again"
@@ -176,9 +176,9 @@ def _read_image(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray
     """Read an image, in OpenCV's channel order, and insist on its type and size."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if image is None:
-        raise _Corrupt(f"{path} is {'corrupt' if path.exists() else 'missing'}")
+        raise _CorruptError(f"{path} is {'corrupt' if path.exists() else 'missing'}")
     if image.dtype != dtype or image.shape != shape:
-        raise _Corrupt(
+        raise _CorruptError(
             f"{path} is {image.dtype} {image.shape} instead of {np.dtype(dtype)} {shape}"
         )
     return image
@@ -189,4 +189,4 @@ def _read_render_json(folder: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except (FileNotFoundError, json.JSONDecodeError) as problem:
-        raise _Corrupt(f"{path} is missing or corrupt") from problem
+        raise _CorruptError(f"{path} is missing or corrupt") from problem

@@ -49,7 +49,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     import bpy
 
     from pipeline.blender.instances import number_instances
-    from pipeline.blender.viewpoints import NoViewpoint, choose_viewpoints
+    from pipeline.blender.viewpoints import NoViewpointError, choose_viewpoints
 
     start, start_cpu = time.monotonic(), time.process_time()
     scene.scratch.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,8 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     instances, unknown = number_instances()
     print("stage: viewpoints", flush=True)
     try:
-        viewpoints = choose_viewpoints(instances, settings.panos, seed)
-    except NoViewpoint as reason:
+        viewpoints, furnished = choose_viewpoints(instances, settings.panos, seed)
+    except NoViewpointError as reason:
         print(f"rejected: {reason}", flush=True)
         return REJECTED
     print("stage: save", flush=True)
@@ -85,6 +85,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
                 }
                 for viewpoint in viewpoints
             ],
+            "furnished_rooms": furnished,
             "versions": versions(),
             "settings_hash": settings_hash(settings),
             "scene_seconds": round(time.monotonic() - start, 2),

@@ -14,7 +14,7 @@ from pathlib import Path
 import bpy
 import gin
 import numpy as np
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped]
 from infinigen.core import init
 
 # Importing InfiniGen would otherwise ask Blender's extension server for add-ons that no indoor

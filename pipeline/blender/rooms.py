@@ -25,11 +25,11 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     from infinigen2 import GENERATORS_MANIFEST
     from infinigen2.exporters.realize_mesh import bake_shared_modifier_prefixes
     from infinigen2.objects import boulder
-    from procfunc.util.manifest import import_item
 
     # InfiniGen's rocks call an add-on that Blender would download while generating; a scene must
     # not depend on a download, so a bowl is put where a rock was drawn.
     from infinigen2.objects.bowl import bowl_rand
+    from procfunc.util.manifest import import_item
 
     boulder.rock_rand = bowl_rand
 

@@ -69,24 +69,30 @@ class Viewpoint:
         return (float(np.pi / 2), 0.0, self.yaw)
 
 
-class NoViewpoint(Exception):
+class NoViewpointError(Exception):
     """No place in the scene is fit for a panorama; the message says why."""
 
 
-def choose_viewpoints(instances: Sequence[Instance], count: int, seed: int) -> list[Viewpoint]:
+def choose_viewpoints(
+    instances: Sequence[Instance], count: int, seed: int
+) -> tuple[list[Viewpoint], list[str]]:
     """Choose up to `count` viewpoints of the current scene.
 
     The first one sees the most instances; each further one adds the most that were not seen yet
     and keeps `MIN_DISTANCE` to the others. Fewer are returned where a scene has no more.
 
+    Returns:
+        The viewpoints, and the names of the scene's furnished rooms.
+
     Raises:
-        NoViewpoint: There is no fit place at all.
+        NoViewpointError: There is no fit place at all.
     """
     rng = np.random.default_rng([seed, 360])
     space = _Space(instances)
+    furnished = space.furnished_floors()
     free: list[tuple[Vector, str]] = []
     refused = {"no free floor below": 0, "too close to something": 0}
-    for x, y, height in _floor_points(space, rng):
+    for x, y, height in _floor_points(space, furnished, rng):
         room, floor_z = space.floor_below(Vector((x, y, space.top)))
         position = Vector((x, y, floor_z + height))
         if room is None or not space.stands_on_floor(position):
@@ -112,8 +118,8 @@ def choose_viewpoints(instances: Sequence[Instance], count: int, seed: int) -> l
     chosen = _greedy(views, count)
     if not chosen:
         reasons = ", ".join(f"{number} × {reason}" for reason, number in refused.items() if number)
-        raise NoViewpoint(f"no viewpoint for a panorama: {reasons or 'no furnished room'}")
-    return chosen
+        raise NoViewpointError(f"no viewpoint for a panorama: {reasons or 'no furnished room'}")
+    return chosen, sorted(furnished)
 
 
 def _greedy(views: list[Viewpoint], count: int) -> list[Viewpoint]:
@@ -162,6 +168,21 @@ class _Space:
         self.directions = [
             Vector(v) for v in np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
         ]
+
+    def furnished_floors(self) -> dict[str, int]:
+        """Floors of furnished rooms, and how much furniture stands over each."""
+        centres = np.array(
+            [
+                np.mean(self.boxes[obj.name], axis=0)
+                for obj in self.objects
+                if self.instance_of[obj.name].id in self.furniture
+            ]
+        ).reshape(-1, 3)[:, :2]
+        counts = {}
+        for floor in self.floors:
+            low, high = (corner[:2] for corner in self.boxes[floor.name])
+            counts[floor.name] = int(np.all((centres >= low) & (centres <= high), axis=1).sum())
+        return {name: count for name, count in counts.items() if count >= MIN_FURNITURE}
 
     def floor_below(self, start: Vector) -> tuple[str | None, float]:
         """Name and height of the floor under a point, looking through everything above it."""
@@ -261,31 +282,21 @@ class _Tree:
         return -np.inf if hit is None else (self.to_world @ hit).z
 
 
-def _floor_points(space: _Space, rng: np.random.Generator) -> list[tuple[float, float, float]]:
+def _floor_points(
+    space: _Space, furnished: dict[str, int], rng: np.random.Generator
+) -> list[tuple[float, float, float]]:
     """Random x, y over the floors of furnished rooms, and heights above them, in metres.
 
     A room is drawn as often as it has furniture.
     """
-    centres = np.array(
-        [
-            np.mean(space.boxes[obj.name], axis=0)
-            for obj in space.objects
-            if space.instance_of[obj.name].id in space.furniture
-        ]
-    ).reshape(-1, 3)
-    counts = np.zeros(len(space.floors))
-    for index, floor in enumerate(space.floors):
-        low, high = space.boxes[floor.name]
-        inside = np.all((centres[:, :2] >= low[:2]) & (centres[:, :2] <= high[:2]), axis=1)
-        counts[index] = inside.sum() if inside.sum() >= MIN_FURNITURE else 0
-    if not counts.any():
+    if not furnished:
         return []
+    names, counts = list(furnished), np.array(list(furnished.values()))
     points = []
-    for index in rng.choice(len(space.floors), size=CANDIDATES, p=counts / counts.sum()):
-        low, high = space.boxes[space.floors[index].name]
-        x, y = rng.uniform(
-            low[:2] + CLEARANCE, np.maximum(high[:2] - CLEARANCE, low[:2] + CLEARANCE)
-        )
+    for name in rng.choice(names, size=CANDIDATES, p=counts / counts.sum()):
+        low, high = (corner[:2] for corner in space.boxes[str(name)])
+        low = low + CLEARANCE
+        x, y = rng.uniform(low, np.maximum(high - CLEARANCE, low))
         points.append((float(x), float(y), float(rng.uniform(*EYE_HEIGHT))))
     return points
 

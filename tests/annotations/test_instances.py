@@ -25,7 +25,7 @@ def disc_objects(width):
 def test_discs_at_1024():
     objects = disc_objects(1024)
     assert list(objects) == sorted(objects) == [1, 2, 3, 4, 5, 6]
-    for label, (lon, lat, radius) in DISCS.items():
+    for label, (_lon, lat, radius) in DISCS.items():
         thing = objects[label]
         cap = 2 * np.pi * (1 - np.cos(np.radians(radius)))
         assert thing["solid_angle"] == pytest.approx(cap, rel=0.03)
@@ -39,7 +39,7 @@ def test_discs_at_1024():
 
 def test_the_disc_on_the_seam():
     thing = disc_objects(1024)[SEAM]
-    x, y, w, h = thing["bbox_wrapped"]
+    x, _, w, h = thing["bbox_wrapped"]
     assert thing["bbox"][0] == 0 and thing["bbox"][2] == 1024
     assert x + w / 2 == pytest.approx(1024, abs=1)
     assert h == pytest.approx(24 / 180 * 512, abs=2)
