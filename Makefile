@@ -25,7 +25,7 @@ SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_ARE
             RENDER_CPUS KEEP_SCENES RAY_ADDRESS LIMIT EXTRAS
 
 # A mistyped setting must not be ignored silently.
-given := $(foreach pair,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(pair))))
+given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 unknown := $(filter-out $(SETTINGS),$(given))
 ifneq ($(unknown),)
 $(error unknown setting $(unknown); the settings are $(SETTINGS))
@@ -35,7 +35,7 @@ endif
 flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
 out := $(call flag,out,OUT)
 
-.PHONY: help setup render status failures shards preview test check bench lock clean
+.PHONY: help setup render status shards preview test check bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,7 +74,8 @@ test: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/test check ## check, then the who
 bench: $(STAMPS)/render $(STAMPS)/test ## measure what the README's table says (takes an hour)
 	@$(PYTHON) -m tests.benchmarks.run
 
-lock: ## write pipeline/install/constraints.txt from an environment with every extra
+lock: clean ## pin anew: reinstall without the old pins of indirect packages, write constraints.txt
+	@: > $(CONSTRAINTS)
 	@$(MAKE) --no-print-directory setup EXTRAS="render hub test training"
 	@$(PYTHON) -m pipeline.install.lock
 
@@ -82,8 +83,8 @@ clean: ## remove .venv (never OUT)
 	rm -rf .venv
 
 # ---- installation -------------------------------------------------------------------------------
-# Wheels only, every version pinned. iopath is published as pure-Python source; sam2 is the one
-# package that is built here, without its optional CUDA kernel.
+# Wheels only, every version pinned. Two pure-Python packages are published as source; sam2 is the
+# one package that compiles, here without its optional CUDA kernel.
 CONSTRAINTS := pipeline/install/constraints.txt
 INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check \
           --only-binary=:all: --no-binary=iopath,antlr4-python3-runtime --constraint $(CONSTRAINTS)

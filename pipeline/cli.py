@@ -119,7 +119,10 @@ def _profile(name: str, run: RunFolder) -> str:
     found = subprocess.run(  # Blender never runs in this process
         [sys.executable, "-m", "pipeline.blender.devices"], capture_output=True, text=True
     )
-    gpus = found.stdout.strip() if found.returncode == 0 else ""
+    if found.returncode:
+        reason = (found.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"Blender does not start ({reason}); run: make clean setup")
+    gpus = found.stdout.strip()
     print(f"PROFILE=auto: {'GPU ' + gpus if gpus else 'Cycles finds no GPU here'}")
     return "farm" if gpus else "cpu"
 

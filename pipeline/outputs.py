@@ -9,17 +9,20 @@ last and atomically. Nothing else (no database, no memory of a process) decides 
       scenes/<scene_id>/
         scene.blend                   between generate and render; removed when all is done
         scene.json                    marker: generated (instances, viewpoints, costs)
-        rendered/<k>/                 marker: panorama k rendered (image.png, ids.png, render.json)
+        rendered/<k>/                 marker: panorama k rendered (image.png, ids.png, *.exr, …)
         panoramas/<k>/                marker: panorama k annotated (image.webp, ids.png, row.json)
         done.json                     marker: every panorama of the scene is annotated
         failed.json                   marker: quarantined, with the reason and the log's tail
         attempts/<stage>-<n>.{json,log}   every attempt: when, where, how it ended, what it cost
+        scratch/                      half-made things; may go whenever no attempt is running
       shards/data/<split>-NNNNN.parquet
+      shards/manifest.json            what each shard was made from
       preview/index.html
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -28,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 STAGES = ("generate", "render", "annotate")
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of writing that free space, a quota or a file-size limit would mend."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fixtures for all tests. This folder is on the import path, so `import synthetic` works."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 

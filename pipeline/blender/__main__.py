@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline import outputs
 from pipeline.farm.orphans import die_with_parent
+from pipeline.farm.worker import REJECTED_PREFIX, REJECTED_STATUS
 from pipeline.outputs import SceneFolder
 from pipeline.settings import CONFIG_FOLDER, RunSettings, from_json, settings_hash, versions
 
@@ -28,9 +29,6 @@ GENERATORS = {
     "house": ("pipeline.blender.rooms", "house.toml"),
     "spheres": ("pipeline.blender.spheres", ""),
 }
-
-REJECTED = 3
-"""Exit status of a scene that is unfit."""
 
 
 def main(spec_path: Path) -> int:
@@ -63,8 +61,8 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     try:
         viewpoints, furnished = choose_viewpoints(instances, settings.panos, seed)
     except NoViewpointError as reason:
-        print(f"rejected: {reason}", flush=True)
-        return REJECTED
+        print(f"{REJECTED_PREFIX}{reason}", flush=True)
+        return REJECTED_STATUS
     print("stage: save", flush=True)
     temporary = scene.scratch / "scene.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), compress=True)

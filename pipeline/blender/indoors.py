@@ -236,6 +236,12 @@ def _purge() -> None:
     hidden = {o for c in bpy.data.collections if c.hide_render for o in c.all_objects}
     hidden |= {o for o in bpy.data.objects if o.hide_render or o.type == "CAMERA"}
     hidden |= {o for o in bpy.data.objects if o.type == "EMPTY" and set(o.children) <= hidden}
+    bpy.context.view_layer.update()
+    for obj in set(bpy.data.objects) - hidden:
+        if obj.parent in hidden:  # doors and windows hang on the cutters of their openings
+            world = obj.matrix_world.copy()
+            obj.parent = None
+            obj.matrix_world = world
     bpy.data.batch_remove(hidden)
     bpy.ops.outliner.orphans_purge(do_local_ids=True, do_linked_ids=True, do_recursive=True)
 

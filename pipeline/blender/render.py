@@ -219,13 +219,15 @@ def _connect_passes(extra: Sequence[str]) -> None:
 
 def _flatten_materials() -> None:
     """Cut bump and displacement out of every material of the loaded scene."""
-    for material in bpy.data.materials:
-        if not material.use_nodes:
-            continue
-        links = material.node_tree.links
-        for link in list(links):
-            if link.to_node.type == "OUTPUT_MATERIAL" and link.to_socket.name == "Displacement":
-                links.remove(link)
+    trees = [material.node_tree for material in bpy.data.materials if material.use_nodes]
+    trees += [group for group in bpy.data.node_groups if group.type == "SHADER"]
+    for tree in trees:
+        for link in list(tree.links):
+            displaced = link.to_socket.name == "Displacement"
+            if (displaced and link.to_node.type == "OUTPUT_MATERIAL") or (
+                link.from_node.type == "BUMP"
+            ):
+                tree.links.remove(link)
 
 
 def _set_pass_indices(digit: int) -> None:

@@ -190,7 +190,7 @@ def run_again(settings: RunSettings, seed: int) -> str:
     return (
         f"make render SCENES=1 SEED={seed} GENERATOR={generator} PANOS={settings.panos} "
         f"PROFILE={settings.profile} WIDTH={settings.width} SAMPLES={settings.samples}{passes} "
-        f"MIN_AREA={settings.min_area} OUT=outputs/seed-{seed}"
+        f"MIN_AREA={settings.min_area} OUT=out-seed-{seed}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -10,9 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.farm.worker import GIB
-from pipeline.outputs import RunFolder
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from pipeline.outputs import DISK_FULL, RunFolder
 
 
 def disk_full(run: RunFolder, wanted: int = 0) -> UserError:
@@ -39,7 +36,7 @@ def disk_full(run: RunFolder, wanted: int = 0) -> UserError:
 
 def explained(error: OSError, run: RunFolder) -> Exception:
     """The user's line for a file of OUT that cannot be used; any other error unchanged."""
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return disk_full(run)
     if str(error.filename or "").startswith(str(run.path)):
         return UserError(

@@ -1,7 +1,7 @@
 """The loop that makes n good scenes: start what may start, learn how it ended, decide again.
 
     generate ──► render ──► annotate ──► done.json
-       ▲ retry      ▲ retry     │ retry, rendered anew
+       ▲ retry      ▲ retry     │ retry, from the render where that was damaged
        └────────────┴───────────┴──► failed.json, and the next seed takes its place
 
 Everything that it knows it reads from OUT, so it may be killed at any moment and started again.

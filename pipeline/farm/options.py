@@ -28,7 +28,8 @@ class FarmSettings:
     Attributes:
         workers: CPUs of a local Ray; None takes what the machine has.
         gpus: GPUs of a local Ray; None lets Ray count them (it knows NVIDIA, AMD and Intel).
-        render_cpus: CPUs of one render on a CPU; None takes a whole machine, at most 8 of it.
+        render_cpus: CPUs of one render on a CPU; None takes those of the smallest node, at
+            most 8. A render on a GPU takes one.
         generate_limits: What generating one scene may use.
         render_limits: What rendering one scene's panoramas may use.
         attempts: Failures of one stage after which a seed is quarantined.
@@ -36,7 +37,7 @@ class FarmSettings:
             10 + a tenth of the scenes.
         same_failures: When this many seeds fail alike before any scene is done, the fault is
             not theirs and the run stops.
-        keep_scenes: Keep scene.blend and the raw renders of finished scenes.
+        keep_scenes: Keep scene.blend of finished scenes.
         ray_address: A Ray cluster; None takes RAY_ADDRESS, or else starts a local Ray.
         min_free_bytes: No new scene starts with less than this free on OUT's file system.
     """

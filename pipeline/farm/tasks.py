@@ -19,11 +19,10 @@ from typing import Any
 import ray
 
 from pipeline.farm import attempts
-from pipeline.farm.disk import FULL
 from pipeline.farm.options import Program
 from pipeline.farm.schedule import missing, start_over
 from pipeline.farm.worker import NO_SPACE, Limits, Outcome, read_tail, run_job
-from pipeline.outputs import SceneFolder, write_json
+from pipeline.outputs import DISK_FULL, SceneFolder, write_json
 from pipeline.settings import from_json
 
 
@@ -58,7 +57,7 @@ def attempt(job: Job) -> Outcome:
         if outcome.ok and (marker := missing(scene, job.stage)):
             outcome = replace(outcome, reason="crashed", detail=f"ended well but left no {marker}")
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL:
             raise
         outcome = Outcome("disk", f"{NO_SPACE}: {error.filename or scene.path}")
     except (KeyboardInterrupt, SystemExit):  # cancelled, or Ray ends this worker
@@ -105,7 +104,7 @@ def _annotate(job: Job, scene: SceneFolder) -> Outcome:
         module, _, function = job.program.annotate.partition(":")
         getattr(importlib.import_module(module), function)(scene, from_json(job.settings))
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         reason, detail = "crashed", f"{type(error).__name__}: {error}".splitlines()[0][:300]
         with open(log, "a") as file:

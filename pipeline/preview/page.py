@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from pipeline.annotations.sizes import PAPER_MASKS_PER_PANORAMA, PAPER_MIX_PERCENT
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, write_atomic
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
@@ -30,7 +31,10 @@ FOLDER = Path(__file__).parent
 SCRIPTS = ("summary.js", "painting.js", "panorama.js", "controls.js")
 """In the order in which they use each other; together they are one script."""
 
-PAPER = {"sizes": {"small": 0.3784, "medium": 0.2570, "large": 0.3647}, "masks": 34.9}
+PAPER = {
+    "sizes": {size: percent / 100 for size, percent in PAPER_MIX_PERCENT.items()},
+    "masks": PAPER_MASKS_PER_PANORAMA,
+}
 """What the paper says of its dataset: shares of the sizes, masks per panorama."""
 
 MAX_WIDTH = 2048

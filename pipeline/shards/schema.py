@@ -12,7 +12,7 @@
 | `generator`, `seed` | what made the scene; see `pipeline.settings.GENERATORS` |
 | `camera.position` | metres, world axes, Z up |
 | `camera.rotation_euler` | radians, XYZ; (pi/2, 0, 0) puts world +Y at the image's centre |
-| `camera.room` | room that the camera stands in |
+| `camera.room` | name of the floor that the camera stands on, which tells the room |
 | `objects` | instances of at least the run's smallest area, by id; smaller ones are in `ids` only |
 | `provenance` | versions, render profile, settings hash; seconds spent on scene and on render |
 

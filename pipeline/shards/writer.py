@@ -11,7 +11,6 @@ memory at a time.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -27,16 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, SceneFolder, read_json, write_json
+from pipeline.outputs import DISK_FULL, RunFolder, SceneFolder, read_json, write_json
 from pipeline.settings import RunSettings, settings_hash
 from pipeline.shards.schema import IMAGE_FILES, SPLITS, leaf_columns, make_schema
 
 SHARD_BYTES = 512 * 2**20
+ROW_GROUP_BYTES = 16 * 2**10
+"""More than what Parquet adds to a row: page headers and the footer's part about its columns."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_PANORAMAS = 200
 """The paper's validation set (section 4.1)."""
-
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class _Panorama:
     folder: Path
     scene_id: str
     seed: int
-    bytes: int  # of its files, a close upper bound of its share of a shard
+    bytes: int  # an upper bound of its share of a shard: its files, and Parquet's frame
     row_sha256: str  # of row.json, which holds the hashes of the images
 
 
@@ -125,6 +124,7 @@ def _collect(run: RunFolder, expected_hash: str) -> tuple[list[_Panorama], int]:
                 continue
             files = [folder / name for name in row["summary"]["sha256"]]
             size = len(data) + sum(file.stat().st_size for file in files if file.exists())
+            size += ROW_GROUP_BYTES
             sha256 = hashlib.sha256(data).hexdigest()
             panoramas.append(_Panorama(folder, row["scene_id"], row["seed"], size, sha256))
     panoramas.sort(key=lambda panorama: (panorama.seed, panorama.scene_id))  # stable: index stays
@@ -286,7 +286,7 @@ def _disk_full_is_for_the_user(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise UserError(
             f"the disk is full: no room for new shards in {folder}; the old ones are unchanged, "

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from synthetic import directions, disc
 
 from pipeline.annotations import boxes
+from tests.synthetic import directions, disc
 
 
 def crop_of(mask):

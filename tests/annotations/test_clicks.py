@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import disc
 
 from pipeline.annotations.clicks import click_mask
+from tests.synthetic import disc
 
 
 def sam2_click(mask):

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
-from synthetic import DISCS, SEAM, TABLE, TINY, ZENITH, disc_ids
 
 from pipeline.annotations.instances import Instance, annotate
+from tests.synthetic import DISCS, SEAM, TABLE, TINY, ZENITH, disc_ids
 
 INSTANCES = {
     entry["id"]: Instance(entry["name"], entry["category"], entry["is_structure"])

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from synthetic import disc_ids, picture
 
 from pipeline.annotations.quality import defects
+from tests.synthetic import disc_ids, picture
 
 IMAGE = picture(disc_ids(64), seed=0)
 OBJECTS = [

@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from synthetic import PASSES, SETTINGS, TINY, directions, disc_ids, picture, render_scene
 
 from pipeline.annotations import stage
 from pipeline.errors import UserError
 from pipeline.outputs import read_json, write_json
 from pipeline.settings import settings_hash
+from tests.synthetic import PASSES, SETTINGS, TINY, directions, disc_ids, picture, render_scene
 
 
 def read(path):

@@ -3,9 +3,9 @@
 import shutil
 
 import pytest
-from synthetic import finish_scene
 
 from pipeline.outputs import RunFolder
+from tests.synthetic import finish_scene
 
 SEEDS = (0, 1, 2, 10)
 

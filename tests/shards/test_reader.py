@@ -6,12 +6,12 @@ import shutil
 import datasets
 import numpy as np
 import pytest
-from synthetic import PASSES, SETTINGS, directions, disc_ids, finish_scene, picture
 
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image, masks
 from pipeline.shards.writer import pack
+from tests.synthetic import PASSES, SETTINGS, directions, disc_ids, finish_scene, picture
 
 SMALL = 160_000  # two rows
 

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 import pyarrow.parquet as pq
 import pytest
-from synthetic import PASSES, SETTINGS, finish_scene
 
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, read_json, write_json
 from pipeline.settings import scene_id
 from pipeline.shards.schema import leaf_columns, make_schema
 from pipeline.shards.writer import _split, pack
+from tests.synthetic import PASSES, SETTINGS, finish_scene
 
 SMALL = 160_000
 """Shard size that takes two of the synthetic panoramas."""
