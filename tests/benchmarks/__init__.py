@@ -1,0 +1,1 @@
+"""What the README's table says, measured: `make bench`, or each module by itself."""

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import bpy
 
-from pipeline.blender import instances, render
+from pipeline.blender import instances, render, viewpoints
+from pipeline.blender import spheres as spheres_scene
 from pipeline.blender.spheres import add_lamp, add_sphere
 from pipeline.settings import make_settings
 
@@ -83,6 +84,52 @@ def copies(folder: Path) -> None:
     _render(folder)
 
 
+def furnished(folder: Path) -> None:
+    """Viewpoints of the room with spheres that `GENERATOR=spheres` makes of seed 7."""
+    spheres_scene.generate(7, folder, folder)
+    _choose(folder, count=4)
+
+
+def empty(folder: Path) -> None:
+    """A room with nothing in it."""
+    _empty_scene()
+    spheres_scene.add_room()
+    _choose(folder, count=1)
+
+
+def crowded(folder: Path) -> None:
+    """A room so full of spheres that there is no free place to stand."""
+    _empty_scene()
+    spheres_scene.add_room()
+    half = spheres_scene.ROOM / 2
+    for x in range(9):
+        for y in range(9):
+            place = (x / 8 * 2 * half - half, y / 8 * 2 * half - half, 1.4)
+            add_sphere(f"sphere_{x}{y}", place, 0.6, (0.5, 0.5, 0.5))
+    _choose(folder, count=1)
+
+
+def _choose(folder: Path, count: int) -> None:
+    found, _ = instances.number_instances()
+    balls = [
+        [*obj.matrix_world.translation, obj.dimensions.x / 2]
+        for obj in instances.rendered_objects()
+        if obj.name.startswith("sphere")
+    ]
+    try:
+        chosen, rooms = viewpoints.choose_viewpoints(found, count, seed=0)
+    except viewpoints.NoViewpointError as error:
+        result: dict[str, object] = {"refused": str(error)}
+    else:
+        result = {
+            "positions": [view.position for view in chosen],
+            "rotations": [view.rotation_euler for view in chosen],
+            "rooms": rooms,
+            "balls": balls,
+        }
+    (folder / "viewpoints.json").write_text(json.dumps(result))
+
+
 def _scatter(name: str, leaf: bpy.types.Object, points: list[tuple[float, ...]]) -> None:
     """An object whose geometry nodes put a copy of `leaf` on each of its vertices."""
     mesh = bpy.data.meshes.new(name)
@@ -118,7 +165,9 @@ def _render(folder: Path) -> None:
     (folder / "scene.json").write_text(json.dumps(data))
 
 
-SCENES: dict[str, Callable[[Path], None]] = {"spheres": spheres, "many": many, "copies": copies}
+SCENES: dict[str, Callable[[Path], None]] = {
+    function.__name__: function for function in (spheres, many, copies, furnished, empty, crowded)
+}
 
 if __name__ == "__main__":
     SCENES[sys.argv[1]](Path(sys.argv[2]))

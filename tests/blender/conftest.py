@@ -40,17 +40,22 @@ def analytic(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Render
 
     def get(name: str) -> Rendered:
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            subprocess.run(
-                [sys.executable, "-m", "tests.blender.analytic", name, str(folder)],
-                cwd=ROOT,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            made[name] = _read(folder)
+            made[name] = _read(_make(name, tmp_path_factory.mktemp(name)))
         return made[name]
 
     return get
+
+
+@pytest.fixture
+def viewpoints(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """Function from the name of an analytic scene to the viewpoints chosen in it."""
+    return lambda name: json.loads((_make(name, tmp_path) / "viewpoints.json").read_text())
+
+
+def _make(name: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "tests.blender.analytic", name, str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return folder
 
 
 def _read(folder: Path) -> Rendered:

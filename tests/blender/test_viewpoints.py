@@ -1,0 +1,38 @@
+"""Where the camera may stand, against the exact distances of a room with spheres."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from pipeline.blender.spheres import ROOM
+from pipeline.blender.viewpoints import CLEARANCE, EYE_HEIGHT, MIN_DISTANCE
+
+
+def test_viewpoints_are_free_apart_and_at_eye_height(viewpoints):
+    chosen = viewpoints("furnished")
+    positions = np.array(chosen["positions"])
+    assert len(positions) == 4
+    assert chosen["rooms"] == ["room_floor"]
+    assert np.all((positions[:, 2] >= EYE_HEIGHT[0]) & (positions[:, 2] <= EYE_HEIGHT[1]))
+    assert np.all(np.abs(positions[:, :2]) <= ROOM / 2 - CLEARANCE + 1e-6)
+    for x, y, z, radius in chosen["balls"]:
+        gap = np.linalg.norm(positions - (x, y, z), axis=1) - radius
+        assert np.all(gap >= CLEARANCE - 0.01)
+    for one, two in combinations(positions, 2):
+        assert np.linalg.norm(one - two) >= MIN_DISTANCE
+
+
+def test_the_horizon_is_level(viewpoints):
+    for x, y, _ in viewpoints("furnished")["rotations"]:
+        assert np.isclose(x, np.pi / 2) and y == 0
+
+
+def test_an_empty_room_is_refused(viewpoints):
+    assert viewpoints("empty") == {"refused": "no viewpoint for a panorama: no furnished room"}
+
+
+def test_a_room_without_a_free_place_is_refused_with_the_reason(viewpoints):
+    refused = viewpoints("crowded")["refused"]
+    assert "× too close to something" in refused or "× no free floor below" in refused
