@@ -198,6 +198,9 @@ def _render_passes(folder: Path) -> dict[str, Array]:
 def _connect_passes(extra: Sequence[str]) -> None:
     """Have the compositor write every pass of a render into one EXR file of 32-bit floats."""
     scene, layer = bpy.context.scene, bpy.context.view_layer
+    # What the centre of the pixel meets first has the pixel, also if it is a window's glass: with
+    # Blender's threshold of 0.5 a transparent surface would let each ray draw lots.
+    layer.pass_alpha_threshold = 0.0
     layer.use_pass_object_index = True
     layer.use_pass_z = "depth" in extra
     layer.use_pass_normal = "normal" in extra

@@ -84,6 +84,26 @@ def copies(folder: Path) -> None:
     _render(folder)
 
 
+def glass(folder: Path) -> None:
+    """A sphere behind a pane that lets four of five rays through."""
+    _empty_scene()
+    add_sphere("front", (0, 4, 0), 0.5, (0.8, 0.8, 0.8))
+    bpy.ops.mesh.primitive_plane_add(size=2, location=(0, 2, 0), rotation=(math.pi / 2, 0, 0))
+    pane = bpy.context.object
+    pane.name = "pane"
+    material = bpy.data.materials.new("pane")
+    material.use_nodes = True
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    nodes.clear()
+    mix, output = nodes.new("ShaderNodeMixShader"), nodes.new("ShaderNodeOutputMaterial")
+    mix.inputs["Fac"].default_value = 0.2
+    links.new(nodes.new("ShaderNodeBsdfTransparent").outputs[0], mix.inputs[1])
+    links.new(nodes.new("ShaderNodeBsdfGlass").outputs[0], mix.inputs[2])
+    links.new(mix.outputs[0], output.inputs["Surface"])
+    pane.data.materials.append(material)
+    _render(folder)
+
+
 def furnished(folder: Path) -> None:
     """Viewpoints of the room with spheres that `GENERATOR=spheres` makes of seed 7."""
     spheres_scene.generate(7, folder, folder)
@@ -166,7 +186,8 @@ def _render(folder: Path) -> None:
 
 
 SCENES: dict[str, Callable[[Path], None]] = {
-    function.__name__: function for function in (spheres, many, copies, furnished, empty, crowded)
+    function.__name__: function
+    for function in (spheres, many, copies, glass, furnished, empty, crowded)
 }
 
 if __name__ == "__main__":

@@ -59,6 +59,17 @@ def test_annotations_match_the_formulas(analytic, name):
     assert rendered.ids[thing["click"][1], thing["click"][0]] == thing["id"]
 
 
+def test_a_pane_of_glass_has_all_of_its_pixels(analytic):
+    rendered = analytic("glass")
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(WIDTH // 2))
+    rays = lonlat_to_direction(*pixel_to_lonlat(x, y, WIDTH, WIDTH // 2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        across, up = rays[..., 0] / rays[..., 1], rays[..., 2] / rays[..., 1]  # at distance 1
+    pane = (rays[..., 1] > 0) & (np.abs(across) < 0.5) & (np.abs(up) < 0.5)
+    assert np.count_nonzero((rendered.ids == rendered.id_of("pane")) != pane) <= 20
+    assert not np.any(rendered.ids == rendered.id_of("front"))
+
+
 def test_depth_is_the_distance_along_the_ray(analytic):
     rendered = analytic("spheres")
     depth = rendered.depth[WIDTH // 4, WIDTH // 2]  # the centre of the sphere in front
