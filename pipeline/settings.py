@@ -210,6 +210,11 @@ def generator_of_seed(settings: RunSettings, seed: int) -> str:
     return settings.generators[-1][0]
 
 
+def config_of(generator: str) -> Path:
+    """The generator's file in `infinigen_configs/` (`spheres` has none)."""
+    return CONFIG_FOLDER / f"{generator}{'.gin' if generator == 'indoors' else '.toml'}"
+
+
 def scene_id(settings: RunSettings, seed: int) -> str:
     """Name of a seed's scene: generator and seed, sortable, safe as a folder name.
 
@@ -231,11 +236,10 @@ def versions() -> dict[str, str]:
 
 
 def settings_hash(settings: RunSettings) -> str:
-    """12 hex digits over settings, profile, package versions and `infinigen_configs/`."""
+    """12 hex digits over settings, profile, package versions and the generators' configurations."""
+    paths = [config_of(name) for name, _ in settings.generators]
     configs = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(CONFIG_FOLDER.iterdir())
-        if path.is_file()
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()
     }
     profile = asdict(PROFILES[settings.profile])
     text = json.dumps([asdict(settings), profile, versions(), configs], sort_keys=True)

@@ -20,14 +20,13 @@ from pipeline import outputs
 from pipeline.farm.orphans import die_with_parent
 from pipeline.farm.worker import REJECTED_PREFIX, REJECTED_STATUS
 from pipeline.outputs import SceneFolder
-from pipeline.settings import CONFIG_FOLDER, RunSettings, from_json, settings_hash, versions
+from pipeline.settings import RunSettings, config_of, from_json, settings_hash, versions
 
-GENERATORS = {
-    # generator: (module with generate(), its configuration in infinigen_configs/)
-    "indoors": ("pipeline.blender.indoors", "indoors.gin"),
-    "rooms": ("pipeline.blender.rooms", "rooms.toml"),
-    "house": ("pipeline.blender.rooms", "house.toml"),
-    "spheres": ("pipeline.blender.spheres", ""),
+MODULES = {  # each has generate(seed, scratch, config)
+    "indoors": "pipeline.blender.indoors",
+    "rooms": "pipeline.blender.rooms",
+    "house": "pipeline.blender.rooms",
+    "spheres": "pipeline.blender.spheres",
 }
 
 
@@ -51,8 +50,8 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
 
     start, start_cpu = time.monotonic(), time.process_time()
     scene.scratch.mkdir(parents=True, exist_ok=True)
-    module, config = GENERATORS[generator]
-    importlib.import_module(module).generate(seed, scene.scratch, CONFIG_FOLDER / config)
+    module = importlib.import_module(MODULES[generator])
+    module.generate(seed, scene.scratch, config_of(generator))
     made, made_cpu = time.monotonic(), time.process_time()
 
     print("stage: instances", flush=True)
