@@ -103,6 +103,7 @@ def configure(settings: RunSettings, threads: int) -> str:
 
     cycles.samples, cycles.seed, cycles.use_animated_seed = settings.samples, 0, False
     cycles.use_adaptive_sampling = False
+    cycles.use_auto_tile = False  # tiles would go through a temporary file; 8K fits in memory
     cycles.use_denoising, cycles.denoiser = True, "OPENIMAGEDENOISE"
     cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
     cycles.max_bounces = cycles.diffuse_bounces = cycles.glossy_bounces = profile.max_bounces
