@@ -18,7 +18,12 @@ from typing import Any
 
 from pipeline import outputs
 from pipeline.farm.orphans import die_with_parent
-from pipeline.farm.worker import REJECTED_PREFIX, REJECTED_STATUS
+from pipeline.farm.worker import (
+    DAMAGED_PREFIX,
+    DAMAGED_STATUS,
+    REJECTED_PREFIX,
+    REJECTED_STATUS,
+)
 from pipeline.outputs import SceneFolder
 from pipeline.settings import RunSettings, config_of, from_json, settings_hash, versions
 
@@ -65,6 +70,8 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     print("stage: save", flush=True)
     temporary = scene.scratch / "scene.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), compress=True)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())  # the marker below must not outlive the scene in a power cut
     os.replace(temporary, scene.blend)
     outputs.write_json(
         scene.generated,
@@ -103,7 +110,13 @@ def render(scene: SceneFolder, settings: RunSettings, threads: int) -> int:
     print("stage: load scene", flush=True)
     viewpoints: list[dict[str, Any]] = outputs.read_json(scene.generated)["viewpoints"]
     # use_scripts=False: a .blend file may carry Python; none is run.
-    bpy.ops.wm.open_mainfile(filepath=str(scene.blend), load_ui=False, use_scripts=False)
+    try:
+        bpy.ops.wm.open_mainfile(filepath=str(scene.blend), load_ui=False, use_scripts=False)
+    except RuntimeError:  # trying again would read the same file
+        scene.blend.unlink(missing_ok=True)
+        scene.generated.unlink(missing_ok=True)
+        print(f"{DAMAGED_PREFIX}{scene.blend}", flush=True)
+        return DAMAGED_STATUS
     render_missing(scene, viewpoints, settings, threads)
     return 0
 

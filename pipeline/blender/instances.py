@@ -142,19 +142,29 @@ def _make_copies_distinct() -> None:
     What a collection instance, a particle system or instancing on vertices or faces repeats
     becomes an object for each copy. What geometry nodes scatter belongs to the object whose
     nodes they are (the leaves of a plant, the books of a stack).
+
+    Raises:
+        RuntimeError: Copies are left that Cycles would give the id of their source.
     """
-    depsgraph = bpy.context.evaluated_depsgraph_get()
-    owners = {
-        copy.parent.original.name
-        for copy in depsgraph.object_instances
-        if copy.is_instance and copy.parent is not None
-    }
-    for name in sorted(owners):
+    for name in sorted(_owners_of_copies()):
         owner = bpy.data.objects[name]
         if any(modifier.type == "NODES" for modifier in owner.modifiers):
             _realize(owner)
         if owner.instance_type != "NONE" or owner.particle_systems:
             _make_real(owner)
+    bpy.context.view_layer.update()
+    if left := _owners_of_copies():
+        raise RuntimeError(f"copies made by {', '.join(sorted(left))} share the id of their source")
+
+
+def _owners_of_copies() -> set[str]:
+    """Names of the objects that repeat others while rendering."""
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    return {
+        copy.parent.original.name
+        for copy in depsgraph.object_instances
+        if copy.is_instance and copy.parent is not None and copy.object.type in RENDERED_TYPES
+    }
 
 
 def _realize(owner: bpy.types.Object) -> None:
@@ -172,6 +182,11 @@ def _realize(owner: bpy.types.Object) -> None:
 
 def _make_real(owner: bpy.types.Object) -> None:
     """Replace an instancer's copies by objects, and stop it from instancing."""
+    before = set(bpy.context.scene.objects)
+    # What was there only to be repeated was not drawn itself, and must not be from now on.
+    if owner.instance_type in ("VERTS", "FACES"):
+        for source in owner.children:
+            source.hide_render = True
     with bpy.context.temp_override(
         object=owner,
         active_object=owner,
@@ -179,6 +194,10 @@ def _make_real(owner: bpy.types.Object) -> None:
         selected_editable_objects=[owner],
     ):
         bpy.ops.object.duplicates_make_real()
+    for copy in set(bpy.context.scene.objects) - before:
+        copy.hide_render = False  # of a hidden source the copies are drawn all the same
+    if not owner.show_instancer_for_render:
+        owner.hide_render = True
     owner.instance_type = "NONE"
     for modifier in [m for m in owner.modifiers if m.type == "PARTICLE_SYSTEM"]:
         owner.modifiers.remove(modifier)

@@ -234,7 +234,7 @@ class _Space:
         return frozenset(seen)
 
     def _inside_an_object(self, position: Vector) -> bool:
-        """Whether most ways out of a position leave one object through its back."""
+        """Whether all four level ways out of a position first meet the back of an object."""
         for direction in ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0)):
             hit, _, normal, _, obj, _ = self.scene.ray_cast(
                 self.depsgraph, position, Vector(direction)

