@@ -4,7 +4,12 @@ SHELL := /bin/sh
 PYTHON := .venv/bin/python
 STAMPS := .venv/stamps
 
+# Several pips in one .venv would be in each other's way.
+.NOTPARALLEL:
+
 # ---- settings (give them on the command line: make render SCENES=10 GENERATOR=rooms) ----------
+# On purpose not from the environment: OUT, WIDTH or SEED there are likely to be somebody else's.
+# RAY_ADDRESS is Ray's own variable and means the same everywhere.
 OUT = out
 SCENES =
 GENERATOR =
@@ -18,7 +23,7 @@ MIN_AREA =
 WORKERS =
 RENDER_CPUS =
 KEEP_SCENES =
-RAY_ADDRESS =
+RAY_ADDRESS ?=
 LIMIT =
 EXTRAS = render
 SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
@@ -29,6 +34,12 @@ given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$
 unknown := $(filter-out $(SETTINGS),$(given))
 ifneq ($(unknown),)
 $(error unknown setting $(unknown); the settings are $(SETTINGS))
+endif
+
+ALL_EXTRAS := render hub test training
+wrong := $(filter-out $(ALL_EXTRAS),$(EXTRAS))
+ifneq ($(wrong),)
+$(error unknown EXTRAS $(wrong); choose from $(ALL_EXTRAS))
 endif
 
 # $(call flag,scenes,SCENES): --scenes 'value' where SCENES is given, quoted for the shell.
@@ -76,7 +87,7 @@ bench: $(STAMPS)/render $(STAMPS)/test ## measure what the README's table says (
 
 lock: clean ## pin anew: reinstall without the old pins of indirect packages, write constraints.txt
 	@: > $(CONSTRAINTS)
-	@$(MAKE) --no-print-directory setup EXTRAS="render hub test training"
+	@$(MAKE) --no-print-directory setup EXTRAS="$(ALL_EXTRAS)"
 	@$(PYTHON) -m pipeline.install.lock
 
 clean: ## remove .venv (never OUT)
@@ -92,7 +103,8 @@ INSTALL = $(PYTHON) -m pip install --quiet --disable-pip-version-check \
 .venv/bin/python:
 	@command -v python3.11 >/dev/null || { echo "Python 3.11 is needed (bpy 4.2.0 has no other\
 	 wheels): apt-get install python3.11 python3.11-venv, or uv python install 3.11"; exit 2; }
-	@python3.11 -m venv .venv
+	@python3.11 -m venv .venv || { rm -rf .venv; echo "python3.11 cannot make a .venv;\
+	 on Debian and Ubuntu: apt-get install python3.11-venv"; exit 2; }
 
 $(STAMPS)/%: pyproject.toml $(CONSTRAINTS) | .venv/bin/python
 	@echo "installing $* into .venv"

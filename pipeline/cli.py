@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +32,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, for example `head`, is gone
         sys.stderr.close()
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        name = error.name or ""
+        if "." in name or name in ("", "pipeline") or name in sys.stdlib_module_names:
+            raise  # a fault of ours
+        print(f"error: package {name} is missing; run: make clean setup", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)
 
 
@@ -35,36 +45,43 @@ def render(options: argparse.Namespace) -> None:
     """Seeds → panoramas → shards → preview."""
     from pipeline.farm.driver import render_run
     from pipeline.farm.options import FarmSettings
-    from pipeline.preview.page import write_preview
+    from pipeline.preview.page import is_current, write_preview
     from pipeline.shards.writer import pack
 
     run = RunFolder(options.out)
     if options.scenes < 1:
         raise UserError(f"SCENES must be at least 1, not {options.scenes}")
-    settings = make_settings(
-        generator=options.generator,
-        profile=_profile(options.profile, run),
-        width=options.width,
-        samples=options.samples,
-        passes=options.passes,
-        seed=options.seed,
-        panos=options.panos,
-        min_area=options.min_area,
-    )
-    print(
-        f"{options.generator} scenes, {settings.panos} panoramas each, profile {settings.profile}: "
-        f"{settings.width}×{settings.height}, {settings.samples} samples; into {run.path}"
-    )
+    automatic = options.profile == "auto"
+    given = {
+        "generator": options.generator,
+        "width": options.width,
+        "samples": options.samples,
+        "passes": options.passes,
+        "seed": options.seed,
+        "panos": options.panos,
+        "min_area": options.min_area,
+    }
+    # refuses what cannot be before Blender is started to look for GPUs
+    settings = make_settings(profile="cpu" if automatic else options.profile, **given)
     farm = FarmSettings(
         workers=options.workers,
         render_cpus=options.render_cpus,
         keep_scenes=options.keep_scenes,
         ray_address=options.ray_address,
     )
+    cluster = bool(options.ray_address or os.environ.get("RAY_ADDRESS"))
+    if automatic:
+        settings = make_settings(profile=_automatic_profile(run, cluster), **given)
+    if PROFILES[settings.profile].gpu and not cluster:
+        farm = replace(farm, gpus=len(_gpus()))  # Ray does not know every GPU that Cycles knows
+    print(
+        f"{options.generator} scenes, {settings.panos} panoramas each, profile {settings.profile}: "
+        f"{settings.width}×{settings.height}, {settings.samples} samples; into {run.path}"
+    )
     summary = render_run(run, settings, options.scenes, farm)
     packed = pack(run, settings)
     page = run.preview / "index.html"
-    if packed["written"] or packed["removed"] or not page.exists():
+    if not is_current(run):
         page = write_preview(run)
     _report(run, packed)
     print(
@@ -81,7 +98,7 @@ def status(options: argparse.Namespace) -> None:
     from pipeline.farm.progress import status_json, status_text
 
     run = RunFolder(options.out)
-    _settings(run)
+    _begun_with(run)
     print(status_json(run) if options.json else status_text(run))
 
 
@@ -90,7 +107,8 @@ def shards(options: argparse.Namespace) -> None:
     from pipeline.shards.writer import pack
 
     run = RunFolder(options.out)
-    packed = pack(run, _settings(run))
+    settings, rows_hash = _begun_with(run)
+    packed = pack(run, settings, rows_hash=rows_hash)
     _report(run, packed)
 
 
@@ -103,28 +121,45 @@ def preview(options: argparse.Namespace) -> None:
     print(write_preview(RunFolder(options.out), options.limit))
 
 
-def _settings(run: RunFolder) -> RunSettings:
-    """The settings that a run was begun with."""
-    if not run.settings.exists():
-        raise UserError(f"{run.path} is not the OUT of a run (it has no run.json)")
-    return from_json(read_json(run.settings)["settings"])
+def _begun_with(run: RunFolder) -> tuple[RunSettings, str]:
+    """The settings that a run was begun with, and their hash at that time."""
+    mend = f"restore it from a copy, or give {run.path} up and choose another OUT"
+    try:
+        about = read_json(run.settings, mend)
+        return from_json(about["settings"]), str(about["settings_hash"])
+    except FileNotFoundError:
+        raise UserError(f"{run.path} is not the OUT of a run (it has no run.json)") from None
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run.settings} is damaged (not what a run writes); {mend}") from None
 
 
-def _profile(name: str, run: RunFolder) -> str:
-    """`auto` is what the run was begun with, or `farm` where Cycles finds a GPU, else `cpu`."""
-    if name != "auto":
-        return name
+def _automatic_profile(run: RunFolder, cluster: bool) -> str:
+    """What the run was begun with, or `farm` where Cycles finds a GPU, else `cpu`."""
     if run.settings.exists():
-        return _settings(run).profile
+        return _begun_with(run)[0].profile
+    if cluster:
+        raise UserError(
+            "PROFILE=auto looks at this machine, not at the Ray cluster; "
+            "give PROFILE=farm (GPUs) or PROFILE=cpu"
+        )
+    gpus = _gpus()
+    print(f"PROFILE=auto: {'GPU ' + ', '.join(gpus) if gpus else 'Cycles finds no GPU here'}")
+    return "farm" if gpus else "cpu"
+
+
+@cache
+def _gpus() -> tuple[str, ...]:
+    """Names of this machine's GPUs, as Cycles finds them."""
     found = subprocess.run(  # Blender never runs in this process
         [sys.executable, "-m", "pipeline.blender.devices"], capture_output=True, text=True
     )
     if found.returncode:
         reason = (found.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"Blender does not start ({reason}); run: make clean setup")
-    gpus = found.stdout.strip()
-    print(f"PROFILE=auto: {'GPU ' + gpus if gpus else 'Cycles finds no GPU here'}")
-    return "farm" if gpus else "cpu"
+    line = (found.stdout.splitlines() or [""])[-1]  # Blender may print other lines before it
+    return tuple(name for name in line.split(", ") if name)
 
 
 def _report(run: RunFolder, packed: dict[str, int]) -> None:
@@ -135,21 +170,29 @@ def _report(run: RunFolder, packed: dict[str, int]) -> None:
     )
     dropped = 0
     unknown: Counter[str] = Counter()
-    for path in sorted(run.scenes.iterdir()):
-        scene = run.scene(path.name)
-        if not scene.done.exists():
-            continue
+    for done in sorted(run.scenes.glob("*/done.json")):
+        scene = run.scene(done.parent.name)
         unknown.update(read_json(scene.generated).get("unknown_categories", {}))
-        for row in sorted(path.glob("panoramas/*/row.json")):
-            dropped += read_json(row)["summary"]["dropped"]
+        for row in sorted(scene.path.glob("panoramas/*/row.json")):
+            dropped += read_json(row)["summary"].get("dropped", 0)
     print(f"{dropped} instances below the minimum area were dropped")
     if unknown:
         names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
         print(f"categories not in the table, named after the object: {names}")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, in the words of make: SCENES for --scenes."""
+
+    def error(self, message: str) -> NoReturn:
+        option = re.match(r"argument --([\w-]+): ", message)
+        if option:
+            message = f"{option[1].upper().replace('-', '_')} {message[option.end() :]}"
+        self.exit(2, f"error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipeline", description=__doc__)
+    parser = _Parser(prog="python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
@@ -159,25 +202,32 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     one = command("render", render, "make annotated scenes")
-    one.add_argument("--scenes", type=int, default=1, help="good scenes that OUT shall hold")
+    one.add_argument("--scenes", type=_whole, default=1, help="good scenes that OUT shall hold")
     one.add_argument("--generator", default="indoors", help="a name or a mix: indoors:3,rooms:1")
-    one.add_argument("--seed", type=int, default=0, help="first seed")
-    one.add_argument("--panos", type=int, default=2, help="panoramas per scene, at most")
+    one.add_argument("--seed", type=_whole, default=0, help="first seed")
+    one.add_argument("--panos", type=_whole, default=2, help="panoramas per scene, at most")
     one.add_argument("--profile", default="auto", help=f"auto, {', '.join(PROFILES)}")
-    one.add_argument("--width", type=int, help="panorama width in pixels")
-    one.add_argument("--samples", type=int, help="Cycles samples per pixel")
+    one.add_argument("--width", type=_whole, help="panorama width in pixels")
+    one.add_argument("--samples", type=_whole, help="Cycles samples per pixel")
     one.add_argument("--passes", default="", help="extra passes: depth,normal")
-    one.add_argument("--min-area", type=int, default=100, help="smallest instance, pixels at 4K")
-    one.add_argument("--workers", type=int, help="CPUs of the local Ray")
-    one.add_argument("--render-cpus", type=int, help="CPUs of one render on a CPU")
+    one.add_argument("--min-area", type=_whole, default=100, help="smallest instance, pixels at 4K")
+    one.add_argument("--workers", type=_whole, help="CPUs of the local Ray")
+    one.add_argument("--render-cpus", type=_whole, help="CPUs of one render on a CPU")
     one.add_argument("--keep-scenes", type=_flag, default=False, help="1 keeps .blend files")
     one.add_argument("--ray-address", help="a Ray cluster instead of this machine")
     command("status", status, "how a run stands").add_argument("--json", action="store_true")
     command("shards", shards, "pack finished scenes into Parquet")
     command("preview", preview, "write the HTML page").add_argument(
-        "--limit", type=int, default=24, help="panoramas on the page"
+        "--limit", type=_whole, default=24, help="panoramas on the page"
     )
     return parser
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}") from None
 
 
 def _flag(text: str) -> bool:

@@ -17,6 +17,7 @@ last and atomically. Nothing else (no database, no memory of a process) decides 
         scratch/                      half-made things; may go whenever no attempt is running
       shards/data/<split>-NNNNN.parquet
       shards/manifest.json            what each shard was made from
+      shards/.lock                    held by the process that packs
       preview/index.html
 """
 
@@ -30,10 +31,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
 STAGES = ("generate", "render", "annotate")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of writing that free space, a quota or a file-size limit would mend."""
+
+
+class DamagedFileError(UserError, ValueError):
+    """A file of OUT that is not what was written there.
+
+    Also a ValueError, for the callers who can do without the file.
+    """
 
 
 @dataclass(frozen=True)
@@ -128,5 +138,22 @@ def write_json(path: Path, data: Any) -> None:
     write_atomic(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+def read_json(path: Path, mend: str | None = None) -> dict[str, Any]:
+    """Read one of our JSON files, all of which hold an object.
+
+    Args:
+        path: The file.
+        mend: What the user can do about a damaged one; by default, delete its folder.
+
+    Raises:
+        DamagedFileError: It is truncated, or something else than a JSON object.
+        FileNotFoundError: There is none.
+    """
+    mend = mend or f"delete {path.parent} and run the same command again"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except ValueError:  # also of bytes that are no text
+        raise DamagedFileError(f"{path} is damaged (truncated, or no JSON); {mend}") from None
+    if not isinstance(data, dict):
+        raise DamagedFileError(f"{path} is damaged (no JSON object); {mend}")
+    return data

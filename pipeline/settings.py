@@ -22,6 +22,9 @@ GENERATORS = ("indoors", "rooms", "house", "spheres")
 """`indoors`: InfiniGen v1 Indoors; `rooms`, `house`: InfiniGen v2; `spheres`: a small analytic
 Blender scene without InfiniGen, for tests and for trying out a cluster."""
 
+SHARE_DIGITS = 6
+"""Decimals of a generator's share in a mix; a smaller share is none."""
+
 PASSES = ("depth", "normal")
 MIN_WIDTH, MAX_WIDTH = 64, 8192
 
@@ -89,8 +92,9 @@ class RunSettings:
     """Everything that decides what a run's panoramas and annotations look like.
 
     Attributes:
-        generators: (name, weight) pairs; the generator of a seed is drawn by these weights from
-            a hash of the seed, so it never depends on which scenes ran before.
+        generators: (name, weight) pairs, kept by name and as shares of 1, so that equal mixes
+            are equal however they are written; the generator of a seed is drawn by these weights
+            from a hash of the seed, so it never depends on which scenes ran before.
         seed: First seed; scene i of the run uses seed + i (and further ones replace failures).
         panos: Panoramas per scene, at most (a small room may have fewer good viewpoints).
         profile: Name in `PROFILES`.
@@ -123,6 +127,7 @@ class RunSettings:
                 raise UserError(f"the weight of generator {name!r} must be positive, not {weight}")
         if len({name for name, _ in self.generators}) != len(self.generators):
             raise UserError("GENERATOR names a generator twice; give each one weight")
+        object.__setattr__(self, "generators", _shares(self.generators))
         if not 0 <= self.seed <= 2**31 - 1:
             raise UserError(f"SEED must be between 0 and {2**31 - 1}, not {self.seed}")
         if self.panos < 1:
@@ -166,7 +171,7 @@ def make_settings(
     """Build settings from command-line text; the profile fills in what is not given.
 
     >>> make_settings(generator="indoors:3,rooms:1", profile="draft").generators
-    (('indoors', 3.0), ('rooms', 1.0))
+    (('indoors', 0.75), ('rooms', 0.25))
     """
     if profile not in PROFILES:
         raise UserError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)} or auto")
@@ -194,6 +199,23 @@ def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
                 "write a mix as indoors:3,rooms:1"
             ) from None
     return tuple(mix)
+
+
+def _shares(mix: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
+    """A mix by name, its weights as shares of 1; the shares of shares are the same.
+
+    >>> _shares((("rooms", 1), ("indoors", 2)))
+    (('indoors', 0.666667), ('rooms', 0.333333))
+    """
+    total = sum(weight for _, weight in mix)
+    shares = {name: round(weight / total, SHARE_DIGITS) for name, weight in sorted(mix)}
+    for name, share in shares.items():
+        if not share:
+            raise UserError(f"generator {name!r} is less than a millionth of the mix; leave it out")
+    largest = max(shares, key=lambda name: shares[name])  # takes the rounding, so that 1 is left
+    rest = sum(share for name, share in shares.items() if name != largest)
+    shares[largest] = round(1 - rest, SHARE_DIGITS)
+    return tuple(shares.items())
 
 
 def generator_of_seed(settings: RunSettings, seed: int) -> str:

@@ -124,6 +124,7 @@ def render_panorama(folder: Path, settings: RunSettings, seed: int, turn: float)
             "samples": settings.samples,
             "device": "none",
             "render_seconds": 0.25,
+            "exposure_stops": 1.5,
         },
     )
 

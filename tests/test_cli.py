@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline import cli
+from pipeline.outputs import RunFolder, write_json
+from pipeline.settings import settings_hash, to_json, versions
+from tests.synthetic import SETTINGS, finish_scene
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -135,3 +140,118 @@ def test_make_refuses_a_mistyped_setting():
     result = subprocess.run(["make", "render", "SCENE=3"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "unknown setting SCENE" in result.stderr
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line with which a command refuses, in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert ended.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ") and line.count("\n") == 1
+    return line
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--scenes=abc", "error: SCENES must be a whole number, not abc"),
+        ("--min-area=1.5", "error: MIN_AREA must be a whole number, not 1.5"),
+        ("--keep-scenes=yes", "error: KEEP_SCENES must be 0 or 1, not yes"),
+        ("--scene-count=3", "error: unrecognized arguments: --scene-count=3"),
+    ],
+)
+def test_arguments_are_refused_in_one_line(capsys, argument, message):
+    assert refusal(capsys, "render", argument) == message + "\n"
+
+
+@pytest.fixture
+def no_blender(monkeypatch):
+    def started(*_, **__):
+        raise AssertionError("Blender is started")
+
+    monkeypatch.setattr(cli.subprocess, "run", started)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cli._gpus.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "argument", ["--generator=nature", "--width=1001", "--workers=0", "--passes=albedo"]
+)
+def test_settings_are_checked_before_blender_looks_for_gpus(capsys, no_blender, argument, run):
+    refusal(capsys, "render", "--out", str(run.path), argument)
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_cluster_needs_a_profile(capsys, no_blender, monkeypatch, run, by_variable):
+    arguments = ["render", "--out", str(run.path)]
+    if by_variable:
+        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    else:
+        arguments.append("--ray-address=head:6379")
+    assert "give PROFILE=farm" in refusal(capsys, *arguments)
+    begin(run)
+    assert cli._automatic_profile(run, cluster=True) == "draft"
+
+
+@pytest.mark.parametrize(
+    ("printed", "profile", "gpus"),
+    [("\n", "cpu", None), ("noise\nNVIDIA A, NVIDIA A\n", "farm", 2)],
+)
+def test_ray_gets_the_gpus_that_cycles_finds(monkeypatch, run, printed, profile, gpus):
+    class ReachedError(Exception):
+        pass
+
+    def render_run(run, settings, scenes, farm):
+        raise ReachedError(settings.profile, farm.gpus)
+
+    found = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
+    monkeypatch.setattr(cli.subprocess, "run", lambda *_, **__: found)
+    monkeypatch.setattr("pipeline.farm.driver.render_run", render_run)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    cli._gpus.cache_clear()
+    with pytest.raises(ReachedError) as reached:
+        cli.main(["render", "--out", str(run.path)])
+    cli._gpus.cache_clear()
+    assert reached.value.args == (profile, gpus)
+
+
+def begin(run: RunFolder) -> None:
+    """Write run.json as the driver does."""
+    about = {"versions": versions(), "settings_hash": settings_hash(SETTINGS)}
+    write_json(run.settings, {"settings": to_json(SETTINGS), **about})
+
+
+@pytest.mark.parametrize("data", ["", "{", "{}", "[1]", '{"settings": {}}', '{"settings": 3}'])
+@pytest.mark.parametrize("command", ["status", "shards", "render"])
+def test_a_damaged_run_json_is_named(capsys, no_blender, run, command, data):
+    begin(run)
+    run.settings.write_text(data)
+    assert f"{run.settings} is damaged" in refusal(capsys, command, "--out", str(run.path))
+
+
+def test_finished_rows_are_packed_again_after_a_configuration_changed(capsys, monkeypatch, run):
+    finish_scene(run)
+    begin(run)
+    (run.scenes / "notes.txt").touch()
+    monkeypatch.setattr("pipeline.settings.versions", lambda: {"pipeline": "later"})
+    assert settings_hash(SETTINGS) not in run.settings.read_text()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["shards", "--out", str(run.path)])
+    assert ended.value.code == 0
+    assert "2 panoramas for training" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_one_line(capsys, monkeypatch, run):
+    def no_module(name):
+        def status(options):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return status
+
+    monkeypatch.setattr(cli, "status", no_module("pyarrow"))
+    assert "package pyarrow is missing; run: make" in refusal(capsys, "status")
+    for ours in ("pipeline.nothing", "pipeline", "json"):
+        monkeypatch.setattr(cli, "status", no_module(ours))
+        with pytest.raises(ModuleNotFoundError):
+            cli.main(["status"])

@@ -8,7 +8,7 @@ Reads, as the render stage leaves them:
       ids.png           16-bit, one channel: instance ids, 0 is none
       depth.exr         where asked for: float32 metres along the ray, one channel Y
       normal.exr        where asked for: float32 world x, y, z as channels R, G, B
-      render.json       profile, samples, device, render_seconds
+      render.json       `RENDER_FACTS`
 
 Writes panoramas/<k>/ with the image files of `pipeline.shards.schema.IMAGE_FILES` and row.json:
 the row of a shard without its image columns, and a `summary` for this pipeline only.
@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ from pipeline.shards.schema import IMAGE_FILES
 
 # OpenCV looks at this when it first meets an OpenEXR file, not when it is imported.
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
+
+RENDER_FACTS = ("profile", "samples", "device", "render_seconds", "exposure_stops")
+"""What a row's provenance takes from render.json."""
 
 
 class _CorruptError(Exception):
@@ -58,19 +62,31 @@ def annotate_scene(scene: SceneFolder, settings: RunSettings) -> None:
     """
     about = read_json(scene.generated)
     count = len(about["viewpoints"])
-    for index in range(count):
-        rendered = scene.rendered(index)
-        if not rendered.is_dir() or scene.panorama(index).exists():
-            continue
-        try:
-            _annotate_panorama(scene, index, about, settings)
-        except _CorruptError as problem:
-            shutil.rmtree(rendered)
-            raise UserError(
-                f"{problem}; {rendered} is deleted, run again to render it again"
-            ) from problem
+    with _one_thread():
+        for index in range(count):
+            rendered = scene.rendered(index)
+            if not rendered.is_dir() or scene.panorama(index).exists():
+                continue
+            try:
+                _annotate_panorama(scene, index, about, settings)
+            except _CorruptError as problem:
+                shutil.rmtree(rendered)
+                raise UserError(
+                    f"{problem}; {rendered} is deleted, run again to render it again"
+                ) from problem
     if all(scene.panorama(index).exists() for index in range(count)):
         shutil.rmtree(scene.rendered(0).parent, ignore_errors=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread: the stage runs in a Ray worker that has one CPU."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _annotate_panorama(
@@ -132,7 +148,7 @@ def _make_row(
         "objects": objects,
         "provenance": {
             **{key: about["versions"][key] for key in ("pipeline", "infinigen", "bpy")},
-            **{key: render[key] for key in ("profile", "samples", "device", "render_seconds")},
+            **render,
             **{key: about[key] for key in ("settings_hash", "scene_seconds")},
         },
         "summary": {"dropped": dropped, "defects": defects(image, objects)},
@@ -187,6 +203,7 @@ def _read_image(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray
 def _read_render_json(folder: Path) -> dict[str, Any]:
     path = folder / "render.json"
     try:
-        return read_json(path)
-    except (FileNotFoundError, json.JSONDecodeError) as problem:
+        facts = read_json(path)
+        return {key: facts[key] for key in RENDER_FACTS}
+    except (FileNotFoundError, ValueError, KeyError) as problem:
         raise _CorruptError(f"{path} is missing or corrupt") from problem

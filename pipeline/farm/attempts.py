@@ -20,7 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.farm.worker import Outcome, kill_session, read_tail
+from pipeline.farm.session import kill_session
+from pipeline.farm.worker import Outcome, read_tail
 from pipeline.outputs import STAGES, SceneFolder, read_json, write_json
 from pipeline.settings import RunSettings, generator_of_seed
 
@@ -39,6 +40,7 @@ class Attempt:
         reason: As in `worker.Outcome`.
         seconds: Wall-clock time; `cpu_seconds` and `peak_rss` (bytes) as in `worker.Outcome`.
         counted: Whether it is a failure that counts against the seed.
+        rendered: Panoramas that lay in rendered/ when it began.
     """
 
     stage: str
@@ -54,6 +56,7 @@ class Attempt:
     cpu_seconds: float = 0.0
     peak_rss: int = 0
     counted: bool = False
+    rendered: int = 0
 
     @property
     def process_alive(self) -> bool | None:
@@ -82,15 +85,23 @@ def begin(scene: SceneFolder, stage: str, number: int) -> None:
         pid=os.getpid(),
         created=psutil.Process().create_time(),
         started=time.time(),
+        rendered=_rendered(scene),
     )
     write_json(record_path(scene, stage, number), asdict(attempt))
 
 
 def end(scene: SceneFolder, stage: str, number: int, outcome: Outcome) -> None:
-    """Write down how an attempt ended, also one whose worker died before it could begin."""
+    """Write down how an attempt ended, also one whose worker died before it could begin.
+
+    A render that added a panorama does not count, however it ended: the next goes on from there,
+    and there are only so many panoramas.
+    """
     path = record_path(scene, stage, number)
-    now = time.time()
-    attempt = _read(path) or Attempt(stage, number, host="", pid=0, created=0.0, started=now)
+    now, rendered = time.time(), _rendered(scene)
+    attempt = _read(path) or Attempt(
+        stage, number, host="", pid=0, created=0.0, started=now, rendered=rendered
+    )
+    got_on = stage == "render" and rendered > attempt.rendered
     ended = replace(
         attempt,
         ended=now,
@@ -99,7 +110,7 @@ def end(scene: SceneFolder, stage: str, number: int, outcome: Outcome) -> None:
         seconds=outcome.seconds or now - attempt.started,
         cpu_seconds=outcome.cpu_seconds,
         peak_rss=outcome.peak_rss,
-        counted=outcome.reason not in NOT_COUNTED,
+        counted=outcome.reason not in NOT_COUNTED and not got_on,
     )
     write_json(path, asdict(ended))
 
@@ -197,9 +208,14 @@ def run_again(settings: RunSettings, seed: int) -> str:
 def _read(path: Path) -> Attempt | None:
     """One record; None for a file that is missing or no record."""
     try:
-        return Attempt(**read_json(path))
+        attempt = Attempt(**read_json(path))
     except (OSError, ValueError, TypeError):
         return None
+    return attempt if attempt.stage in STAGES and isinstance(attempt.number, int) else None
+
+
+def _rendered(scene: SceneFolder) -> int:
+    return sum(path.is_dir() for path in scene.path.glob("rendered/*"))
 
 
 def _kill_worker(pid: int) -> None:

@@ -3,7 +3,8 @@
     OUT/run.json      what the run is, for good
     OUT/driver.lock   held (flock) while a driver works; says which, since when, for how many scenes
 
-The kernel drops the lock with its process, also after `kill -9`.
+The kernel drops the lock with its process, also after `kill -9`. The lock is on the file, not on
+its name: a driver whose OUT is removed or renamed must stop, for another may now take the name.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ class Claim:
 
 
 @contextmanager
-def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[None]:
+def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[Callable[[], None]]:
     """Hold OUT for this driver.
+
+    Yields:
+        To be called now and then; raises a UserError when OUT is no longer the folder held.
 
     Raises:
         UserError: OUT cannot be written, holds something else, belongs to other settings, or
@@ -68,7 +72,7 @@ def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[None]:
         about = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         lock.write(json.dumps({**about, "scenes": scenes}) + "\n")
         lock.flush()
-        yield
+        yield lambda: _check_still_held(lock.fileno(), run)
 
 
 def read_claim(run: RunFolder) -> Claim | None:
@@ -76,10 +80,16 @@ def read_claim(run: RunFolder) -> Claim | None:
     try:
         with open(lock_path(run)) as lock:
             held = not _try_lock(lock.fileno(), fcntl.LOCK_SH)
-            about = json.loads(lock.read() or "{}")
-    except (OSError, ValueError):
+            about = json.loads(lock.read())
+        return Claim(
+            held=held,
+            scenes=int(about["scenes"]),
+            started=float(about["started"]),
+            host=str(about["host"]),
+            pid=int(about["pid"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # none, or not yet written, or damaged
         return None
-    return Claim(held=held, **about) if about else None
 
 
 def lock_path(run: RunFolder) -> Path:
@@ -137,6 +147,17 @@ def _take(descriptor: int, run: RunFolder) -> None:
     )
 
 
+def _check_still_held(descriptor: int, run: RunFolder) -> None:
+    held = os.fstat(descriptor)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        if os.path.samestat(held, lock_path(run).stat()):
+            return
+    raise UserError(
+        f"OUT={run.path} was removed or replaced while this driver worked in it; what it made "
+        "is where that folder went"
+    )
+
+
 def _try_lock(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -154,11 +175,11 @@ def _check_settings(run: RunFolder, settings: RunSettings) -> None:
     if not run.settings.exists():
         write_json(run.settings, new)
         return
-    try:
-        changed = differences(read_json(run.settings), new)
-    except ValueError:
-        raise UserError(f"{run.settings} is damaged; restore it or choose another OUT") from None
-    if changed:
+    mend = "restore it or choose another OUT"
+    old = read_json(run.settings, mend)
+    if not all(isinstance(old.get(part), dict) for part in ("settings", "versions")):
+        raise UserError(f"{run.settings} is damaged; {mend}")
+    if changed := differences(old, new):
         raise UserError(
             f"OUT={run.path} was made with other settings: {'; '.join(changed)}; "
             "choose another OUT, or go back to the old ones"

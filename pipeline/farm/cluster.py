@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import statistics
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
@@ -19,6 +25,8 @@ from pipeline.settings import PROFILES, RunSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 KNOCK_SECONDS = 10
+HTTP2_SETTINGS = 4
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, HTTP2_SETTINGS, 0, 0, 0, 0, 0])
 MOST_RENDER_CPUS = 8  # a scene is read into Cycles by one thread; more CPUs then only wait
 
 
@@ -26,7 +34,8 @@ MOST_RENDER_CPUS = 8  # a scene is read into Cycles by one thread; more CPUs the
 def connected(farm: FarmSettings) -> Iterator[None]:
     """Connect to Ray, or start it; a Ray that is already connected is used and left alone.
 
-    A cluster's nodes need this checkout and its .venv under the same path (a shared folder).
+    A cluster's nodes need this checkout and its .venv under the same path (a shared folder). A Ray
+    of our own listens on the loopback interface alone: whoever reaches its ports may run code.
     """
     if ray.is_initialized():
         yield
@@ -35,44 +44,93 @@ def connected(farm: FarmSettings) -> Iterator[None]:
     address = farm.ray_address or os.environ.get("RAY_ADDRESS")
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     local: dict[str, Any] = {
+        "_node_ip_address": "127.0.0.1",
         "num_cpus": farm.workers,
         "num_gpus": farm.gpus,
         "include_dashboard": False,
         "object_store_memory": 100 * 2**20,  # only outcomes travel through Ray, scenes are files
     }
-    try:
-        if address:
-            _knock(address)
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
-            **({} if address else local),
-        )
-    except (OSError, ValueError) as error:
-        if not address:
-            raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"cannot reach the Ray cluster at {address} ({reason}); "
-            "start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine"
-        ) from None
+    with ExitStack() as stack:
+        # a killed worker is in our ledger; Ray's own line would run through the display
+        stack.enter_context(_replaced(ray_worker, "print_to_stdstream", lambda *_, **__: None))
+        if not address:  # else Ray takes another address of this machine for 127.0.0.1
+            stack.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
+        stack.enter_context(_sigterm_kept())
+        try:
+            if address:
+                _knock(address)
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": path}},
+                **({} if address else local),
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            if not address:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"cannot reach the Ray cluster at {address} ({reason}); "
+                "start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine"
+            ) from None
+        stack.callback(ray.shutdown)
+        _end_on_sigterm()
+        yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
+    """Give a module's name another value for a while."""
+    old = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        ray.shutdown()
+        setattr(module, name, old)
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Have the same SIGTERM handler afterwards; `ray.init` sets one of its own."""
+    old = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if old is not None and _in_main_thread():
+            signal.signal(signal.SIGTERM, old)
+
+
+def _end_on_sigterm() -> None:
+    """End as after Ctrl-C when Slurm, systemd or `timeout` asks; Ray's own handler aborts."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if _in_main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _knock(address: str) -> None:
-    """See whether anything listens at host:port; Ray itself would try for minutes.
+    """See whether a Ray may listen at host:port; Ray itself would try for minutes.
 
     Raises:
-        OSError: Nothing does.
+        OSError: Nothing does, or something that does not speak HTTP/2 as Ray's gRPC does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():  # else a word such as "auto"
-        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    if not host or not port.isdigit():  # a word such as "auto"
+        return
+    with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
+            return
+        connection.sendall(HTTP2_HELLO)
+        answer = connection.recv(9)  # the head of a frame; byte 3 is its type
+        if len(answer) < 4 or answer[3] != HTTP2_SETTINGS:
+            raise OSError("what answers there is no Ray")
 
 
 def count_slots(settings: RunSettings, farm: FarmSettings) -> Slots:
@@ -91,10 +149,11 @@ def count_slots(settings: RunSettings, farm: FarmSettings) -> Slots:
                 "choose PROFILE=cpu, or join a machine with one to the cluster"
             )
         return Slots(cpus=sum(cpus), gpus=gpus, render_on_gpu=True)
-    render_cpus = farm.render_cpus or min(MOST_RENDER_CPUS, min(cpus, default=1))
+    # the median, because one small node, such as a head, must not set the size of all renders
+    render_cpus = farm.render_cpus or min(MOST_RENDER_CPUS, statistics.median_high(cpus or [1]))
     if render_cpus > max(cpus, default=0):
         raise UserError(
             f"a render takes {render_cpus} CPUs and the largest machine has "
             f"{max(cpus, default=0)}; lower RENDER_CPUS"
         )
-    return Slots(cpus=sum(cpus), gpus=gpus, render_cpus=render_cpus)
+    return Slots(cpus=sum(cpus), gpus=gpus, render_cpus=render_cpus, nodes=tuple(cpus))

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -25,8 +25,8 @@ from pipeline.farm.claim import claim
 from pipeline.farm.disk import disk_full, explained
 from pipeline.farm.options import FarmSettings, Program
 from pipeline.farm.progress import Progress
-from pipeline.farm.scenes import Scene, Summary, finish, open_seeds, summarize
-from pipeline.farm.schedule import FINISH, Slots, choose, next_stage
+from pipeline.farm.scenes import Scene, Summary, drop_damaged, finish, open_seeds, summarize
+from pipeline.farm.schedule import FINISH, Slots, choose, next_stage, open_panoramas
 from pipeline.farm.worker import Outcome
 from pipeline.outputs import STAGES, RunFolder
 from pipeline.settings import RunSettings, generator_of_seed, to_json
@@ -64,13 +64,13 @@ def render_run(
         raise UserError(f"SCENES must be at least 1, not {scenes}")
     run = RunFolder(run.path.resolve())  # Ray workers live in other folders
     started = time.monotonic()
-    with claim(run, settings, scenes):
+    with claim(run, settings, scenes) as check_claim:
         try:
             wanted = list(islice(open_seeds(run, settings), scenes))
             to_make = [scene for scene in wanted if not scene.folder.done.exists()]
             if to_make:
                 spare = open_seeds(run, settings, first=wanted[-1].seed + 1)
-                _make(Loop(run, settings, scenes, farm, program, spare), to_make)
+                _make(Loop(run, settings, scenes, farm, program, spare, check_claim), to_make)
         except OSError as error:
             raise explained(error, run) from error
         return summarize(run, settings, scenes, len(to_make), time.monotonic() - started)
@@ -91,6 +91,22 @@ def _make(loop: Loop, to_make: list[Scene]) -> None:
                 loop.cancel()
 
 
+@dataclass(frozen=True)
+class Work:
+    """An attempt in Ray's hands.
+
+    Attributes:
+        number: Number of the attempt at its stage.
+        deadline: When the driver itself ends it, on the monotonic clock; None leaves that to its
+            worker.
+    """
+
+    scene: Scene
+    stage: str
+    number: int
+    deadline: float | None
+
+
 @dataclass
 class Loop:
     """The driver's state: what could start, what runs, which seeds failed. The rest is in files.
@@ -98,8 +114,10 @@ class Loop:
     Attributes:
         scenes: Good scenes wanted.
         spare: The seeds that take the place of quarantined ones.
+        check_claim: As `claim` gave it.
         ready: Scenes that could start, by their next stage.
-        running: The attempts in Ray's hands: scene, stage and number of the attempt.
+        running: The attempts in Ray's hands.
+        overdue: Those of them that were ended for taking too long.
         quarantined: Seeds given up by this driver: scene, stage, how the last attempt ended.
     """
 
@@ -109,8 +127,10 @@ class Loop:
     farm: FarmSettings
     program: Program
     spare: Iterator[Scene]
+    check_claim: Callable[[], None]
     ready: dict[str, deque[Scene]] = field(default_factory=lambda: {s: deque() for s in STAGES})
-    running: dict[ObjectRef[Outcome], tuple[Scene, str, int]] = field(default_factory=dict)
+    running: dict[ObjectRef[Outcome], Work] = field(default_factory=dict)
+    overdue: set[ObjectRef[Outcome]] = field(default_factory=set)
     quarantined: list[tuple[Scene, str, Outcome]] = field(default_factory=list)
 
     def work(self, to_make: list[Scene], progress: Progress) -> None:
@@ -131,6 +151,8 @@ class Loop:
                 time.sleep(WAIT_SECONDS)
                 continue
             ended, _ = ray.wait(list(self.running), num_returns=1, timeout=WAIT_SECONDS)
+            self.check_claim()  # before anything is written
+            self.end_overdue()
             for reference in ended:
                 self.settle(reference)
             progress.update()
@@ -138,6 +160,7 @@ class Loop:
     def take(self, scene: Scene) -> None:
         """Take up a scene, new or left by an earlier driver."""
         attempts.close_interrupted(scene.folder)
+        drop_damaged(scene.folder)
         self.queue(scene)
 
     def queue(self, scene: Scene, *, first: bool = False) -> None:
@@ -154,12 +177,13 @@ class Loop:
     def start_what_may_start(self, slots: Slots) -> None:
         from pipeline.farm.tasks import Job, submit
 
-        running = Counter(stage for _, stage, _ in self.running.values())
+        running = Counter(work.stage for work in self.running.values())
         ready = {stage: len(scenes) for stage, scenes in self.ready.items()}
         if ready["generate"] and not self.has_space():
             ready["generate"] = 0  # renders and finished scenes will free some
         while stage := choose(ready, running, slots):
             scene = self.ready[stage].popleft()
+            limits = self.farm.limits(stage, open_panoramas(scene.folder, stage))
             job = Job(
                 scene_folder=str(scene.folder.path),
                 stage=stage,
@@ -168,10 +192,14 @@ class Loop:
                 seed=scene.seed,
                 settings=to_json(self.settings),
                 threads=slots.cpus_of(stage),
-                limits=self.farm.limits(stage),
+                limits=limits,
                 program=self.program,
             )
-            self.running[submit(job, gpu=slots.render_on_gpu)] = (scene, stage, job.number)
+            deadline = None
+            if stage == "annotate" and limits.wall is not None:  # has no watcher of its own
+                deadline = time.monotonic() + limits.wall
+            reference = submit(job, gpu=slots.render_on_gpu)
+            self.running[reference] = Work(scene, stage, job.number, deadline)
             ready[stage] -= 1
             running[stage] += 1
 
@@ -187,17 +215,32 @@ class Loop:
             return False
         raise disk_full(self.run, self.farm.min_free_bytes)
 
+    def end_overdue(self) -> None:
+        """End the workers of annotations that take too long; they are settled when Ray says so."""
+        import ray
+
+        for reference, work in self.running.items():
+            late = work.deadline is not None and time.monotonic() > work.deadline
+            if late and reference not in self.overdue:
+                self.overdue.add(reference)
+                ray.cancel(reference, force=True)
+
     def settle(self, reference: ObjectRef[Outcome]) -> None:
         """Draw the consequence of one attempt that ended."""
         import ray
         from ray.exceptions import RayError
 
-        scene, stage, number = self.running.pop(reference)
+        from pipeline.farm.tasks import lost
+
+        work = self.running.pop(reference)
+        scene, stage = work.scene, work.stage
         try:
             outcome = ray.get(reference)
         except RayError as error:  # the worker died, so the driver keeps its ledger
-            outcome = lost(error)
-            attempts.end(scene.folder, stage, number, outcome)
+            late = Outcome("timeout", "took too long and was ended")
+            outcome = late if reference in self.overdue else lost(error)
+            attempts.end(scene.folder, stage, work.number, outcome)
+        self.overdue.discard(reference)
         if outcome.reason == "disk":
             raise disk_full(self.run)
         failures = attempts.failures(scene.folder, stage)
@@ -247,18 +290,6 @@ class Loop:
             ray.cancel(reference, force=False)
         if self.running:
             ray.wait(list(self.running), num_returns=len(self.running), timeout=CANCEL_SECONDS)
-
-
-def lost(error: Exception) -> Outcome:
-    """The outcome of a task that Ray lost, by Ray's error."""
-    from ray.exceptions import OutOfMemoryError, TaskCancelledError
-
-    if isinstance(error, TaskCancelledError):
-        return Outcome("interrupted", "cancelled")
-    if isinstance(error, OutOfMemoryError):
-        return Outcome("memory", "Ray ended its worker, the machine ran out of memory")
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return Outcome("crashed", f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300])
 
 
 def failure_kind(stage: str, outcome: Outcome) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.errors import UserError
 from pipeline.farm.worker import GIB, Limits
@@ -27,11 +27,13 @@ class FarmSettings:
 
     Attributes:
         workers: CPUs of a local Ray; None takes what the machine has.
-        gpus: GPUs of a local Ray; None lets Ray count them (it knows NVIDIA, AMD and Intel).
-        render_cpus: CPUs of one render on a CPU; None takes those of the smallest node, at
-            most 8. A render on a GPU takes one.
+        gpus: GPUs of a local Ray; None lets Ray count them, and it does not know all that
+            Cycles knows.
+        render_cpus: CPUs of one render on a CPU; None takes those of the median node, at most 8.
+            A render on a GPU takes one.
         generate_limits: What generating one scene may use.
-        render_limits: What rendering one scene's panoramas may use.
+        render_limits: What rendering may use; `wall` is for each panorama still to be rendered.
+        annotate_limits: Only `wall` is watched, for each panorama still to be annotated.
         attempts: Failures of one stage after which a seed is quarantined.
         max_failed: Seeds that may be quarantined before the run stops; None takes
             10 + a tenth of the scenes.
@@ -51,6 +53,7 @@ class FarmSettings:
     render_limits: Limits = field(
         default=Limits(wall=7200, silent=900, memory=32 * GIB, disk=20 * GIB)
     )
+    annotate_limits: Limits = field(default=Limits(wall=900))
     attempts: int = 3
     max_failed: int | None = None
     same_failures: int = 3
@@ -64,9 +67,12 @@ class FarmSettings:
             if value is not None and value < 1:
                 raise UserError(f"{name.upper()} must be at least 1, not {value}")
 
-    def limits(self, stage: str) -> Limits:
-        """The limits of a Blender stage."""
-        return self.generate_limits if stage == "generate" else self.render_limits
+    def limits(self, stage: str, panoramas: int = 1) -> Limits:
+        """The limits of a stage that has so many panoramas to make."""
+        if stage == "generate":
+            return self.generate_limits
+        one = self.render_limits if stage == "render" else self.annotate_limits
+        return replace(one, wall=None if one.wall is None else one.wall * max(1, panoramas))
 
     def failed_seeds_allowed(self, scenes: int) -> int:
         return 10 + scenes // 10 if self.max_failed is None else self.max_failed

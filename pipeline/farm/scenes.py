@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.farm import attempts
-from pipeline.outputs import RunFolder, SceneFolder, read_json, write_json
+from pipeline.farm.schedule import viewpoint_count
+from pipeline.outputs import DamagedFileError, RunFolder, SceneFolder, read_json, write_json
 from pipeline.settings import RunSettings, scene_id
 
 LAST_SEED = 2**31 - 1
@@ -56,6 +57,16 @@ def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) 
     raise UserError(f"there are no seeds above {LAST_SEED}; start with a smaller SEED")
 
 
+def drop_damaged(scene: SceneFolder) -> None:
+    """Remove the annotated panoramas that cannot be read, so that they are made again."""
+    for index in range(viewpoint_count(scene) or 0):
+        if scene.panorama(index).exists():
+            try:
+                _defects(scene, index)
+            except DamagedFileError:
+                shutil.rmtree(scene.panorama(index))
+
+
 def finish(scene: Scene, *, keep_work: bool) -> str | None:
     """Write done.json, then remove what it makes superfluous.
 
@@ -79,14 +90,14 @@ def summarize(
 ) -> Summary:
     """Sum up a run whose wanted scenes are all done."""
     wanted = list(islice(open_seeds(run, settings), scenes))
-    records: list[dict[str, Any]] = [read_json(scene.folder.done) for scene in wanted]
+    good, unfit = zip(*(_read_done(scene.folder) for scene in wanted), strict=True)
     seeds = range(settings.seed, wanted[-1].seed + 1)
     folders = [run.scene(scene_id(settings, seed)) for seed in seeds]
     return Summary(
         scenes=tuple(scene.folder.scene_id for scene in wanted),
         made=made,
-        panoramas=sum(len(record["panoramas"]) for record in records),
-        unfit=sum(len(record["unfit"]) for record in records),
+        panoramas=sum(good),
+        unfit=sum(unfit),
         failed=tuple(folder.scene_id for folder in folders if folder.failed.exists()),
         seconds=seconds,
     )
@@ -96,13 +107,37 @@ def _panoramas(scene: SceneFolder) -> tuple[list[int], dict[str, list[str]]]:
     """Indices of the good panoramas, and why each of the others is unfit."""
     good: list[int] = []
     unfit: dict[str, list[str]] = {}
-    for index in range(len(read_json(scene.generated)["viewpoints"])):
-        reasons = read_json(scene.panorama(index) / "row.json")["summary"]["defects"]
-        if reasons:
+    for index in range(viewpoint_count(scene) or 0):
+        if reasons := _defects(scene, index):
             unfit[str(index)] = reasons
         else:
             good.append(index)
     return good, unfit
+
+
+def _defects(scene: SceneFolder, index: int) -> list[str]:
+    """Why an annotated panorama is unfit; empty for a good one.
+
+    Raises:
+        DamagedFileError: Its row.json is damaged.
+    """
+    path = scene.panorama(index) / "row.json"
+    try:
+        return list(read_json(path)["summary"]["defects"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise DamagedFileError(
+            f"{path} is damaged; run the same command again, it makes that panorama again"
+        ) from None
+
+
+def _read_done(scene: SceneFolder) -> tuple[int, int]:
+    """How many good and unfit panoramas a finished scene has."""
+    mend = "delete it and run the same command again, which writes it anew"
+    record = read_json(scene.done, mend)
+    try:
+        return len(record["panoramas"]), len(record["unfit"])
+    except (KeyError, TypeError):
+        raise DamagedFileError(f"{scene.done} is damaged; {mend}") from None
 
 
 def _costs(scene: SceneFolder) -> dict[str, dict[str, float]]:

@@ -19,17 +19,30 @@ class Slots:
         cpus: CPUs of all nodes.
         gpus: GPUs of all nodes; renders run there if `render_on_gpu`.
         render_cpus: CPUs that one render takes; 1 beside a GPU.
+        nodes: CPUs of each node, for a render must fit on one; () for a single node.
     """
 
     cpus: int
     gpus: int = 0
     render_cpus: int = 1
     render_on_gpu: bool = False
+    nodes: tuple[int, ...] = ()
 
     @property
     def renders(self) -> int:
         """Renders that can run at once."""
-        return self.gpus if self.render_on_gpu else max(1, self.cpus // self.render_cpus)
+        if self.render_on_gpu:
+            return self.gpus
+        return max(1, sum(cpus // self.render_cpus for cpus in self.nodes or (self.cpus,)))
+
+    @property
+    def generators(self) -> int:
+        """Scenes that may be generated at once.
+
+        A GPU's render must find a CPU beside it, so one for each GPU is kept free of generators;
+        half of the CPUs at most, for without scenes the GPUs have nothing to do.
+        """
+        return self.cpus - (min(self.gpus, self.cpus // 2) if self.render_on_gpu else 0)
 
     @property
     def max_ahead(self) -> int:
@@ -67,12 +80,13 @@ def choose(ready: Mapping[str, int], running: Mapping[str, int], slots: Slots) -
     # A GPU must not wait for the CPU that an annotation took; without one, finishing goes first.
     order = ("render", "annotate") if slots.render_on_gpu else ("annotate", "render")
     for stage in order:
-        gpu_free = not slots.render_on_gpu or running.get("render", 0) < slots.gpus
-        if ready.get(stage) and (stage != "render" or gpu_free):
+        fits = stage != "render" or running.get("render", 0) < slots.renders
+        if ready.get(stage) and fits:
             return stage if free >= slots.cpus_of(stage) else None
-    ahead = running.get("generate", 0) + ready.get("render", 0)
-    can_generate = ready.get("generate") and free >= 1 and ahead < slots.max_ahead
-    return "generate" if can_generate else None
+    generating = running.get("generate", 0)
+    has_slot = free >= 1 and generating < slots.generators
+    bounded = generating + ready.get("render", 0) < slots.max_ahead
+    return "generate" if ready.get("generate") and has_slot and bounded else None
 
 
 def next_stage(scene: SceneFolder) -> str | None:
@@ -105,6 +119,15 @@ def missing(scene: SceneFolder, stage: str) -> str | None:
         if not scene.rendered(index).exists():
             return f"rendered/{index}"
     return None
+
+
+def open_panoramas(scene: SceneFolder, stage: str) -> int:
+    """Panoramas that a stage still has to make."""
+    return sum(
+        not scene.panorama(index).exists()
+        and (stage == "annotate" or not scene.rendered(index).exists())
+        for index in range(viewpoint_count(scene) or 0)
+    )
 
 
 def viewpoint_count(scene: SceneFolder) -> int | None:

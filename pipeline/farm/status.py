@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def current_step(scene: SceneFolder, stage: str, number: int) -> str:
 
 def _names(run: RunFolder) -> list[str]:
     try:
-        return [path.name for path in run.scenes.iterdir()]
+        with os.scandir(run.scenes) as entries:  # other files may lie there, such as .DS_Store
+            return [entry.name for entry in entries if entry.is_dir()]
     except FileNotFoundError:
         return []
 

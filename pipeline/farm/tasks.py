@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import OutOfMemoryError, TaskCancelledError
 
 from pipeline.farm import attempts
 from pipeline.farm.options import Program
 from pipeline.farm.schedule import missing, start_over
-from pipeline.farm.worker import NO_SPACE, Limits, Outcome, read_tail, run_job
+from pipeline.farm.worker import Limits, Outcome, read_tail, run_job
 from pipeline.outputs import DISK_FULL, SceneFolder, write_json
 from pipeline.settings import from_json
 
@@ -59,10 +60,11 @@ def attempt(job: Job) -> Outcome:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        outcome = Outcome("disk", f"{NO_SPACE}: {error.filename or scene.path}")
+        outcome = Outcome("disk", f"{error.strerror}: {error.filename or scene.path}")
     except (KeyboardInterrupt, SystemExit):  # cancelled, or Ray ends this worker
-        with suppress(OSError):
-            attempts.end(scene, job.stage, job.number, Outcome("interrupted", "stopped"))
+        if attempts.record_path(scene, job.stage, job.number).exists():  # else OUT is gone
+            with suppress(OSError):
+                attempts.end(scene, job.stage, job.number, Outcome("interrupted", "stopped"))
         raise
     finally:
         shutil.rmtree(scene.scratch, ignore_errors=True)  # half-made things; may fill a disk
@@ -130,3 +132,13 @@ def submit(job: Job, *, gpu: bool) -> ray.ObjectRef[Outcome]:
     if job.stage == "render":
         return render.options(num_cpus=job.threads, num_gpus=int(gpu)).remote(job)
     return (generate if job.stage == "generate" else annotate).remote(job)
+
+
+def lost(error: Exception) -> Outcome:
+    """The outcome of a task that Ray lost, by Ray's error."""
+    if isinstance(error, TaskCancelledError):
+        return Outcome("interrupted", "cancelled")
+    if isinstance(error, OutOfMemoryError):
+        return Outcome("memory", "Ray ended its worker, the machine ran out of memory")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return Outcome("crashed", f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300])

@@ -5,6 +5,7 @@ Knows nothing of scenes, Ray or Blender: a command goes in, an `Outcome` comes o
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -20,6 +21,8 @@ from pathlib import Path
 import psutil
 
 from pipeline.farm.orphans import PARENT_VARIABLE
+from pipeline.farm.session import Usage, kill_session
+from pipeline.outputs import DISK_FULL
 
 GIB = 2**30
 POLL_SECONDS = 0.5
@@ -28,7 +31,10 @@ GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 TAIL_LINES = 30
 REJECTED_STATUS = 3  # the child's own verdict: this scene is unfit, do not try again
 REJECTED_PREFIX = "rejected: "
-NO_SPACE = "No space left on device"
+DAMAGED_STATUS = 4  # what the child was to read is damaged; it has removed it, to be made again
+DAMAGED_PREFIX = "damaged: "
+FULL_MESSAGES = tuple(os.strerror(error) for error in DISK_FULL)
+MEMORY_SHARE = 0.9  # of the machine's memory is the most that one child may use
 FULL_BYTES = 16 * 2**20  # a file system with less free space than this is full
 SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
 
@@ -40,7 +46,8 @@ class Limits:
     Attributes:
         wall: Seconds from start to end.
         silent: Seconds without a new byte in the log.
-        memory: Resident bytes of the child and all it started, together.
+        memory: Resident bytes of the child and all it started, together; at most `MEMORY_SHARE`
+            of the machine that it runs on.
         disk: Bytes of the folder that the child writes to.
         log: Bytes of the log; a child that prints for ever must not fill the disk.
     """
@@ -57,8 +64,8 @@ class Outcome:
     """How one attempt ended and what it cost.
 
     Attributes:
-        reason: ok, rejected, crashed, timeout, silent, memory, size (folder or log too big),
-            disk (the file system is full) or interrupted (stopped from outside).
+        reason: ok, rejected, damaged (what it read), crashed, timeout, silent, memory, size (folder
+            or log too big), disk (the file system is full) or interrupted (stopped from outside).
         detail: One line for people.
         seconds: Wall-clock time.
         cpu_seconds: User and system time of the child and all it started.
@@ -107,7 +114,7 @@ def run_job(
     """
     started = time.monotonic()
     cpu_before = _children_cpu()
-    usage = _Usage()
+    usage = Usage()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.unlink(missing_ok=True)
     with (
@@ -126,8 +133,8 @@ def run_job(
         finally:
             kill_session(child.pid, GRACE_SECONDS)
     reason, detail = broken or verdict(child.returncode, read_tail(log_path))
-    if reason not in ("ok", "rejected") and is_full(log_path, folder):
-        reason, detail = "disk", NO_SPACE
+    if reason not in ("ok", "rejected") and (why := full_disk(log_path, folder)):
+        reason, detail = "disk", why
     log_tail = read_tail(log_path)
     if limits.log is not None and log_path.stat().st_size > limits.log:
         os.truncate(log_path, limits.log // 64)  # the beginning of endless output says enough
@@ -168,8 +175,17 @@ def verdict(status: int, log_tail: str) -> tuple[str, str]:
         return "ok", ""
     if status == REJECTED_STATUS and last.startswith(REJECTED_PREFIX):
         return "rejected", last.removeprefix(REJECTED_PREFIX)
+    if status == DAMAGED_STATUS and last.startswith(DAMAGED_PREFIX):
+        return "damaged", last.removeprefix(DAMAGED_PREFIX)
     how = f"killed by {_signal_name(-status)}" if status < 0 else f"exit status {status}"
     return "crashed", f"{how}: {last}" if last else how
+
+
+def memory_limit(limits: Limits) -> int | None:
+    """Bytes that a child may use on this machine; the kernel would end it at random above."""
+    if limits.memory is None:
+        return None
+    return min(limits.memory, int(MEMORY_SHARE * psutil.virtual_memory().total))
 
 
 def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
@@ -184,58 +200,13 @@ def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def is_full(log_path: Path, folder: Path | None) -> bool:
-    """Whether a failed child failed for want of disk space, by its log or by looking."""
-    if NO_SPACE in read_tail(log_path):
-        return True
-    return shutil.disk_usage(folder or log_path.parent).free < FULL_BYTES
-
-
-def kill_session(session: int, grace: float) -> None:
-    """End every process of a session: SIGTERM, so many seconds of grace, SIGKILL."""
-    members = session_members(session)
-    for process in members:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    psutil.wait_procs(members, timeout=grace if members else 0)
-    for _ in range(10):  # again, for those born in between
-        members = session_members(session)
-        if not members:
-            return
-        for process in members:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(members, timeout=1)
-
-
-def session_members(session: int) -> list[psutil.Process]:
-    """The living processes of a session, orphaned grandchildren included."""
-    members = []
-    for pid in psutil.pids():
-        with suppress(OSError, psutil.NoSuchProcess):
-            if os.getsid(pid) == session:
-                process = psutil.Process(pid)
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    members.append(process)
-    return members
-
-
-@dataclass
-class _Usage:
-    """What a session was seen to use: CPU seconds, resident bytes now and at most."""
-
-    cpu_seconds: float = 0.0
-    peak_rss: int = 0
-    rss: int = 0
-
-    def sample(self, session: int) -> None:
-        self.rss, cpu = 0, 0.0
-        for process in session_members(session):
-            with suppress(psutil.NoSuchProcess):
-                self.rss += process.memory_info().rss
-                cpu += sum(process.cpu_times()[:4])  # own and waited-for, user and system
-        self.peak_rss = max(self.peak_rss, self.rss)
-        self.cpu_seconds = max(self.cpu_seconds, cpu)
+def full_disk(log_path: Path, folder: Path | None) -> str | None:
+    """The system's words if a child failed for want of disk space, by its log or by looking."""
+    log_tail = read_tail(log_path)
+    if said := next((message for message in FULL_MESSAGES if message in log_tail), None):
+        return said
+    full = shutil.disk_usage(folder or log_path.parent).free < FULL_BYTES
+    return os.strerror(errno.ENOSPC) if full else None
 
 
 def _watch(
@@ -243,11 +214,12 @@ def _watch(
     log_path: Path,
     folder: Path | None,
     limits: Limits,
-    usage: _Usage,
+    usage: Usage,
 ) -> tuple[str, str] | None:
     """Wait for the child; the reason and detail of the limit it broke, if it broke one."""
     started = last_grown = last_weighed = time.monotonic()
     log_bytes = 0
+    memory = memory_limit(limits)
     while True:
         try:
             child.wait(timeout=POLL_SECONDS)
@@ -263,8 +235,8 @@ def _watch(
             return "timeout", f"still running after {limits.wall:.0f} s"
         if limits.silent is not None and now - last_grown > limits.silent:
             return "silent", f"no output for {limits.silent:.0f} s"
-        if limits.memory is not None and usage.rss > limits.memory:
-            return "memory", f"{usage.rss / GIB:.1f} GiB, allowed {limits.memory / GIB:.1f}"
+        if memory is not None and usage.rss > memory:
+            return "memory", f"{usage.rss / GIB:.1f} GiB, allowed {memory / GIB:.1f}"
         if limits.log is not None and log_bytes > limits.log:
             return "size", f"printed more than {limits.log / 2**20:.0f} MiB"
         if limits.disk is None or folder is None or now - last_weighed < WEIGH_SECONDS:

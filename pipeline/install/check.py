@@ -41,6 +41,8 @@ def missing_libraries() -> dict[str, str]:
 
 def problems(extra: str) -> list[str]:
     """One line for each thing that keeps an extra from working; empty when all is well."""
+    if extra not in MODULES:
+        return [f"unknown extra {extra!r}; choose from {', '.join(MODULES)}"]
     missing = missing_libraries() if extra == "render" and sys.platform == "linux" else {}
     if missing:
         return [

@@ -79,6 +79,15 @@ def write_preview(run: RunFolder, limit: int = 24) -> Path:
     return page
 
 
+def is_current(run: RunFolder) -> bool:
+    """Whether the page is younger than the shards' manifest, which packing writes last."""
+    page, manifest = run.preview / "index.html", run.shards / "manifest.json"
+    try:
+        return page.stat().st_mtime_ns > manifest.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+
+
 def evenly_spaced(count: int, limit: int) -> list[int]:
     """At most `limit` of `count` indices, first and last included.
 

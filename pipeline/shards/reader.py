@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from pipeline.errors import UserError
 from pipeline.outputs import read_json
-from pipeline.shards.schema import IMAGE_FILES
+from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME
 
 
 class ShardReader:
@@ -100,9 +100,9 @@ def _find_shards(folder: Path, split: str | None) -> list[Path]:
     """Shards in order; none may be missing among those the manifest or the numbering names."""
     data = folder / "data" if (folder / "data").is_dir() else folder
     manifest = data.parent / "manifest.json"
-    present = {path.name for path in data.glob("*.parquet")}
+    present = {path.name for path in data.glob("*.parquet") if SHARD_NAME.fullmatch(path.name)}
     if data.name == "data" and manifest.exists():
-        expected = set(read_json(manifest))
+        expected = set(read_json(manifest, mend="pack the run again or download it again"))
     else:
         expected = {
             f"{name}-{number:05d}.parquet"
@@ -111,7 +111,8 @@ def _find_shards(folder: Path, split: str | None) -> list[Path]:
         }
     chosen = sorted(name for name in expected if split is None or name.startswith(f"{split}-"))
     if not chosen:
-        raise UserError(f"{data} holds no {split or ''} shards; pack the run or download them")
+        kind = f"{split} shards" if split else "shards"
+        raise UserError(f"{data} holds no {kind}; pack the run or download them")
     for name in chosen:
         if name not in present:
             raise UserError(f"{data / name} is missing; pack the run again or download it again")

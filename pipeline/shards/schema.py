@@ -15,6 +15,7 @@
 | `camera.room` | name of the floor that the camera stands on, which tells the room |
 | `objects` | instances of at least the run's smallest area, by id; smaller ones are in `ids` only |
 | `provenance` | versions, render profile, settings hash; seconds spent on scene and on render |
+| `provenance.exposure_stops` | what the automatic exposure multiplied the light by, as power of 2 |
 
 Each of `objects`, with pixels (x, y) counted from the top left corner:
 
@@ -45,6 +46,7 @@ PIL, and so `datasets`, reduces a 16-bit RGB PNG to 8 bits: decode the bytes of 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -59,6 +61,9 @@ IMAGE_FILES = {
 """Image columns and the files in panoramas/<k>/ that hold their bytes."""
 
 SPLITS = ("train", "validation")
+
+SHARD_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5}}\.parquet")
+"""Names of shards; any other file beside them is somebody else's."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FLOATS = pa.list_(pa.float64())
@@ -101,6 +106,7 @@ _PROVENANCE = pa.struct(
         ("settings_hash", pa.string()),
         ("scene_seconds", pa.float64()),
         ("render_seconds", pa.float64()),
+        ("exposure_stops", pa.float64()),
     ]
 )
 

@@ -3,6 +3,7 @@
 OUT/shards/
   data/<split>-NNNNN.parquet   the shards
   manifest.json                what each was made from; packing again skips what is unchanged
+  .lock                        held (flock) while a process packs
 
 The same finished scenes give byte-identical shards, whatever the order they were made in: rows are
 sorted by seed and scene, and splits and shard borders depend on the rows alone. One row is in
@@ -11,6 +12,7 @@ memory at a time.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,9 +28,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.outputs import DISK_FULL, RunFolder, SceneFolder, read_json, write_json
+from pipeline.outputs import (
+    DISK_FULL,
+    DamagedFileError,
+    RunFolder,
+    SceneFolder,
+    read_json,
+    write_json,
+)
 from pipeline.settings import RunSettings, settings_hash
-from pipeline.shards.schema import IMAGE_FILES, SPLITS, leaf_columns, make_schema
+from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 
 SHARD_BYTES = 512 * 2**20
 ROW_GROUP_BYTES = 16 * 2**10
@@ -53,6 +62,7 @@ def pack(
     run: RunFolder,
     settings: RunSettings,
     *,
+    rows_hash: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     validation_fraction: float = VALIDATION_FRACTION,
     validation_panoramas: int = VALIDATION_PANORAMAS,
@@ -60,11 +70,15 @@ def pack(
     """Write the shards of all finished scenes; panoramas with defects are left out.
 
     New shards are first written beside the old ones and then moved to their places; only then are
-    shards removed that are no longer part of the dataset. One process at a time may pack a run.
+    shards removed that are no longer part of the dataset; other files stay. One process at a time
+    may pack a run, a second one is refused.
 
     Args:
         run: The run's folder.
         settings: Its settings; every row must have been made with them.
+        rows_hash: The settings hash that every row must bear; by default that of `settings` in
+            this checkout. The one in run.json lets finished rows be packed again after a
+            configuration or a version has changed.
         shard_bytes: A shard grows up to this size (a single larger row makes its own).
         validation_fraction: Share of the scenes that are drawn for validation.
         validation_panoramas: Validation ends with the scene that reaches this many panoramas;
@@ -75,20 +89,20 @@ def pack(
         shards `written`, `unchanged` and `removed`.
 
     Raises:
-        UserError: Nothing is finished, rows come from other settings, a file is corrupt, or the
-            disk is full; the shards are then what they were before.
+        UserError: Nothing is finished, rows come from other settings, a file is corrupt, another
+            process packs, or the disk is full; the shards are then what they were before.
     """
-    panoramas, left_out = _collect(run, settings_hash(settings))
-    if not panoramas:
-        raise UserError(f"{run.scenes} has no finished scene with a good panorama to pack yet")
-    schema = make_schema(settings.passes)
-    splits = _split(panoramas, validation_fraction, validation_panoramas)
-    plan = {
-        f"{split}-{number:05d}.parquet": shard
-        for split in SPLITS
-        for number, shard in enumerate(_shards(splits[split], shard_bytes))
-    }
-    with _disk_full_is_for_the_user(run.shards):
+    with _disk_full_is_for_the_user(run.shards), _only_packer(run.shards):
+        panoramas, left_out = _collect(run, rows_hash or settings_hash(settings))
+        if not panoramas:
+            raise UserError(f"{run.scenes} has no finished scene with a good panorama to pack yet")
+        schema = make_schema(settings.passes)
+        splits = _split(panoramas, validation_fraction, validation_panoramas)
+        plan = {
+            f"{split}-{number:05d}.parquet": shard
+            for split in SPLITS
+            for number, shard in enumerate(_shards(splits[split], shard_bytes))
+        }
         written, removed = _update(run.shards, plan, schema)
     return {
         **{split: len(splits[split]) for split in SPLITS},
@@ -106,29 +120,51 @@ def _collect(run: RunFolder, expected_hash: str) -> tuple[list[_Panorama], int]:
         scene = SceneFolder(path)
         if not scene.done.exists():
             continue
-        for index in range(len(read_json(scene.generated)["viewpoints"])):
-            folder = scene.panorama(index)
-            data = _read(folder, "row.json")
-            try:
-                row = json.loads(data)
-            except ValueError:
-                raise UserError(_damaged(folder, "row.json")) from None
-            found = row["provenance"]["settings_hash"]
+        for index in range(_viewpoints(scene)):
+            panorama, found, unfit = _look_at(scene.panorama(index))
             if found != expected_hash:
                 raise UserError(
-                    f"{folder} was made with settings {found}, this run has {expected_hash}; "
-                    "pack with the settings and versions that made it, or use a new OUT"
+                    f"{panorama.folder} was made with settings {found}, this run has "
+                    f"{expected_hash}; pack with the settings and versions that made it, or use a "
+                    "new OUT"
                 )
-            if row["summary"]["defects"]:
+            if unfit:
                 left_out += 1
-                continue
-            files = [folder / name for name in row["summary"]["sha256"]]
-            size = len(data) + sum(file.stat().st_size for file in files if file.exists())
-            size += ROW_GROUP_BYTES
-            sha256 = hashlib.sha256(data).hexdigest()
-            panoramas.append(_Panorama(folder, row["scene_id"], row["seed"], size, sha256))
+            else:
+                panoramas.append(panorama)
     panoramas.sort(key=lambda panorama: (panorama.seed, panorama.scene_id))  # stable: index stays
     return panoramas, left_out
+
+
+def _viewpoints(scene: SceneFolder) -> int:
+    """Number of panoramas of a finished scene."""
+    try:
+        return len(read_json(scene.generated)["viewpoints"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{scene.generated} is missing or damaged; delete {scene.path} and run make render "
+            "again to make it anew"
+        ) from None
+
+
+def _look_at(folder: Path) -> tuple[_Panorama, str, bool]:
+    """A finished panorama, the settings hash it was made with, and whether it is unfit."""
+    data = _read(folder, "row.json")
+    try:
+        row = json.loads(data)
+        summary = row["summary"]
+        files = [folder / name for name in dict(summary["sha256"])]
+        size = len(data) + sum(file.stat().st_size for file in files if file.exists())
+        panorama = _Panorama(
+            folder=folder,
+            scene_id=str(row["scene_id"]),
+            seed=int(row["seed"]),
+            bytes=size + ROW_GROUP_BYTES,
+            row_sha256=hashlib.sha256(data).hexdigest(),
+        )
+        return panorama, row["provenance"]["settings_hash"], bool(summary["defects"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(_damaged(folder, "row.json")) from None
 
 
 def _split(
@@ -168,7 +204,7 @@ def _update(folder: Path, plan: dict[str, list[_Panorama]], schema: pa.Schema) -
     fresh.mkdir()
     try:
         known = read_json(manifest)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, DamagedFileError):
         known = {}
     try:
         entries = {}
@@ -183,10 +219,13 @@ def _update(folder: Path, plan: dict[str, list[_Panorama]], schema: pa.Schema) -
         write_json(fresh / manifest.name, entries)
         for path in written:  # nothing needs space any more
             os.replace(path, data / path.name)
-        os.replace(fresh / manifest.name, manifest)
+        if entries != known:  # else its time stays, which tells that the preview page is current
+            os.replace(fresh / manifest.name, manifest)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    stale = [path for path in data.glob("*.parquet") if path.name not in plan]
+    stale = [
+        path for path in data.iterdir() if SHARD_NAME.fullmatch(path.name) and path.name not in plan
+    ]
     for path in stale:
         path.unlink()
     return len(written), len(stale)
@@ -250,14 +289,19 @@ def _table(panorama: _Panorama, schema: pa.Schema) -> pa.Table:
     folder = panorama.folder
     row = json.loads(_read(folder, "row.json"))
     sha256 = row.pop("summary")["sha256"]
-    columns = {
-        name: pa.array([row[name]] if name in row else [None], schema.field(name).type)
-        for name in schema.names
-        if name not in IMAGE_FILES
-    }
+    try:
+        columns = {
+            name: pa.array([row[name]] if name in row else [None], schema.field(name).type)
+            for name in schema.names
+            if name not in IMAGE_FILES
+        }
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        columns = {}
     # Arrow fills in nulls for what is missing and drops what it does not know
     if {name: column[0].as_py() for name, column in columns.items()} != row:
-        raise ValueError(f"{folder / 'row.json'} does not fit the schema")
+        raise DamagedFileError(
+            f"{folder / 'row.json'} does not fit the schema; {_made_anew(folder)}"
+        )
     for name in IMAGE_FILES:
         if name in schema.names:
             file = IMAGE_FILES[name]
@@ -277,8 +321,27 @@ def _read(folder: Path, name: str) -> bytes:
 
 
 def _damaged(folder: Path, name: str) -> str:
-    scene = folder.parent.parent
-    return f"{folder / name} is missing or damaged; delete {scene} and run again to make it anew"
+    return f"{folder / name} is missing or damaged; {_made_anew(folder)}"
+
+
+def _made_anew(folder: Path) -> str:
+    """What the user can do about panoramas/<k>/ of a finished scene."""
+    done = SceneFolder(folder.parent.parent).done
+    return f"delete {folder} and {done} and run make render again to make it anew"
+
+
+@contextmanager
+def _only_packer(folder: Path) -> Iterator[None]:
+    """Hold the lock of OUT/shards; the kernel drops it with its process, also after `kill -9`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is packing {folder}; wait for it, then run the same command again"
+            ) from None
+        yield
 
 
 @contextmanager

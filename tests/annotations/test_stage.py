@@ -35,6 +35,7 @@ def test_a_scene_with_all_passes(run):
     row = read_json(folder / "row.json")
     assert row["image_id"] == "spheres-0000000003/1"
     assert row["provenance"]["settings_hash"] == settings_hash(PASSES)
+    assert row["provenance"]["exposure_stops"] == 1.5
     assert row["camera"]["position"] == [0.5, 0.0, 1.5]
     assert TINY not in {thing["id"] for thing in row["objects"]}
     assert row["summary"]["dropped"] == 1
@@ -94,6 +95,26 @@ def test_a_damaged_file_is_named_and_its_folder_rendered_again(run, name, damage
     assert "\n" not in str(caught.value)
     assert scene.panorama(0).exists()  # the good one is kept
     assert not scene.rendered(1).exists() and not scene.panorama(1).exists()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe{", b"[1]", b'{"profile": "draft"}'])
+def test_a_render_json_that_is_none_is_rendered_again(run, data):
+    scene = render_scene(run)
+    (scene.rendered(1) / "render.json").write_bytes(data)
+    with pytest.raises(UserError, match=r"render\.json is missing or corrupt"):
+        stage.annotate_scene(scene, SETTINGS)
+    assert scene.panorama(0).exists() and not scene.rendered(1).exists()
+
+
+def test_opencv_has_one_thread_meanwhile(run, monkeypatch):
+    seen, before = [], cv2.getNumThreads()
+    monkeypatch.setattr(stage, "defects", lambda *_: seen.append(cv2.getNumThreads()) or [])
+    cv2.setNumThreads(2)
+    try:
+        stage.annotate_scene(render_scene(run), SETTINGS)
+        assert (seen, cv2.getNumThreads()) == ([1, 1], 2)
+    finally:
+        cv2.setNumThreads(before)
 
 
 def test_an_image_of_another_size_is_refused(run):

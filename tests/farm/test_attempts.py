@@ -97,7 +97,7 @@ def test_quarantine_says_why_and_how_to_run_again(scene: SceneFolder) -> None:
     assert about["log_tail"] == "boom"
     assert about["log"] == "attempts/generate-1.log"
     assert about["attempts"][0]["seconds"] == 2.0
-    assert "SEED=7 GENERATOR=spheres:3,rooms:1" in about["run_again"]
+    assert "SEED=7 GENERATOR=rooms:0.25,spheres:0.75" in about["run_again"]
     assert "PASSES=depth" in about["run_again"]
     assert not scene.blend.exists()
     attempts.forgive(scene)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -56,6 +57,7 @@ def synthetic_row(width: int = 256, seed: int = 0, balls: int = 20) -> Row:
             "settings_hash": "0123456789ab",
             "scene_seconds": 31.0,
             "render_seconds": 4.2,
+            "exposure_stops": -0.5,
         },
     }
 
@@ -155,6 +157,19 @@ def test_statistics_are_over_all_rows_and_panels_evenly_spaced(tmp_path: Path) -
     summary, *panels = Elements(page.write_preview(run, limit=3).read_text()).json
     assert [panel["seed"] for panel in panels] == [0, 3, 6]
     assert summary["panoramas"] == 7
+
+
+def test_a_page_is_current_until_the_shards_change(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_shards(run, [synthetic_row(64, balls=3)])
+    manifest = run.shards / "manifest.json"
+    manifest.write_text('{"train-00000.parquet": {}}')
+    assert not page.is_current(run)  # there is none
+    path = page.write_preview(run)
+    os.utime(manifest, ns=(0, path.stat().st_mtime_ns - 1))
+    assert page.is_current(run)
+    os.utime(manifest, ns=(0, path.stat().st_mtime_ns + 1))  # packed, then stopped
+    assert not page.is_current(run)
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,17 @@ def test_a_shard_that_is_truncated_later_is_named(copy):
 
 
 def test_a_folder_without_shards(tmp_path):
-    with pytest.raises(UserError, match="no train shards"):
+    with pytest.raises(UserError, match="holds no train shards;"):
         ShardReader(tmp_path, "train")
+    with pytest.raises(UserError, match="holds no shards;"):
+        ShardReader(tmp_path)
+
+
+@pytest.mark.parametrize("data", ["", "[1]", "{"])
+def test_a_damaged_manifest_is_named(copy, data):
+    (copy / "manifest.json").write_text(data)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged .* pack the run again"):
+        ShardReader(copy)
 
 
 def test_a_download_without_manifest_can_be_read(copy):

@@ -55,6 +55,7 @@ def features(passes):
                 "settings_hash": value("string"),
                 "scene_seconds": value("float64"),
                 "render_seconds": value("float64"),
+                "exposure_stops": value("float64"),
             },
         }
     )

@@ -1,6 +1,7 @@
 """Packing: identical bytes in any order, whole or not at all, and nothing written twice."""
 
 import dataclasses
+import fcntl
 import os
 import resource
 import shutil
@@ -12,7 +13,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, read_json, write_json
-from pipeline.settings import scene_id
+from pipeline.settings import scene_id, settings_hash
+from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import leaf_columns, make_schema
 from pipeline.shards.writer import _split, pack
 from tests.synthetic import PASSES, SETTINGS, finish_scene
@@ -148,6 +150,49 @@ def test_stale_shards_are_removed(packable):
     assert list(shards(packable)) == ["train-00000.parquet"]
 
 
+def test_files_of_others_beside_the_shards_stay(packable):
+    pack(packable, SETTINGS, validation_fraction=0)
+    data = packable.shards / "data"
+    others = {"mine.parquet", "train-1.parquet", "test-00000.parquet", "notes.txt"}
+    for name in others:
+        (data / name).touch()
+    (data / "train-00007.parquet").touch()
+    assert pack(packable, SETTINGS, validation_fraction=0)["removed"] == 1
+    assert {path.name for path in data.iterdir()} == others | {"train-00000.parquet"}
+    (packable.shards / "manifest.json").unlink()
+    assert len(ShardReader(data)) == 8
+
+
+def test_a_second_packer_is_refused(packable):
+    pack(packable, SETTINGS)
+    before = shards(packable)
+    with open(packable.shards / ".lock") as lock:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is packing") as caught:
+            pack(packable, SETTINGS, validation_fraction=0)
+    assert "\n" not in str(caught.value)
+    assert shards(packable) == before
+    pack(packable, SETTINGS)
+
+
+def test_packing_again_leaves_the_manifest_alone(packable):
+    pack(packable, SETTINGS)
+    manifest = packable.shards / "manifest.json"
+    before = manifest.stat().st_mtime_ns
+    pack(packable, SETTINGS)
+    assert manifest.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("data", ["", "[1]", "{", '{"train-00000.parquet": 3}'])
+def test_a_damaged_manifest_is_made_anew(packable, data):
+    pack(packable, SETTINGS)
+    manifest, before = packable.shards / "manifest.json", shards(packable)
+    good = read_json(manifest)
+    manifest.write_text(data)
+    pack(packable, SETTINGS)
+    assert read_json(manifest) == good and shards(packable) == before
+
+
 def test_panoramas_with_defects_are_left_out(packable):
     path = packable.scene(scene_id(SETTINGS, 1)).panorama(0) / "row.json"
     row = read_json(path)
@@ -194,6 +239,16 @@ def test_rows_of_other_settings_are_refused(packable):
         pack(packable, other)
 
 
+def test_rows_are_held_against_the_hash_the_run_was_begun_with(packable, monkeypatch):
+    begun = settings_hash(SETTINGS)
+    monkeypatch.setattr("pipeline.shards.writer.settings_hash", lambda settings: "edited")
+    with pytest.raises(UserError, match="was made with settings"):
+        pack(packable, SETTINGS)
+    assert pack(packable, SETTINGS, rows_hash=begun, validation_fraction=0)["train"] == 8
+    with pytest.raises(UserError, match="this run has 0123"):
+        pack(packable, SETTINGS, rows_hash="0123")
+
+
 def test_nothing_to_pack(run):
     with pytest.raises(UserError, match="no finished scene"):
         pack(run, SETTINGS)
@@ -212,13 +267,33 @@ def test_a_damaged_panorama_is_named_and_the_shards_stay(packable, name, damage)
     assert shards(packable) == before
 
 
+@pytest.mark.parametrize("data", ["", "{}", "[1]", '{"summary": 3}'])
+def test_a_row_that_is_none_names_its_panorama(packable, data):
+    scene = packable.scene(scene_id(SETTINGS, 1))
+    (scene.panorama(0) / "row.json").write_text(data)
+    with pytest.raises(UserError) as caught:
+        pack(packable, SETTINGS)
+    assert f"delete {scene.panorama(0)} and {scene.done}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [None, "", "{}", "[1]", '{"viewpoints": 3}'])
+def test_a_done_scene_without_its_scene_json_is_named(packable, data):
+    scene = packable.scene(scene_id(SETTINGS, 1))
+    scene.generated.unlink() if data is None else scene.generated.write_text(data)
+    with pytest.raises(UserError, match=f"missing or damaged; delete {scene.path} and"):
+        pack(packable, SETTINGS)
+
+
 def test_a_row_that_does_not_fit_the_schema_is_refused(packable):
     path = packable.scene(scene_id(SETTINGS, 1)).panorama(0) / "row.json"
-    row = read_json(path)
-    del row["objects"][0]["click"]
-    write_json(path, row)
-    with pytest.raises(ValueError, match="does not fit the schema"):
-        pack(packable, SETTINGS)
+    good = read_json(path)
+    missing, mistyped = read_json(path), {**good, "objects": 3}
+    del missing["objects"][0]["click"]
+    for row in (missing, mistyped):
+        write_json(path, row)
+        with pytest.raises(UserError, match="does not fit the schema; delete"):
+            pack(packable, SETTINGS)
 
 
 @contextmanager
@@ -254,7 +329,7 @@ def test_a_full_disk_leaves_nothing_behind(packable, size):
         with pytest.raises(UserError, match="the disk is full") as caught:
             pack(packable, SETTINGS, validation_fraction=0)
         assert "\n" not in str(caught.value)
-        assert [path.name for path in packable.shards.rglob("*")] == ["data"]
+        assert {path.name for path in packable.shards.rglob("*")} == {".lock", "data"}
 
 
 def test_a_full_disk_keeps_the_old_shards(packable):
