@@ -31,6 +31,7 @@ from infinigen.assets.objects import (  # noqa: E402
     tableware,
 )
 from infinigen.assets.objects.table_decorations import VaseFactory  # noqa: E402
+from infinigen.assets.objects.tableware import plant_container  # noqa: E402
 from infinigen.assets.scatters import clothes  # noqa: E402
 from infinigen.assets.utils import bbox_from_mesh  # noqa: E402
 from infinigen.core import execute_tasks, tagging  # noqa: E402
@@ -88,9 +89,10 @@ class _Design:
         """Returns one object of this design, in its final place."""
         if self.asset is None:
             self._build()
-        # Furniture that holds things is edited while it is solved against: a mesh of its own.
-        own = usage_lookup.has_usage(self.factory, t.Semantics.AssetPlaceholderForChildren)
-        obj = _copy(self.asset, own)
+        # Shelves are edited when they are solved against, counters when a sink is cut into them.
+        edited = (t.Semantics.AssetPlaceholderForChildren, t.Semantics.KitchenCounter)
+        own_mesh = any(usage_lookup.has_usage(self.factory, usage) for usage in edited)
+        obj = _copy(self.asset, own_mesh)
         obj.name = f"{self.generator!r}.spawn_asset({seed})"
         obj.location, obj.rotation_euler = loc, rot
         return obj
@@ -149,7 +151,10 @@ class DesignPool:
 
 def _lighten_assets() -> None:
     """Leaves out what costs minutes or millions of faces (CPU-seconds and faces measured)."""
-    # Potted plants: monocots 43 s and 4.2 M, mushrooms 80 s, cacti 16 s and 3.9 M.
+    # Potted plants: monocots 43 s and 4.2 M, mushrooms 80 s, cacti 16 s and 3.9 M. Their soil alone
+    # was 25 s and 0.5 M: one subdivision instead of three.
+    subsurf = plant_container.subsurf
+    plant_container.subsurf = lambda obj, levels: subsurf(obj, min(levels, 1))
     pots = [small_plants.SucculentFactory, small_plants.SnakePlantFactory]
     tableware.PlantContainerFactory.plant_factories = pots
     tableware.LargePlantContainerFactory.plant_factories = pots[1:]

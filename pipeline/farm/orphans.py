@@ -1,7 +1,7 @@
 """A child does not outlive the worker that watches it, not even after `kill -9` of the worker.
 
 Of the child alone: what it started in turn then lives on until it ends by itself. (Where the worker
-lives to see its child end, it kills the whole session: `worker.kill_session`.)
+lives to see its child end, it kills the whole session: `session.kill_session`.)
 """
 
 from __future__ import annotations

@@ -40,12 +40,20 @@ sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 from pathlib import Path
 from pipeline.errors import UserError
+from pipeline.farm.worker import Limits
 from pipeline.outputs import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
-address = sys.argv[4] if len(sys.argv) > 4 else None
+patient = Limits(wall=60)  # what hangs shall hang until the test has done its part
+farm = replace(
+    QUICK,
+    ray_address=sys.argv[4] or None,
+    gpus=int(sys.argv[5]) or None,
+    generate_limits=patient,
+    render_limits=patient,
+)
+settings = replace(SETTINGS, profile="farm" if farm.gpus else "draft")
 try:
-    farm = replace(QUICK, ray_address=address)
-    print(render_run(RunFolder(Path(sys.argv[2])), SETTINGS, int(sys.argv[3]), farm, FAKE))
+    print(render_run(RunFolder(Path(sys.argv[2])), settings, int(sys.argv[3]), farm, FAKE))
 except UserError as error:
     sys.exit(str(error))
 """
@@ -66,11 +74,17 @@ class Farm:
     ) -> Summary:
         return render_run(self.run, settings, scenes, farm, FAKE)
 
-    def driver(self, scenes: int, address: str = "") -> subprocess.Popen[str]:
-        """A driver in a process of its own, on the given Ray or on one that it starts."""
+    def driver(self, scenes: int, address: str = "", gpus: int = 0) -> subprocess.Popen[str]:
+        """A driver in a process of its own, on the given Ray or on one that it starts.
+
+        With GPUs it renders on them (no GPU has to exist for that).
+        """
         argv = [sys.executable, "-c", DRIVER, str(CHECKOUT), str(self.run.path), str(scenes)]
+        # Ray would take 127.0.0.1 for another address of this machine; see cluster.connected
+        loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if address else {}
         return subprocess.Popen(
-            [*argv, address] if address else argv,
+            [*argv, address, str(gpus)],
+            env={**os.environ, **loopback},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

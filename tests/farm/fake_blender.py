@@ -89,6 +89,11 @@ def misbehave(scene: SceneFolder, plan: dict, stage: str, seed: int) -> None:
     if fault == "reject":
         print("rejected: no free viewpoint")
         sys.exit(3)
+    if fault == "damaged":
+        scene.blend.unlink()
+        scene.generated.unlink()
+        print(f"damaged: {scene.blend}")
+        sys.exit(4)
     if fault == "nothing":
         sys.exit(0)
     if fault == "hang":

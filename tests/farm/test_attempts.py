@@ -18,8 +18,9 @@ from pipeline.errors import UserError
 from pipeline.farm import attempts
 from pipeline.farm.claim import claim
 from pipeline.farm.progress import Progress, status_json, status_text
+from pipeline.farm.session import session_members
 from pipeline.farm.status import current_step, read_status
-from pipeline.farm.worker import Outcome, session_members
+from pipeline.farm.worker import Outcome
 from pipeline.outputs import SceneFolder, read_json, write_json
 from pipeline.settings import make_settings
 from tests.farm.conftest import SETTINGS, Farm
@@ -52,6 +53,16 @@ def test_what_counts_against_a_seed(scene: SceneFolder) -> None:
 def test_a_death_that_the_driver_saw_counts_even_before_the_first_line(scene: SceneFolder) -> None:
     attempts.end(scene, "render", 1, Outcome("crashed", "WorkerCrashedError"))
     assert attempts.failures(scene, "render") == 1
+
+
+def test_a_render_that_added_a_panorama_does_not_count(scene: SceneFolder) -> None:
+    scene.rendered(0).mkdir(parents=True)
+    for number, index in ((1, 0), (2, 1), (3, 1)):
+        attempts.begin(scene, "render", number)
+        scene.rendered(index).mkdir(exist_ok=True)
+        attempts.end(scene, "render", number, CRASH)
+    counted = [attempt.counted for attempt in attempts.read_attempts(scene)]
+    assert counted == [True, False, True]
 
 
 def test_an_attempt_without_end_was_interrupted(scene: SceneFolder) -> None:
@@ -106,7 +117,11 @@ def test_quarantine_says_why_and_how_to_run_again(scene: SceneFolder) -> None:
 
 
 def test_damaged_record_is_ignored(scene: SceneFolder) -> None:
-    scene.attempts.mkdir(parents=True)
+    attempts.begin(scene, "generate", 2)
+    good = attempts.record_path(scene, "generate", 2)
+    for number, odd in enumerate([{"stage": "bake"}, {"number": "2"}, {"unknown": 1}]):
+        write_json(attempts.record_path(scene, "render", number), {**read_json(good), **odd})
+    good.write_bytes(b"\xff{")
     attempts.record_path(scene, "generate", 1).write_text('{"sta')
     assert attempts.read_attempts(scene) == []
 
@@ -184,6 +199,14 @@ def test_status_of_many_scenes_is_quick(farm: Farm) -> None:
     assert read_status(farm.run, finished).done == 3000
     assert first - started < 0.5
     assert time.perf_counter() - first < 0.1
+
+
+@pytest.mark.usefixtures("working")
+def test_status_does_not_mind_other_files(farm: Farm) -> None:
+    farm.run.scenes.mkdir()
+    (farm.run.scenes / ".DS_Store").touch()
+    (farm.run.scenes / "empty").mkdir()
+    assert "0/10 scenes done" in status_text(farm.run)
 
 
 @pytest.mark.usefixtures("working")

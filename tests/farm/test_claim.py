@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm.claim import claim, read_claim
+from pipeline.farm.claim import claim, lock_path, read_claim
 from pipeline.outputs import RunFolder
 from tests.farm.conftest import CHECKOUT, SETTINGS, Farm, wait_until
 
@@ -91,11 +91,36 @@ def test_other_versions_and_configurations_are_named(farm: Farm) -> None:
     assert "bpy version 3.6 → " in refusal(farm.run)
 
 
-def test_damaged_run_json(farm: Farm) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": 3, "versions": {}}'])
+def test_damaged_run_json(text: str, farm: Farm) -> None:
     with claim(farm.run, SETTINGS, 1):
         pass
-    farm.run.settings.write_text("{")
-    assert "damaged" in refusal(farm.run)
+    farm.run.settings.write_text(text)
+    line = refusal(farm.run)
+    assert "damaged" in line
+    assert str(farm.run.settings) in line
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"unknown": 1}'])
+def test_damaged_lock_file_is_nobodys(text: str, farm: Farm) -> None:
+    with claim(farm.run, SETTINGS, 1):
+        lock_path(farm.run).write_text(text)
+        assert read_claim(farm.run) is None
+        assert "another driver is working" in refusal(farm.run)
+
+
+def test_removed_or_replaced_folder_is_no_longer_held(farm: Farm) -> None:
+    with claim(farm.run, SETTINGS, 1) as check:
+        check()
+        farm.run.path.rename(farm.folder / "elsewhere")
+        with pytest.raises(UserError, match="was removed or replaced"):
+            check()
+        with (
+            claim(farm.run, SETTINGS, 1) as check_second,
+            pytest.raises(UserError, match="was removed or replaced"),
+        ):
+            check_second()
+            check()
 
 
 def test_killed_before_run_json_was_written_is_not_foreign(farm: Farm) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.server
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.errors import UserError
@@ -81,6 +86,7 @@ def test_every_fault_is_retried_or_quarantined(farm: Farm) -> None:
             "annotate:4": "damage 1",
             "annotate:5": "crash",
             "render:6": "grandchild 1",
+            "render:8": "damaged 1",
             "defects": {"7:0": ["black"], "7:1": ["black", "blown out"]},
         }
     )
@@ -96,6 +102,8 @@ def test_every_fault_is_retried_or_quarantined(farm: Farm) -> None:
     assert ends(farm, 4, "render") == ["ok", "ok"]
     assert ends(farm, 5, "annotate") == ["crashed"] * 3
     assert ends(farm, 6, "render") == ["silent", "ok"]
+    assert ends(farm, 8, "render") == ["damaged", "ok"]
+    assert ends(farm, 8, "generate") == ["ok", "ok"]  # the scene file was damaged, and made again
     no_good = read_json(farm.run.scene(name(7)).failed)
     assert no_good["detail"] == "no good panorama: black; blown out"
     crashed = read_json(farm.run.scene(name(2)).failed)
@@ -105,8 +113,44 @@ def test_every_fault_is_retried_or_quarantined(farm: Farm) -> None:
     assert not farm.children()
 
 
+def test_panoramas_that_a_failed_render_made_are_kept_and_it_does_not_count(farm: Farm) -> None:
+    farm.plan({"render1:0": "crash 3"})
+    assert farm.render(1).scenes == names(0)
+    assert ends(farm, 0, "render") == ["crashed"] * 3 + ["ok"]
+
+
+def test_a_scene_file_that_is_always_damaged_ends(farm: Farm) -> None:
+    farm.plan({"render:0": "damaged"})
+    assert farm.render(1).failed == names(0)
+    assert ends(farm, 0, "render") == ["damaged"] * 3
+
+
+def test_an_annotation_that_hangs_is_ended(farm: Farm) -> None:
+    farm.plan({"annotate:0": "hang 1"})
+    assert farm.render(1, replace(QUICK, annotate_limits=Limits(wall=1))).scenes == names(0)
+    assert ends(farm, 0, "annotate") == ["timeout", "ok"]
+
+
+def test_damaged_files_of_a_scene(farm: Farm) -> None:
+    farm.render(1, replace(QUICK, keep_scenes=True))
+    scene = farm.run.scene(name(0))
+    (farm.run.scenes / ".DS_Store").touch()
+    for text in ("{", "[]", "{}"):
+        scene.done.write_text(text)
+        with pytest.raises(UserError, match=r"done\.json is damaged.*delete it and run"):
+            farm.render(1)
+    scene.done.unlink()
+    shutil.rmtree(scene.rendered(1).parent)
+    (scene.panorama(1) / "row.json").write_text('{"summ')
+    assert farm.render(1).panoramas == 2
+    assert ends(farm, 0, "render") == ["ok", "ok"]  # of panorama 1
+    assert ends(farm, 0, "generate") == ["ok"]
+
+
 @pytest.mark.parametrize("stage", ["generate", "annotate"])
-def test_killed_ray_worker_counts_as_an_attempt(farm: Farm, stage: str) -> None:
+def test_killed_ray_worker_counts_as_an_attempt(
+    farm: Farm, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     farm.plan({f"{stage}:0": "kill-worker 1"})
     assert farm.render(1).scenes == names(0)
     assert ends(farm, 0, stage) == ["crashed", "ok"]
@@ -114,6 +158,7 @@ def test_killed_ray_worker_counts_as_an_attempt(farm: Farm, stage: str) -> None:
         one for one in attempts.read_attempts(farm.run.scene(name(0))) if one.stage == stage
     )
     assert "WorkerCrashed" in first.detail
+    assert "raylet" not in capsys.readouterr().out  # Ray's own words about it
     assert first.counted
     assert not farm.children()
 
@@ -166,6 +211,40 @@ def test_ctrl_c(farm: Farm, ray_address: str) -> None:
     assert not last.held
 
 
+def test_removed_folder_stops_the_driver(farm: Farm, ray_address: str) -> None:
+    farm.plan({"*": "hang"})
+    driver = farm.driver(2, ray_address)
+    wait_until(lambda: len(farm.children()) == 2)
+    shutil.rmtree(farm.run.path)
+    said = driver.communicate(timeout=20)[0]
+    assert f"OUT={farm.run.path} was removed or replaced" in said.splitlines()[-1]
+    assert not farm.children()
+    assert not farm.run.path.exists()
+
+
+def test_ray_of_its_own(farm: Farm) -> None:
+    """Nothing of it can be reached from outside, it has the GPUs it is given, SIGTERM ends it."""
+    farm.plan({"render1:0": "hang"})
+    driver = farm.driver(1, gpus=1)
+    wait_until(lambda: farm.run.scene(name(0)).rendered(0).exists(), seconds=40)
+    ports = []
+    for process in [one := psutil.Process(driver.pid), *one.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("inet")
+            listening = [port for port in connections if port.status == psutil.CONN_LISTEN]
+            ports += [(process.name(), port.laddr.ip, port.laddr.port) for port in listening]
+    assert {"gcs_server", "raylet"} <= {name for name, _, _ in ports}
+    assert {ip.removeprefix("::ffff:") for _, ip, _ in ports} == {"127.0.0.1"}, ports
+    driver.terminate()
+    said = driver.communicate(timeout=30)[0]
+    assert "stopping" in said
+    assert "KeyboardInterrupt" in said.splitlines()[-1]
+    assert "SIGTERM" not in said  # of Ray's C++
+    assert driver.returncode == -signal.SIGINT
+    assert not farm.children()
+    assert ends(farm, 0, "render") == ["interrupted"]
+
+
 def running_line(run: RunFolder) -> str:
     from pipeline.farm.progress import summary
 
@@ -190,6 +269,14 @@ def test_finished_work_returns_at_once_without_ray(farm: Farm) -> None:
 def test_no_cluster_at_the_address(farm: Farm) -> None:
     said = farm.driver(1, "127.0.0.1:1").communicate(timeout=60)[0]
     assert said.splitlines()[-1].startswith("cannot reach the Ray cluster at 127.0.0.1:1")
+
+
+def test_something_else_at_the_address(farm: Farm) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        said = farm.driver(1, f"127.0.0.1:{server.server_port}").communicate(timeout=60)[0]
+        server.shutdown()
+    assert "no Ray" in said.splitlines()[-1]
 
 
 def test_full_disk_stops_the_run_and_blames_no_seed(farm: Farm, small_disk: Path) -> None:

@@ -7,7 +7,17 @@ from collections import Counter
 
 import pytest
 
-from pipeline.farm.schedule import FINISH, Slots, choose, missing, next_stage, start_over
+from pipeline.farm.options import FarmSettings
+from pipeline.farm.schedule import (
+    FINISH,
+    Slots,
+    choose,
+    missing,
+    next_stage,
+    open_panoramas,
+    start_over,
+)
+from pipeline.farm.worker import Limits
 from pipeline.outputs import STAGES, SceneFolder, write_json
 from tests.farm.conftest import Farm
 
@@ -30,6 +40,38 @@ def test_one_cpu_does_everything() -> None:
     for slots in (Slots(cpus=1), Slots(cpus=1, gpus=1, render_on_gpu=True)):
         for stage in STAGES:
             assert choose({stage: 1}, {}, slots) == stage
+
+
+def test_a_render_must_fit_on_one_node() -> None:
+    slots = Slots(cpus=24, render_cpus=8, nodes=(12, 12))
+    assert slots.renders == 2
+    assert choose({"render": 1}, {"render": 1}, slots) == "render"
+    assert choose({"render": 1}, {"render": 2}, slots) is None
+    assert choose({"generate": 1, "render": 1}, {"render": 2}, slots) == "generate"
+
+
+def test_a_cpu_beside_each_gpu_is_kept_free_of_generators() -> None:
+    slots = Slots(cpus=8, gpus=2, render_on_gpu=True)
+    assert choose({"generate": 1}, {"generate": 5}, slots) == "generate"
+    assert choose({"generate": 1}, {"generate": 6}, slots) is None
+    assert Slots(cpus=8, gpus=2).generators == 8
+    assert Slots(cpus=8, gpus=8, render_on_gpu=True).generators == 4
+
+
+@pytest.mark.parametrize(
+    ("cpus", "render_cpus", "renders"),
+    [((1, 8), 8, 1), ((1, 6, 6), 6, 2), ((4,), 4, 1), ((64, 64), 8, 16)],
+)
+def test_one_small_node_does_not_set_the_size_of_renders(
+    cpus: tuple[int, ...], render_cpus: int, renders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.farm import cluster
+    from tests.farm.conftest import SETTINGS
+
+    nodes = [{"Alive": True, "Resources": {"CPU": float(count)}} for count in cpus]
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    slots = cluster.count_slots(SETTINGS, FarmSettings())
+    assert (slots.render_cpus, slots.renders) == (render_cpus, renders)
 
 
 def test_scene_files_are_bounded() -> None:
@@ -97,6 +139,19 @@ def test_next_stage_goes_by_files(farm: Farm) -> None:
     assert (next_stage(scene), missing(scene, "annotate")) == (FINISH, None)
     scene.done.touch()
     assert next_stage(scene) is None
+
+
+def test_time_goes_by_the_panoramas_that_are_left(farm: Farm) -> None:
+    scene = farm.run.scene("spheres-0000000000")
+    limits = FarmSettings(render_limits=Limits(wall=10), annotate_limits=Limits(wall=2)).limits
+    assert open_panoramas(scene, "generate") == 0
+    write_json(scene.generated, {"viewpoints": [{}, {}, {}]})
+    scene.rendered(0).mkdir(parents=True)
+    scene.panorama(1).mkdir(parents=True)
+    assert (open_panoramas(scene, "render"), open_panoramas(scene, "annotate")) == (1, 2)
+    assert limits("render", 3).wall == 30
+    assert limits("annotate", 2).wall == 4
+    assert limits("generate", 0).wall == 3600
 
 
 def test_damaged_scene_json_means_generate_again(farm: Farm) -> None:

@@ -86,6 +86,13 @@ def test_grandchildren_count_for_memory(tmp_path: Path) -> None:
     assert outcome.reason == "memory"
 
 
+def test_no_child_gets_the_whole_machine() -> None:
+    total = psutil.virtual_memory().total
+    assert worker.memory_limit(Limits(memory=100 * total)) == int(0.9 * total)
+    assert worker.memory_limit(Limits(memory=MIB)) == MIB
+    assert worker.memory_limit(Limits()) is None
+
+
 def test_fills_its_folder(tmp_path: Path) -> None:
     scene = tmp_path / "scene"
     scene.mkdir()
@@ -101,6 +108,9 @@ def test_fills_its_folder(tmp_path: Path) -> None:
         ("raise KeyError('chair')", "crashed", "exit status 1: KeyError: 'chair'"),
         ("print('rejected: too dark'); raise SystemExit(3)", "rejected", "too dark"),
         ("raise SystemExit(3)", "crashed", "exit status 3"),
+        ("print('damaged: scene.blend'); raise SystemExit(4)", "damaged", "scene.blend"),
+        ("raise SystemExit(4)", "crashed", "exit status 4"),
+        ("raise OSError(122, 'Disk quota exceeded')", "disk", "quota"),
         ("raise OSError(28, 'No space left on device')", "disk", "No space"),
     ],
 )
