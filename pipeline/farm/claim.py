@@ -51,7 +51,8 @@ def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[Callab
     """Hold OUT for this driver.
 
     Yields:
-        To be called now and then; raises a UserError when OUT is no longer the folder held.
+        To be called now and then; raises a UserError when OUT is no longer the folder held, or
+        when what its settings stand for has changed.
 
     Raises:
         UserError: OUT cannot be written, holds something else, belongs to other settings, or
@@ -72,7 +73,12 @@ def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[Callab
         about = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         lock.write(json.dumps({**about, "scenes": scenes}) + "\n")
         lock.flush()
-        yield lambda: _check_still_held(lock.fileno(), run)
+
+        def check() -> None:
+            _check_still_held(lock.fileno(), run)
+            _check_settings(run, settings)  # a changed configuration would make other scenes
+
+        yield check
 
 
 def read_claim(run: RunFolder) -> Claim | None:

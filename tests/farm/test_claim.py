@@ -129,3 +129,14 @@ def test_killed_before_run_json_was_written_is_not_foreign(farm: Farm) -> None:
     (farm.run.path / ".run.json.0a1b.tmp").touch()
     with claim(farm.run, SETTINGS, 1):
         assert farm.run.settings.exists()
+
+
+def test_a_configuration_changed_during_a_run_is_noticed(run, tmp_path, monkeypatch):
+    config = tmp_path / "rooms.toml"
+    config.write_text("[scenes]")
+    monkeypatch.setattr("pipeline.settings.config_of", lambda generator: config)
+    with claim(run, SETTINGS, 1) as check:
+        check()
+        config.write_text("[scenes] # changed")
+        with pytest.raises(UserError, match="infinigen_configs"):
+            check()
