@@ -15,7 +15,7 @@ from typing import Any
 import bpy
 import gin
 import numpy as np
-import threadpoolctl  # type: ignore[import-untyped]
+import threadpoolctl
 from infinigen.core import init
 from mathutils import Vector
 
@@ -270,18 +270,15 @@ def _purge() -> None:
     bpy.ops.outliner.orphans_purge(do_local_ids=True, do_linked_ids=True, do_recursive=True)
 
 
-def generate(seed: int, blend_path: Path, scratch: Path, config: Path) -> None:
-    """Builds the scene of a seed in this process and saves it.
+def generate(seed: int, scratch: Path, config: Path) -> None:
+    """Builds the scene of a seed in this process, self-contained.
 
     Args:
         seed: The scene; 0 is a seed like any other.
-        blend_path: The .blend to write, compressed and self-contained.
         scratch: A folder for the files InfiniGen leaves behind.
         config: The gin file, `infinigen_configs/indoors.gin`.
     """
     logging.disable(logging.ERROR)  # failures raise; the rest is thousands of lines
-    for folder in (scratch, blend_path.parent):
-        folder.mkdir(parents=True, exist_ok=True)
     scene_seed = init.apply_scene_seed(f"{seed:x}")  # it reads seeds as hexadecimal
     gin.add_config_file_search_path(str(infinigen.module_parent_path() / "infinigen_examples"))
     gin.parse_config_files_and_bindings(
@@ -298,7 +295,5 @@ def generate(seed: int, blend_path: Path, scratch: Path, config: Path) -> None:
         compose_indoors(scratch, scene_seed)
     execute_tasks.group_collections()
 
-    print("stage: save", flush=True)
     _purge()
     bpy.ops.file.pack_all()
-    bpy.ops.wm.save_as_mainfile(filepath=str(blend_path.resolve()), compress=True)
