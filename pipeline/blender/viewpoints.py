@@ -7,6 +7,7 @@ the sphere, inside a room, and see many instances.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -170,19 +171,14 @@ class _Space:
         ]
 
     def furnished_floors(self) -> dict[str, int]:
-        """Floors of furnished rooms, and how much furniture stands over each."""
-        centres = np.array(
-            [
-                np.mean(self.boxes[obj.name], axis=0)
-                for obj in self.objects
-                if self.instance_of[obj.name].id in self.furniture
-            ]
-        ).reshape(-1, 3)[:, :2]
-        counts = {}
-        for floor in self.floors:
-            low, high = (corner[:2] for corner in self.boxes[floor.name])
-            counts[floor.name] = int(np.all((centres >= low) & (centres <= high), axis=1).sum())
-        return {name: count for name, count in counts.items() if count >= MIN_FURNITURE}
+        """Floors of furnished rooms, and how much furniture stands, lies or hangs over each."""
+        counts: Counter[str] = Counter()
+        for obj in self.objects:
+            if self.instance_of[obj.name].id in self.furniture:
+                floor, _ = self.floor_below(Vector(np.mean(self.boxes[obj.name], axis=0)))
+                if floor is not None:
+                    counts[floor] += 1
+        return {name: counts[name] for name in sorted(counts) if counts[name] >= MIN_FURNITURE}
 
     def floor_below(self, start: Vector) -> tuple[str | None, float]:
         """Name and height of the floor under a point, looking through everything above it."""
