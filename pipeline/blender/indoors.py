@@ -259,7 +259,7 @@ def _purge() -> None:
     """Removes what never renders: templates, placeholders, cutters, cameras, unused data."""
     hidden = {o for c in bpy.data.collections if c.hide_render for o in c.all_objects}
     hidden |= {o for o in bpy.data.objects if o.hide_render or o.use_fake_user}
-    hidden |= {o for o in bpy.data.objects if o.type in ("CAMERA", "EMPTY") and not o.parent}
+    hidden |= {o for o in bpy.data.objects if o.type in ("CAMERA", "EMPTY")}
     bpy.context.view_layer.update()
     for obj in set(bpy.data.objects) - hidden:
         if obj.parent in hidden:  # doors and windows hang on the cutters of their openings
