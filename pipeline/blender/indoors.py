@@ -281,9 +281,7 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     logging.disable(logging.ERROR)  # failures raise; the rest is thousands of lines
     scene_seed = init.apply_scene_seed(f"{seed:x}")  # it reads seeds as hexadecimal
     gin.add_config_file_search_path(str(infinigen.module_parent_path() / "infinigen_examples"))
-    gin.parse_config_files_and_bindings(
-        [str(config.resolve())], [f"OVERALL_SEED = {scene_seed}"], skip_unknown=True
-    )
+    gin.parse_config_files_and_bindings([str(config.resolve())], [f"OVERALL_SEED = {scene_seed}"])
     _hook_stages()
     _lighten_assets()
     _speed_up_solver()
