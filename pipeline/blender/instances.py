@@ -15,13 +15,8 @@ from dataclasses import dataclass
 
 import bpy
 
+from pipeline.blender import ids
 from pipeline.blender.categories import category_of
-
-MAX_PASS_INDEX = 32_767
-"""Largest `pass_index` that Blender stores; more objects need two digits, see `digits_of`."""
-
-MAX_INSTANCES = 65_535
-"""Largest id of the 16-bit id map."""
 
 RENDERED_TYPES = {"MESH", "CURVE", "SURFACE", "FONT", "META", "CURVES", "POINTCLOUD", "VOLUME"}
 
@@ -59,8 +54,8 @@ def number_instances() -> tuple[list[Instance], dict[str, int]]:
     _make_copies_distinct()
     _show_what_renders()
     objects = sorted(rendered_objects(), key=lambda obj: obj.name)
-    if len(objects) > MAX_INSTANCES:
-        raise OverflowError(f"{len(objects)} objects, more than the {MAX_INSTANCES} ids of 16 bits")
+    if len(objects) > ids.MAX_INSTANCES:
+        raise OverflowError(f"{len(objects)} objects, more than {ids.MAX_INSTANCES} ids of 16 bits")
     instances = []
     unknown: Counter[str] = Counter()
     for number, obj in enumerate(objects, start=1):
@@ -68,19 +63,9 @@ def number_instances() -> tuple[list[Instance], dict[str, int]]:
         if not category.in_table:
             unknown[category.name] += 1
         obj["instance_id"] = number
-        obj.pass_index = digits_of(number)[0]
+        obj.pass_index = ids.digits_of(number)[0]
         instances.append(Instance(number, obj.name, category.name, category.is_structure))
     return instances, dict(unknown)
-
-
-def digits_of(number: int) -> tuple[int, int]:
-    """An instance id as two pass indices, low and high: id = high · 32,767 + low.
-
-    >>> digits_of(5), digits_of(32_767), digits_of(32_768)
-    ((5, 0), (32767, 0), (1, 1))
-    """
-    high, low = divmod(number - 1, MAX_PASS_INDEX)
-    return low + 1, high
 
 
 def rendered_objects() -> Iterator[bpy.types.Object]:

@@ -18,8 +18,10 @@ import cv2
 import numpy as np
 import OpenEXR
 
+from pipeline.blender import ids as id_digits
 from pipeline.blender.devices import use_device
-from pipeline.blender.instances import MAX_PASS_INDEX, digits_of, rendered_objects
+from pipeline.blender.ids import digits_of
+from pipeline.blender.instances import rendered_objects
 from pipeline.outputs import SceneFolder, write_json
 from pipeline.settings import PROFILES, RunSettings
 
@@ -151,12 +153,15 @@ def render_panorama(viewpoint: dict[str, Any], settings: RunSettings, folder: Pa
 
     low = passes["IndexOB"]
     ids = low
-    if max((obj["instance_id"] for obj in rendered_objects()), default=0) > MAX_PASS_INDEX:
+    if (
+        max((obj["instance_id"] for obj in rendered_objects()), default=0)
+        > id_digits.MAX_PASS_INDEX
+    ):
         # The second digit of the ids needs a second object-index pass.
         _set_pass_indices(digit=1)
         high = _render_passes(folder)["IndexOB"]
         _set_pass_indices(digit=0)
-        ids = np.where(low > 0, high * MAX_PASS_INDEX + low, 0)
+        ids = np.where(low > 0, high * id_digits.MAX_PASS_INDEX + low, 0)
     _write_ids(folder / "ids.png", ids)
     for name in settings.passes:
         layer = passes[EXTRA_PASSES[name]]

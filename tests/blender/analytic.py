@@ -15,29 +15,11 @@ from pathlib import Path
 
 import bpy
 
-from pipeline.blender import instances, render, viewpoints
+from pipeline.blender import ids, instances, render, viewpoints
 from pipeline.blender import spheres as spheres_scene
 from pipeline.blender.spheres import add_lamp, add_sphere
 from pipeline.settings import make_settings
-
-WIDTH = 1024
-DISTANCE = 4.0
-
-SPHERES = {
-    # name: (longitude, latitude in degrees, radius in metres), all DISTANCE metres away
-    "front": (0.0, 0.0, 0.8),
-    "seam": (180.0, 10.0, 1.0),
-    "right": (90.0, -25.0, 0.3),
-    "left": (-100.0, 40.0, 0.5),
-    "top": (0.0, 90.0, 0.9),
-    "bottom": (45.0, -80.0, 1.2),
-}
-CAMERA = {"position": [0.0, 0.0, 0.0], "rotation_euler": [math.pi / 2, 0.0, 0.0]}
-
-
-def angular_radius(name: str) -> float:
-    """Radius in radians of the disc that a sphere covers as seen from the camera."""
-    return math.asin(SPHERES[name][2] / DISTANCE)
+from tests.blender.truth import CAMERA, DISTANCE, SPHERES, WIDTH
 
 
 def spheres(folder: Path) -> None:
@@ -53,7 +35,7 @@ def spheres(folder: Path) -> None:
 
 def many(folder: Path) -> None:
     """The same spheres, with an object-index pass that holds only four."""
-    instances.MAX_PASS_INDEX = render.MAX_PASS_INDEX = 4
+    ids.MAX_PASS_INDEX = 4
     spheres(folder)
 
 
@@ -163,6 +145,10 @@ def _choose(folder: Path, count: int) -> None:
             "positions": [view.position for view in chosen],
             "rotations": [view.rotation_euler for view in chosen],
             "rooms": rooms,
+            "half_room": spheres_scene.ROOM / 2,
+            "clearance": viewpoints.CLEARANCE,
+            "eye_height": viewpoints.EYE_HEIGHT,
+            "min_distance": viewpoints.MIN_DISTANCE,
             "balls": balls,
         }
     (folder / "viewpoints.json").write_text(json.dumps(result))

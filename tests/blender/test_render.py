@@ -8,7 +8,7 @@ import pytest
 from pipeline.annotations.instances import Instance, annotate
 from pipeline.sphere import lonlat_to_direction, lonlat_to_pixel, pixel_to_lonlat
 
-from .analytic import DISTANCE, SPHERES, WIDTH, angular_radius
+from .truth import DISTANCE, SPHERES, WIDTH, angular_radius
 
 
 def truth() -> np.ndarray:

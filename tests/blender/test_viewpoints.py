@@ -6,22 +6,20 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.blender.spheres import ROOM
-from pipeline.blender.viewpoints import CLEARANCE, EYE_HEIGHT, MIN_DISTANCE
-
 
 def test_viewpoints_are_free_apart_and_at_eye_height(viewpoints):
     chosen = viewpoints("furnished")
     positions = np.array(chosen["positions"])
     assert len(positions) == 4
     assert chosen["rooms"] == ["room_floor"]
-    assert np.all((positions[:, 2] >= EYE_HEIGHT[0]) & (positions[:, 2] <= EYE_HEIGHT[1]))
-    assert np.all(np.abs(positions[:, :2]) <= ROOM / 2 - CLEARANCE + 1e-6)
+    assert (chosen["clearance"], chosen["eye_height"]) == (0.35, [1.0, 1.8])
+    assert np.all((positions[:, 2] >= 1.0) & (positions[:, 2] <= 1.8))
+    assert np.all(np.abs(positions[:, :2]) <= chosen["half_room"] - 0.35 + 1e-6)
     for x, y, z, radius in chosen["balls"]:
         gap = np.linalg.norm(positions - (x, y, z), axis=1) - radius
-        assert np.all(gap >= CLEARANCE - 0.01)
+        assert np.all(gap >= 0.35 - 0.01)
     for one, two in combinations(positions, 2):
-        assert np.linalg.norm(one - two) >= MIN_DISTANCE
+        assert np.linalg.norm(one - two) >= chosen["min_distance"]
 
 
 def test_the_horizon_is_level(viewpoints):

@@ -1,0 +1,28 @@
+"""What the analytic scene of spheres holds; also for the tests, which must not load Blender.
+
+Blender changes a process that imports it (its signal handlers, for one), and pytest starts Ray and
+drivers that inherit them.
+"""
+
+from __future__ import annotations
+
+import math
+
+WIDTH = 1024
+DISTANCE = 4.0
+
+SPHERES = {
+    # name: (longitude, latitude in degrees, radius in metres), all DISTANCE metres away
+    "front": (0.0, 0.0, 0.8),
+    "seam": (180.0, 10.0, 1.0),
+    "right": (90.0, -25.0, 0.3),
+    "left": (-100.0, 40.0, 0.5),
+    "top": (0.0, 90.0, 0.9),
+    "bottom": (45.0, -80.0, 1.2),
+}
+CAMERA = {"position": [0.0, 0.0, 0.0], "rotation_euler": [math.pi / 2, 0.0, 0.0]}
+
+
+def angular_radius(name: str) -> float:
+    """Radius in radians of the disc that a sphere covers as seen from the camera."""
+    return math.asin(SPHERES[name][2] / DISTANCE)
