@@ -21,4 +21,4 @@ def test_only_blender_processes_load_blender(module):
 
 
 def test_the_tests_have_not_loaded_blender():
-    assert "bpy" not in sys.modules, "it changes signal handlers, which Ray and drivers inherit"
+    assert "bpy" not in sys.modules, "what it changes in a process, Ray and drivers would inherit"

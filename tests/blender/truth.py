@@ -1,8 +1,4 @@
-"""What the analytic scene of spheres holds; also for the tests, which must not load Blender.
-
-Blender changes a process that imports it (its signal handlers, for one), and pytest starts Ray and
-drivers that inherit them.
-"""
+"""What the analytic scene of spheres holds; also for the tests, which must not load Blender."""
 
 from __future__ import annotations
 
