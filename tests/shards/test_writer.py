@@ -14,9 +14,10 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, read_json, write_json
 from pipeline.settings import scene_id, settings_hash
+from pipeline.shards.plan import draw_splits
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import leaf_columns, make_schema
-from pipeline.shards.writer import _split, pack
+from pipeline.shards.writer import pack
 from tests.synthetic import PASSES, SETTINGS, finish_scene
 
 SMALL = 160_000
@@ -230,7 +231,7 @@ def test_a_tenth_of_the_scenes_is_drawn(finished):
         scene_id: str
 
     rows = [Row(scene_id(SETTINGS, seed)) for seed in range(5000)]
-    assert len(_split(rows, 0.1, 10_000)["validation"]) == pytest.approx(500, abs=60)
+    assert len(draw_splits(rows, 0.1, 10_000)["validation"]) == pytest.approx(500, abs=60)
 
 
 def test_rows_of_other_settings_are_refused(packable):
