@@ -83,6 +83,7 @@ OBJECTS: dict[str, tuple[str, ...]] = {
         "single_cabinet",
         "storage",
         "wall_storage",
+        "house_wall_storage",
         "house_wall_wall_storage",
         "bathroom_wall_storage",
         "sink_cabinet",
