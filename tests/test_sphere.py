@@ -77,6 +77,8 @@ def test_rotation_to_centre(lon, lat, other_lon, other_lat):
     # angles between directions are kept
     other = sphere.lonlat_to_direction(other_lon, other_lat)
     assert (rotation @ other)[1] == pytest.approx(float(centre @ other), abs=1e-12)
+    both = np.stack([centre, other])
+    np.testing.assert_allclose(sphere.rotate(both, rotation), both @ rotation.T, atol=1e-15)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=24))

@@ -6,6 +6,7 @@ is cut out once, along the smallest box that the periodic columns allow.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +21,7 @@ from pipeline.sphere import (
     lonlat_to_pixel,
     nearest_pixel,
     pixel_to_lonlat,
+    rotate,
     rotation_to_centre,
     take_columns,
 )
@@ -131,7 +133,7 @@ def bfov(crop: WrappedCrop) -> tuple[float, float, float, float]:
             shift = (west + east) / 2, (south + north) / 2
             if max(map(abs, shift)) < 0.05 * np.pi / crop.height:  # a twentieth of a pixel
                 break
-            middle = direction_to_lonlat(lonlat_to_direction(*shift) @ rotation)
+            middle = direction_to_lonlat(rotate(lonlat_to_direction(*shift), rotation.T))
             lon, lat = float(middle[0]), float(middle[1])
     best = ((best[0] + np.pi) % (2 * np.pi) - np.pi, *best[1:])
     longitude, latitude, horizontal, vertical = (round(float(a), 4) for a in np.degrees(best))
@@ -148,7 +150,8 @@ def _first_centres(crop: WrappedCrop) -> list[tuple[float, float]]:
     if crop.is_periodic:
         pixels = np.count_nonzero(crop.mask, axis=0)
         columns, _ = pixel_to_lonlat(np.arange(crop.width), 0, crop.width, crop.height)
-        east, north = pixels @ np.sin(columns), pixels @ np.cos(columns)
+        east = math.fsum(pixels * np.sin(columns))
+        north = math.fsum(pixels * np.cos(columns))
         evenly_spread = np.hypot(east, north) < 1e-6 * pixels.sum()
         lon = 0.0 if evenly_spread else float(np.arctan2(east, north))
     else:
@@ -185,7 +188,7 @@ def _extents(
     Every meridian that an instance meets either crosses its outline or ends in a pole that the
     instance covers, so the outline and the two poles suffice.
     """
-    lon, lat = direction_to_lonlat(edges @ rotation.T)
+    lon, lat = direction_to_lonlat(rotate(edges, rotation))
     over_north = _covers(crop, rotation[2])
     over_south = _covers(crop, -rotation[2])
     north = np.pi / 2 if over_north else float(lat.max())

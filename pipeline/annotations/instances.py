@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ def annotate(
                 "name": name,
                 "is_structure": is_structure,
                 "area": area,
-                "solid_angle": float(row_pixels @ row_solid_angles[crop.y :][: len(row_pixels)]),
+                "solid_angle": math.fsum(row_pixels * row_solid_angles[crop.y :][: len(row_pixels)]),
                 "size": size_of(area, width, height),
                 "bbox": [float(value) for value in bbox],
                 "bbox_wrapped": [float(value) for value in crop.box],
