@@ -1,16 +1,23 @@
-"""Which panoramas go into which shard: decided from the rows alone, before anything is written."""
+"""Which panoramas go into which shard: decided from the rows alone, before anything is written.
+
+A dataset grows at its end only. Scenes are taken in the order of their seeds, up to the first seed
+that is neither finished nor quarantined, so a scene that is late can not come between others:
+what was packed once keeps its split, its shard and its row, and packing again after more scenes are
+finished adds shards and rewrites at most the last one of each split.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, SceneFolder, read_json
+from pipeline.settings import RunSettings, scene_id
 from pipeline.shards.schema import SPLITS
 
 ROW_GROUP_BYTES = 16 * 2**10
@@ -28,13 +35,30 @@ class Panorama:
     row_sha256: str  # of row.json, which holds the hashes of the images
 
 
-def collect(run: RunFolder, expected_hash: str) -> tuple[list[Panorama], int]:
-    """Good panoramas of the finished scenes by (seed, scene, index), and how many are not good."""
-    panoramas, left_out = [], 0
-    for path in sorted(run.scenes.iterdir()) if run.scenes.is_dir() else []:
-        scene = SceneFolder(path)
-        if not scene.done.exists():
-            continue
+@dataclass(frozen=True)
+class Collected:
+    """What a run has for its shards.
+
+    Attributes:
+        panoramas: The good ones, by (seed, index).
+        left_out: How many are annotated but unfit.
+        waiting: Finished scenes that wait for one with a smaller seed.
+    """
+
+    panoramas: list[Panorama]
+    left_out: int
+    waiting: int
+
+
+def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collected:
+    """The panoramas of all scenes before the first seed that is not decided yet.
+
+    Raises:
+        UserError: A row was made with other settings, or a file of a finished scene is damaged.
+    """
+    panoramas, left_out, taken = [], 0, 0
+    for scene in _decided(run, settings):
+        taken += 1
         for index in range(_viewpoints(scene)):
             panorama, found, unfit = _look_at(scene.panorama(index))
             if found != expected_hash:
@@ -47,8 +71,19 @@ def collect(run: RunFolder, expected_hash: str) -> tuple[list[Panorama], int]:
                 left_out += 1
             else:
                 panoramas.append(panorama)
-    panoramas.sort(key=lambda panorama: (panorama.seed, panorama.scene_id))  # stable: index stays
-    return panoramas, left_out
+    finished = sum(1 for _ in run.scenes.glob("*/done.json"))
+    return Collected(panoramas, left_out, waiting=finished - taken)
+
+
+def _decided(run: RunFolder, settings: RunSettings) -> Iterator[SceneFolder]:
+    """Finished scenes in the order of their seeds, until a seed is not decided."""
+    for seed in count(settings.seed):
+        scene = run.scene(scene_id(settings, seed))
+        if scene.failed.exists():
+            continue
+        if not scene.done.exists():
+            return
+        yield scene
 
 
 def _viewpoints(scene: SceneFolder) -> int:
@@ -83,30 +118,49 @@ def _look_at(folder: Path) -> tuple[Panorama, str, bool]:
 
 
 def draw_splits(
-    panoramas: Sequence[Panorama], fraction: float, enough: int
+    panoramas: Iterable[Panorama], settings: RunSettings, fraction: float, enough: int
 ) -> dict[str, list[Panorama]]:
-    """Whole scenes to splits, drawn by a hash of the scene's name.
+    """Whole scenes to splits, in the order given, which is that of their seeds.
 
-    Scenes with later seeds change nothing. A scene that was late and has an earlier seed may take
-    the last one's place in validation, but nothing moves from training to validation.
+    Drawn scenes go to validation until it holds `enough` panoramas, all others to training. So
+    where a scene goes depends on it and on those before it, and never changes as more follow.
     """
     splits: dict[str, list[Panorama]] = {split: [] for split in SPLITS}
-    for scene_id, scene in groupby(panoramas, key=lambda panorama: panorama.scene_id):
-        digest = hashlib.sha256(f"split {scene_id}".encode()).digest()
-        drawn = int.from_bytes(digest[:8], "big") / 2**64 < fraction
+    for seed, scene in groupby(panoramas, key=lambda panorama: panorama.seed):
         room = len(splits["validation"]) < enough
-        splits["validation" if drawn and room else "train"].extend(scene)
+        drawn = room and is_drawn_for_validation(settings, seed, fraction)
+        splits["validation" if drawn else "train"].extend(scene)
     return splits
+
+
+def is_drawn_for_validation(settings: RunSettings, seed: int, fraction: float) -> bool:
+    """Whether the scene of a seed is drawn for validation: a hash of the scenes' names decides.
+
+    Of every 1 / fraction consecutive seeds of a run it is the scene whose name has the smallest
+    hash, so that already a run of that many scenes has one.
+    """
+    if not fraction:
+        return False
+    block = round(1 / fraction)
+    first = seed - (seed - settings.seed) % block
+    names = [scene_id(settings, other) for other in range(first, first + block)]
+    return scene_id(settings, seed) == min(names, key=_hash_of)
+
+
+def _hash_of(name: str) -> bytes:
+    return hashlib.sha256(f"split {name}".encode()).digest()
 
 
 def cut_into_shards(panoramas: Iterable[Panorama], limit: int) -> Iterator[list[Panorama]]:
     """Cut a split into shards: each is filled in order until the next row would exceed it."""
     shard: list[Panorama] = []
+    size = 0
     for panorama in panoramas:
-        if shard and sum(other.bytes for other in shard) + panorama.bytes > limit:
+        if shard and size + panorama.bytes > limit:
             yield shard
-            shard = []
+            shard, size = [], 0
         shard.append(panorama)
+        size += panorama.bytes
     if shard:
         yield shard
 

@@ -2,7 +2,8 @@
 
 OUT/shards/
   data/<split>-NNNNN.parquet   the shards
-  manifest.json                what each was made from; packing again skips what is unchanged
+  manifest.json                what each was made from, its size and its hash; packing again skips
+                               what is unchanged
   .lock                        held (flock) while a process packs
 
 The same finished scenes give byte-identical shards, whatever the order they were made in: rows are
@@ -12,13 +13,11 @@ memory at a time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 from pipeline.outputs import (
-    DISK_FULL,
     DamagedFileError,
     RunFolder,
+    disk_full_is_for_the_user,
+    only_process,
     read_json,
     write_json,
 )
@@ -60,7 +60,10 @@ def pack(
     validation_fraction: float = VALIDATION_FRACTION,
     validation_panoramas: int = VALIDATION_PANORAMAS,
 ) -> dict[str, Any]:
-    """Write the shards of all finished scenes; panoramas with defects are left out.
+    """Write the shards of the finished scenes; panoramas with defects are left out.
+
+    Scenes are packed in the order of their seeds, up to the first seed that is neither finished
+    nor quarantined; what was packed once stays where it is (see `pipeline.shards.plan`).
 
     New shards are first written beside the old ones and then moved to their places; only then are
     shards removed that are no longer part of the dataset; other files stay. One process at a time
@@ -73,24 +76,33 @@ def pack(
             this checkout. The one in run.json lets finished rows be packed again after a
             configuration or a version has changed.
         shard_bytes: A shard grows up to this size (a single larger row makes its own).
-        validation_fraction: Share of the scenes that are drawn for validation.
+        validation_fraction: Of every 1 / validation_fraction seeds, one scene is drawn for
+            validation; 0 draws none.
         validation_panoramas: Validation ends with the scene that reaches this many panoramas;
             scenes drawn later go to training.
 
     Returns:
-        Panoramas per split (`train`, `validation`), panoramas `left_out` for their defects, and
-        shards `written`, `unchanged` and `removed`.
+        Panoramas per split (`train`, `validation`), panoramas `left_out` for their defects,
+        finished scenes `waiting` for one with a smaller seed, and shards `written`, `unchanged`
+        and `removed`.
 
     Raises:
         UserError: Nothing is finished, rows come from other settings, a file is corrupt, another
             process packs, or the disk is full; the shards are then what they were before.
     """
-    with _disk_full_is_for_the_user(run.shards), _only_packer(run.shards):
-        panoramas, left_out = collect(run, rows_hash or settings_hash(settings))
-        if not panoramas:
-            raise UserError(f"{run.scenes} has no finished scene with a good panorama to pack yet")
+    full = (
+        f"no room for new shards in {run.shards}; the old ones are unchanged, free some space and "
+        "pack again"
+    )
+    with disk_full_is_for_the_user(full), only_process(run.shards, "packing"):
+        found = collect(run, settings, rows_hash or settings_hash(settings))
+        if not found.panoramas:
+            late = f" ({found.waiting} wait for an earlier seed)" if found.waiting else ""
+            raise UserError(
+                f"{run.scenes} has no finished scene with a good panorama to pack yet{late}"
+            )
         schema = make_schema(settings.passes)
-        splits = draw_splits(panoramas, validation_fraction, validation_panoramas)
+        splits = draw_splits(found.panoramas, settings, validation_fraction, validation_panoramas)
         plan = {
             f"{split}-{number:05d}.parquet": shard
             for split in SPLITS
@@ -99,7 +111,8 @@ def pack(
         written, removed = _update(run.shards, plan, schema)
     return {
         **{split: len(splits[split]) for split in SPLITS},
-        "left_out": left_out,
+        "left_out": found.left_out,
+        "waiting": found.waiting,
         "written": written,
         "unchanged": len(plan) - written,
         "removed": removed,
@@ -121,7 +134,7 @@ def _update(folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema) ->
         for name, panoramas in plan.items():
             source = _source(panoramas, schema)
             entry = known.get(name)
-            if entry is None or entry != _entry(data / name, source, len(panoramas)):
+            if entry is None or not _is_current(data / name, entry, source, len(panoramas)):
                 _write_shard(fresh / name, panoramas, schema)
                 entry = _entry(fresh / name, source, len(panoramas))
             entries[name] = entry
@@ -147,12 +160,35 @@ def _source(panoramas: Iterable[Panorama], schema: pa.Schema) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _entry(shard: Path, source: str, panoramas: int) -> dict[str, Any] | None:
-    """A shard's entry in the manifest; None where there is no whole Parquet file.
+def _entry(shard: Path, source: str, panoramas: int) -> dict[str, Any]:
+    """A new shard's entry in the manifest."""
+    with open(shard, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "source": source,
+        "panoramas": panoramas,
+        "bytes": shard.stat().st_size,
+        "footer_sha256": _footer_sha256(shard),
+        "sha256": sha256,
+    }
 
-    The footer's hash stands for the file: it holds the offsets, sizes and image ids of all rows,
-    so truncated and exchanged files are noticed without reading gigabytes.
+
+def _is_current(shard: Path, entry: Any, source: str, panoramas: int) -> bool:
+    """Whether a shard holds what is planned and is what was written, by its size and footer.
+
+    The footer holds the offsets, sizes and image ids of all rows, so truncated and exchanged
+    files are noticed without reading gigabytes; `pipeline.verify` reads them.
     """
+    wanted = {"source": source, "panoramas": panoramas, "footer_sha256": _footer_sha256(shard)}
+    try:
+        wanted["bytes"] = shard.stat().st_size
+        return "sha256" in entry and wanted == {key: entry[key] for key in wanted}
+    except (OSError, KeyError, TypeError):
+        return False
+
+
+def _footer_sha256(shard: Path) -> str | None:
+    """Hash of a Parquet file's footer; None where there is no whole file."""
     try:
         with open(shard, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -162,17 +198,15 @@ def _entry(shard: Path, source: str, panoramas: int) -> dict[str, Any] | None:
             footer = file.read(length)
     except (OSError, ValueError):
         return None
-    if magic != b"PAR1":
-        return None
-    sha256 = hashlib.sha256(footer).hexdigest()
-    return {"source": source, "panoramas": panoramas, "bytes": size, "footer_sha256": sha256}
+    return hashlib.sha256(footer).hexdigest() if magic == b"PAR1" else None
 
 
 def _write_shard(path: Path, panoramas: Iterable[Panorama], schema: pa.Schema) -> None:
     """Write one shard to disk, row by row.
 
     The images are compressed already: their bytes are stored as they are, without a dictionary
-    and statistics. Everything else is small and repetitive.
+    and statistics. Everything else is small and repetitive. Pages have checksums, so that every
+    reader can notice a flipped bit.
     """
     leaves = leaf_columns(schema)
     images = {f"{name}.bytes" for name in IMAGE_FILES}
@@ -185,6 +219,7 @@ def _write_shard(path: Path, panoramas: Iterable[Panorama], schema: pa.Schema) -
             compression={leaf: "NONE" if leaf in images else "ZSTD" for leaf in leaves},
             use_dictionary=others,
             write_statistics=others,
+            write_page_checksum=True,
         ) as writer,
     ):
         for panorama in panoramas:
@@ -221,30 +256,3 @@ def _table(panorama: Panorama, schema: pa.Schema) -> pa.Table:
             path = row["image_id"].replace("/", "-") + "-" + file
             columns[name] = pa.array([{"bytes": data, "path": path}], schema.field(name).type)
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-
-
-@contextmanager
-def _only_packer(folder: Path) -> Iterator[None]:
-    """Hold the lock of OUT/shards; the kernel drops it with its process, also after `kill -9`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is packing {folder}; wait for it, then run the same command again"
-            ) from None
-        yield
-
-
-@contextmanager
-def _disk_full_is_for_the_user(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise UserError(
-            f"the disk is full: no room for new shards in {folder}; the old ones are unchanged, "
-            "free some space and pack again"
-        ) from error
