@@ -24,12 +24,16 @@ last and atomically. Nothing else (no database, no memory of a process) decides 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 
@@ -37,6 +41,9 @@ STAGES = ("generate", "render", "annotate")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of writing that free space, a quota or a file-size limit would mend."""
+
+LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""What a process that was killed in `open_atomic` leaves beside the file `name`."""
 
 
 class DamagedFileError(UserError, ValueError):
@@ -120,17 +127,65 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: The disk is full or not writable; no partial file is left behind.
     """
+    with open_atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """`write_atomic` for a file that is written piece by piece: it appears when the block ends.
+
+    Raises:
+        OSError: The disk is full or not writable; no partial file is left behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def disk_full_is_for_the_user(message: str) -> Iterator[None]:
+    """Turn a full disk into a UserError.
+
+    Args:
+        message: What had no room, and what to do; follows "the disk is full: ".
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UserError(f"the disk is full: {message}") from error
+
+
+@contextmanager
+def only_process(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder's `.lock`; the kernel drops it with its process, also after `kill -9`.
+
+    Args:
+        folder: Made where it is missing.
+        doing: What the lock's holder does with the folder, such as "packing".
+
+    Raises:
+        UserError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is {doing} {folder}; wait for it, then run the same command again"
+            ) from None
+        yield
 
 
 def write_json(path: Path, data: Any) -> None:

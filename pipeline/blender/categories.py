@@ -10,6 +10,7 @@ are one category. A word that stands nowhere in it is its own category: nothing 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 STRUCTURE: dict[str, tuple[str, ...]] = {
@@ -181,6 +182,17 @@ class Category(NamedTuple):
     name: str
     is_structure: bool
     in_table: bool
+
+
+def known_categories() -> Iterator[tuple[str, bool]]:
+    """All categories of the table in its order, each with whether it is structure.
+
+    An export numbers categories in this order.
+    """
+    for name in STRUCTURE:
+        yield name, True
+    for name in OBJECTS:
+        yield name, False
 
 
 def base_name(object_name: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, SceneFolder, read_json
@@ -117,15 +118,23 @@ def _look_at(folder: Path) -> tuple[Panorama, str, bool]:
         raise UserError(damaged(folder, "row.json")) from None
 
 
+class _Seeded(Protocol):
+    @property
+    def seed(self) -> int: ...
+
+
+_Row = TypeVar("_Row", bound=_Seeded)
+
+
 def draw_splits(
-    panoramas: Iterable[Panorama], settings: RunSettings, fraction: float, enough: int
-) -> dict[str, list[Panorama]]:
+    panoramas: Iterable[_Row], settings: RunSettings, fraction: float, enough: int
+) -> dict[str, list[_Row]]:
     """Whole scenes to splits, in the order given, which is that of their seeds.
 
     Drawn scenes go to validation until it holds `enough` panoramas, all others to training. So
     where a scene goes depends on it and on those before it, and never changes as more follow.
     """
-    splits: dict[str, list[Panorama]] = {split: [] for split in SPLITS}
+    splits: dict[str, list[_Row]] = {split: [] for split in SPLITS}
     for seed, scene in groupby(panoramas, key=lambda panorama: panorama.seed):
         room = len(splits["validation"]) < enough
         drawn = room and is_drawn_for_validation(settings, seed, fraction)

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blender.categories import FIXTURES, OBJECTS, STRUCTURE, UNNAMED, category_of
+from pipeline.blender.categories import (
+    FIXTURES,
+    OBJECTS,
+    STRUCTURE,
+    UNNAMED,
+    category_of,
+    known_categories,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,3 +62,9 @@ def test_a_word_stands_for_one_category():
 def test_every_name_gets_a_category(name):
     category = category_of(name)
     assert category.name and category.name == category.name.strip("_ ")
+
+
+def test_known_categories_are_those_of_the_table_in_its_order():
+    known = list(known_categories())
+    assert [name for name, _ in known] == [*STRUCTURE, *OBJECTS]
+    assert all(category_of(name) == (name, is_structure, True) for name, is_structure in known)
