@@ -1,0 +1,73 @@
+"""A packed run of a few shards, and a way to forge it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.outputs import RunFolder
+from pipeline.shards.schema import make_schema
+from pipeline.shards.writer import pack
+from tests.synthetic import PASSES, finish_scene
+
+SEEDS = range(10)  # one of ten scenes is drawn for validation
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """20 panoramas with depth and normals in several shards."""
+    run = RunFolder(tmp_path_factory.mktemp("good") / "out")
+    for seed in SEEDS:
+        finish_scene(run, PASSES, seed)
+    pack(run, PASSES, shard_bytes=1_500_000)
+    return run
+
+
+class Forgery:
+    """A copy of a dataset that a test may change."""
+
+    def __init__(self, shards: Path) -> None:
+        self.shards = shards
+
+    def path(self, name: str) -> Path:
+        return self.shards / "data" / name
+
+    def rows(self, name: str) -> list[dict]:
+        return pq.read_table(self.path(name)).to_pylist()
+
+    def write(self, name: str, rows: list[dict], *, in_manifest: bool = True) -> None:
+        """Write a shard as packing would, whole and with right checksums; its rows may lie."""
+        schema = make_schema(PASSES.passes)
+        with pq.ParquetWriter(self.path(name), schema, write_page_checksum=True) as writer:
+            for row in rows:
+                writer.write_table(pa.Table.from_pylist([row], schema))
+        if in_manifest:
+            entry = {"panoramas": len(rows), "bytes": self.path(name).stat().st_size}
+            entry["sha256"] = hashlib.sha256(self.path(name).read_bytes()).hexdigest()
+            self.tell(name, entry)
+
+    def tell(self, name: str, entry: dict) -> None:
+        """Change what the manifest says of a shard."""
+        path = self.shards / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest.setdefault(name, {}).update(entry)
+        path.write_text(json.dumps(manifest))
+
+    def change(self, name: str, number: int, forge: Callable[[dict], None]) -> None:
+        """Change one row of a shard and leave no other trace."""
+        rows = self.rows(name)
+        forge(rows[number])
+        self.write(name, rows)
+
+
+@pytest.fixture
+def forgery(good: RunFolder, tmp_path: Path) -> Forgery:
+    shutil.copytree(good.shards, tmp_path / "shards")
+    return Forgery(tmp_path / "shards")
