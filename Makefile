@@ -25,9 +25,17 @@ RENDER_CPUS =
 KEEP_SCENES =
 RAY_ADDRESS ?=
 LIMIT =
+DATA =
+FORMAT =
+LICENSE =
+REPO =
+PRIVATE =
+DRY_RUN =
+REPLACE =
 EXTRAS = render
 SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
-            RENDER_CPUS KEEP_SCENES RAY_ADDRESS LIMIT EXTRAS
+            RENDER_CPUS KEEP_SCENES RAY_ADDRESS LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
+            REPLACE EXTRAS
 
 # A mistyped setting must not be ignored silently.
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
@@ -46,7 +54,8 @@ endif
 flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
 out := $(call flag,out,OUT)
 
-.PHONY: help setup render status shards preview test check bench lock clean
+.PHONY: help setup render status shards preview verify stats coco card publish test check bench \
+        lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +63,7 @@ help: ## list the targets
 	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
 	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS=   (see README.md)"
+	@echo "Settings of publish: REPO=user/name LICENSE=cc-by-4.0|…|FILE PRIVATE=1 DRY_RUN=0 REPLACE=0"
 
 setup: $(foreach extra,$(EXTRAS),$(STAMPS)/$(extra)) ## install into .venv (EXTRAS="render hub test training")
 
@@ -73,6 +83,24 @@ shards: $(STAMPS)/render ## pack the finished scenes of OUT into Parquet (render
 
 preview: $(STAMPS)/render ## write OUT/preview/index.html (LIMIT=24 panoramas)
 	@$(PYTHON) -m pipeline preview $(out) $(call flag,limit,LIMIT)
+
+verify: $(STAMPS)/render $(STAMPS)/hub ## read every shard back and check all of it (DATA=, WORKERS=)
+	@$(PYTHON) -m pipeline verify $(out) $(call flag,data,DATA) $(call flag,workers,WORKERS)
+
+stats: $(STAMPS)/render $(STAMPS)/hub ## count what the dataset holds, as JSON and as pictures (DATA=)
+	@$(PYTHON) -m pipeline stats $(out) $(call flag,data,DATA)
+
+coco: $(STAMPS)/render $(STAMPS)/hub ## write OUT/coco: images and COCO annotations (FORMAT=webp|png|jpg)
+	@$(PYTHON) -m pipeline coco $(out) $(call flag,data,DATA) $(call flag,format,FORMAT) \
+	  $(call flag,license,LICENSE)
+
+card: $(STAMPS)/render $(STAMPS)/hub ## write OUT/card: the dataset card (LICENSE=, REPO=)
+	@$(PYTHON) -m pipeline card $(out) $(call flag,license,LICENSE) $(call flag,repo,REPO)
+
+publish: $(STAMPS)/render $(STAMPS)/hub ## send a verified dataset to the Hub (REPO=user/name LICENSE=)
+	@$(PYTHON) -m pipeline publish $(out) $(call flag,repo,REPO) $(call flag,license,LICENSE) \
+	  $(call flag,private,PRIVATE) $(call flag,dry-run,DRY_RUN) $(call flag,replace,REPLACE) \
+	  $(call flag,workers,WORKERS)
 
 check: $(STAMPS)/test ## ruff and mypy
 	@$(PYTHON) -m ruff check .

@@ -1,21 +1,17 @@
-"""The commands that make calls; each is a few lines over the module that does the work."""
+"""The command line that make calls: its options, its exit status, its one line for the user."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
-from collections import Counter
-from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.commands import dataset, run
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, read_json
-from pipeline.settings import PROFILES, RunSettings, from_json, make_settings
+from pipeline.export.images import FORMATS
+from pipeline.settings import PROFILES
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -41,146 +37,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-def render(options: argparse.Namespace) -> None:
-    """Seeds → panoramas → shards → preview."""
-    from pipeline.farm.driver import render_run
-    from pipeline.farm.options import FarmSettings
-    from pipeline.preview.page import is_current, write_preview
-    from pipeline.shards.writer import pack
-
-    run = RunFolder(options.out)
-    if options.scenes < 1:
-        raise UserError(f"SCENES must be at least 1, not {options.scenes}")
-    automatic = options.profile == "auto"
-    given = {
-        "generator": options.generator,
-        "width": options.width,
-        "samples": options.samples,
-        "passes": options.passes,
-        "seed": options.seed,
-        "panos": options.panos,
-        "min_area": options.min_area,
-    }
-    # refuses what cannot be before Blender is started to look for GPUs
-    settings = make_settings(profile="cpu" if automatic else options.profile, **given)
-    farm = FarmSettings(
-        workers=options.workers,
-        render_cpus=options.render_cpus,
-        keep_scenes=options.keep_scenes,
-        ray_address=options.ray_address,
-    )
-    cluster = bool(options.ray_address or os.environ.get("RAY_ADDRESS"))
-    if automatic:
-        settings = make_settings(profile=_automatic_profile(run, cluster), **given)
-    if PROFILES[settings.profile].gpu and not cluster:
-        farm = replace(farm, gpus=len(_gpus()))  # Ray does not know every GPU that Cycles knows
-    print(
-        f"{options.generator} scenes, {settings.panos} panoramas each, profile {settings.profile}: "
-        f"{settings.width}×{settings.height}, {settings.samples} samples; into {run.path}"
-    )
-    summary = render_run(run, settings, options.scenes, farm)
-    packed = pack(run, settings)
-    page = run.preview / "index.html"
-    if not is_current(run):
-        page = write_preview(run)
-    _report(run, packed)
-    print(
-        f"{len(summary.scenes)} scenes done ({summary.made} now, {len(summary.failed)} seeds "
-        f"failed), {summary.panoramas} panoramas\n"
-        f"shards:  {run.shards / 'data'}\n"
-        f"load:    datasets.load_dataset('parquet', data_dir='{run.shards / 'data'}')\n"
-        f"look:    {page}"
-    )
-
-
-def status(options: argparse.Namespace) -> None:
-    """What OUT has done, is doing and has failed."""
-    from pipeline.farm.progress import status_json, status_text
-
-    run = RunFolder(options.out)
-    _begun_with(run)
-    print(status_json(run) if options.json else status_text(run))
-
-
-def shards(options: argparse.Namespace) -> None:
-    """Finished scenes → shards."""
-    from pipeline.shards.writer import pack
-
-    run = RunFolder(options.out)
-    settings, rows_hash = _begun_with(run)
-    packed = pack(run, settings, rows_hash=rows_hash)
-    _report(run, packed)
-
-
-def preview(options: argparse.Namespace) -> None:
-    """Shards → preview page."""
-    from pipeline.preview.page import write_preview
-
-    if options.limit < 1:
-        raise UserError(f"LIMIT must be at least 1, not {options.limit}")
-    print(write_preview(RunFolder(options.out), options.limit))
-
-
-def _begun_with(run: RunFolder) -> tuple[RunSettings, str]:
-    """The settings that a run was begun with, and their hash at that time."""
-    mend = f"restore it from a copy, or give {run.path} up and choose another OUT"
-    try:
-        about = read_json(run.settings, mend)
-        return from_json(about["settings"]), str(about["settings_hash"])
-    except FileNotFoundError:
-        raise UserError(f"{run.path} is not the OUT of a run (it has no run.json)") from None
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{run.settings} is damaged (not what a run writes); {mend}") from None
-
-
-def _automatic_profile(run: RunFolder, cluster: bool) -> str:
-    """What the run was begun with, or `farm` where Cycles finds a GPU, else `cpu`."""
-    if run.settings.exists():
-        return _begun_with(run)[0].profile
-    if cluster:
-        raise UserError(
-            "PROFILE=auto looks at this machine, not at the Ray cluster; "
-            "give PROFILE=farm (GPUs) or PROFILE=cpu"
-        )
-    gpus = _gpus()
-    print(f"PROFILE=auto: {'GPU ' + ', '.join(gpus) if gpus else 'Cycles finds no GPU here'}")
-    return "farm" if gpus else "cpu"
-
-
-@cache
-def _gpus() -> tuple[str, ...]:
-    """Names of this machine's GPUs, as Cycles finds them."""
-    found = subprocess.run(  # Blender never runs in this process
-        [sys.executable, "-m", "pipeline.blender.devices"], capture_output=True, text=True
-    )
-    if found.returncode:
-        reason = (found.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"Blender does not start ({reason}); run: make clean setup")
-    line = (found.stdout.splitlines() or [""])[-1]  # Blender may print other lines before it
-    return tuple(name for name in line.split(", ") if name)
-
-
-def _report(run: RunFolder, packed: dict[str, int]) -> None:
-    """What the shards hold, and what is not in them and why."""
-    print(
-        f"{packed['train']} panoramas for training, {packed['validation']} for validation; "
-        f"{packed['left_out']} unfit ones left out"
-    )
-    dropped = 0
-    unknown: Counter[str] = Counter()
-    for done in sorted(run.scenes.glob("*/done.json")):
-        scene = run.scene(done.parent.name)
-        unknown.update(read_json(scene.generated).get("unknown_categories", {}))
-        for row in sorted(scene.path.glob("panoramas/*/row.json")):
-            dropped += read_json(row)["summary"].get("dropped", 0)
-    print(f"{dropped} instances below the minimum area were dropped")
-    if unknown:
-        names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
-        print(f"categories not in the table, named after the object: {names}")
-
-
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, in the words of make: SCENES for --scenes."""
 
@@ -201,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("--out", type=Path, default=Path("out"), help="the run's folder")
         return added
 
-    one = command("render", render, "make annotated scenes")
+    one = command("render", run.render, "make annotated scenes")
     one.add_argument("--scenes", type=_whole, default=1, help="good scenes that OUT shall hold")
     one.add_argument("--generator", default="indoors", help="a name or a mix: indoors:3,rooms:1")
     one.add_argument("--seed", type=_whole, default=0, help="first seed")
@@ -215,11 +71,34 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--render-cpus", type=_whole, help="CPUs of one render on a CPU")
     one.add_argument("--keep-scenes", type=_flag, default=False, help="1 keeps .blend files")
     one.add_argument("--ray-address", help="a Ray cluster instead of this machine")
-    command("status", status, "how a run stands").add_argument("--json", action="store_true")
-    command("shards", shards, "pack finished scenes into Parquet")
-    command("preview", preview, "write the HTML page").add_argument(
+    command("status", run.status, "how a run stands").add_argument("--json", action="store_true")
+    command("shards", run.shards, "pack finished scenes into Parquet")
+    command("preview", run.preview, "write the HTML page").add_argument(
         "--limit", type=_whole, default=24, help="panoramas on the page"
     )
+    for name, function, help in (
+        ("verify", dataset.verify, "read the shards back and check everything"),
+        ("stats", dataset.stats, "count what the dataset holds, and draw it"),
+        ("coco", dataset.coco, "export images and COCO annotations"),
+    ):
+        one = command(name, function, help)
+        one.add_argument("--data", help="a folder or URL of shards instead of OUT/shards")
+        if name == "verify":
+            one.add_argument("--workers", type=_whole, help="processes")
+        if name == "coco":
+            one.add_argument("--format", choices=FORMATS, default="webp", help="of the images")
+            one.add_argument("--license", help="named in the JSON")
+    for name, function, help in (
+        ("card", dataset.card, "write the dataset card"),
+        ("publish", dataset.publish, "send the dataset to the Hugging Face Hub"),
+    ):
+        one = command(name, function, help)
+        one.add_argument("--license", default="", help="an identifier, or a file with the text")
+        one.add_argument("--repo", help="user/name on the Hub")
+    one.add_argument("--private", type=_flag, default=True, help="0 makes a new one public")
+    one.add_argument("--dry-run", type=_flag, default=False, help="1 only says what would change")
+    one.add_argument("--replace", type=_flag, default=False, help="1 replaces what REPO holds")
+    one.add_argument("--workers", type=_whole, help="processes that verify")
     return parser
 
 

@@ -19,6 +19,9 @@ last and atomically. Nothing else (no database, no memory of a process) decides 
       shards/manifest.json            what each shard was made from
       shards/.lock                    held by the process that packs
       preview/index.html
+      verified/<shard>.json           what verifying found in a shard, for publishing to go by
+      card/                           README.md, LICENSE, statistics.json, figures/
+      coco/                           the COCO export
 """
 
 from __future__ import annotations
@@ -116,6 +119,18 @@ class RunFolder:
     @property
     def preview(self) -> Path:
         return self.path / "preview"
+
+    @property
+    def verified(self) -> Path:
+        return self.path / "verified"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "card"
+
+    @property
+    def coco(self) -> Path:
+        return self.path / "coco"
 
     def scene(self, scene_id: str) -> SceneFolder:
         return SceneFolder(self.scenes / scene_id)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from pipeline import cli
+from pipeline.commands import run as run_commands
 from pipeline.outputs import RunFolder, write_json
 from pipeline.settings import settings_hash, to_json, versions
 from tests.synthetic import SETTINGS, finish_scene
@@ -170,9 +171,9 @@ def no_blender(monkeypatch):
     def started(*_, **__):
         raise AssertionError("Blender is started")
 
-    monkeypatch.setattr(cli.subprocess, "run", started)
+    monkeypatch.setattr(run_commands.subprocess, "run", started)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    cli._gpus.cache_clear()
+    run_commands._gpus.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_a_cluster_needs_a_profile(capsys, no_blender, monkeypatch, run, by_vari
         arguments.append("--ray-address=head:6379")
     assert "give PROFILE=farm" in refusal(capsys, *arguments)
     begin(run)
-    assert cli._automatic_profile(run, cluster=True) == "draft"
+    assert run_commands._automatic_profile(run, cluster=True) == "draft"
 
 
 @pytest.mark.parametrize(
@@ -206,13 +207,13 @@ def test_ray_gets_the_gpus_that_cycles_finds(monkeypatch, run, printed, profile,
         raise ReachedError(settings.profile, farm.gpus)
 
     found = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
-    monkeypatch.setattr(cli.subprocess, "run", lambda *_, **__: found)
+    monkeypatch.setattr(run_commands.subprocess, "run", lambda *_, **__: found)
     monkeypatch.setattr("pipeline.farm.driver.render_run", render_run)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    cli._gpus.cache_clear()
+    run_commands._gpus.cache_clear()
     with pytest.raises(ReachedError) as reached:
         cli.main(["render", "--out", str(run.path)])
-    cli._gpus.cache_clear()
+    run_commands._gpus.cache_clear()
     assert reached.value.args == (profile, gpus)
 
 

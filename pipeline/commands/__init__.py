@@ -1,0 +1,1 @@
+"""What each command does: a few lines over the modules that do the work."""

@@ -1,0 +1,203 @@
+"""The commands on packed shards: verify, stats, coco, card, publish."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands.run import begun_with
+from pipeline.errors import UserError
+from pipeline.outputs import RunFolder
+from pipeline.settings import RunSettings
+
+SHOWN_FINDINGS = 200
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def verify(options: argparse.Namespace) -> None:
+    """Read the shards back; exit status 1 where something is wrong with them."""
+    from pipeline.verify.dataset import verify as check
+
+    run = RunFolder(options.out)
+    own = options.data is None
+    settings = begun_with(run)[0] if own else None
+    found = check(
+        run.shards if own else options.data,
+        settings=settings,
+        records=run.verified if own else None,
+        workers=_workers(options.workers),
+        progress=_verifying(),
+    )
+    for finding in found.findings[:SHOWN_FINDINGS]:
+        print(finding)
+    if len(found.findings) > SHOWN_FINDINGS:
+        print(f"… and {len(found.findings) - SHOWN_FINDINGS} more")
+    print(
+        f"{found.panoramas} panoramas in {found.shards} shards: "
+        f"{len(found.findings) or 'no'} finding{'s' * (len(found.findings) != 1)}"
+    )
+    if found.findings:
+        sys.exit(1)
+
+
+def stats(options: argparse.Namespace) -> None:
+    """Shards → statistics.json and figures."""
+    from pipeline.shards.reader import ShardReader
+    from pipeline.statistics.figures import draw_figures
+    from pipeline.statistics.measure import write_statistics
+
+    run = RunFolder(options.out)
+    path = run.card / "statistics.json"
+    statistics = write_statistics(ShardReader(options.data or run.shards), path)
+    figures = draw_figures(statistics, run.card / "figures")
+    for line in _lines(statistics):
+        print(line)
+    print(f"statistics: {path}\nfigures:    {figures[0].parent}")
+
+
+def coco(options: argparse.Namespace) -> None:
+    """Shards → a COCO dataset."""
+    from pipeline.card.licences import read_licence
+    from pipeline.export.coco import export_coco
+    from pipeline.export.instances import Licence
+
+    run = RunFolder(options.out)
+    licence = read_licence(options.license) if options.license else None
+    made = export_coco(
+        options.data or run.shards,
+        run.coco,
+        options.format,
+        licence=licence and Licence(name=licence.name, url=licence.url),
+        progress=_counting("panoramas"),
+    )
+    for split, images in made.images.items():
+        print(f"{split}: {images} images in {run.coco / split}")
+    print(
+        f"{made.annotations} annotations; {made.written} images written, {made.unchanged} were "
+        f"there; JSON: {run.coco / 'annotations'}"
+    )
+    if made.unlisted:
+        print(
+            f"{len(made.unlisted)} images there are not part of this export, such as "
+            f"{made.unlisted[0]}; they may be deleted"
+        )
+
+
+def card(options: argparse.Namespace) -> None:
+    """Shards → the dataset card."""
+    print(_write_card(RunFolder(options.out), options.repo, options.license))
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Finished scenes → shards, verified → card → the Hub."""
+    from pipeline.card.licences import read_licence
+    from pipeline.publish.plan import local_files
+    from pipeline.publish.upload import publish as send
+    from pipeline.shards.writer import pack
+    from pipeline.verify.dataset import verify as check
+
+    run = RunFolder(options.out)
+    if not options.repo:
+        raise UserError("REPO is not given; name the repository: REPO=user/name")
+    read_licence(options.license)  # refuses a wrong one before hours of work
+    settings, rows_hash = begun_with(run)
+    pack(run, settings, rows_hash=rows_hash)
+    sha256 = _verified(run, settings, options.workers, check)
+    _write_card(run, options.repo, options.license)
+    data = {f"data/{name}": run.shards / "data" / name for name in sha256}
+    files = local_files(
+        {**data, "manifest.json": run.shards / "manifest.json", "": run.card}, shards=sha256
+    )
+    address = send(
+        files,
+        options.repo,
+        private=options.private,
+        dry_run=options.dry_run,
+        replace=options.replace,
+    )
+    print("nothing was sent: DRY_RUN=1" if options.dry_run else f"published: {address}")
+
+
+def _verified(
+    run: RunFolder, settings: RunSettings, workers: int | None, check: Callable
+) -> dict[str, str]:
+    """Hashes of the run's shards, which are without findings."""
+    found = check(
+        run.shards,
+        settings=settings,
+        records=run.verified,
+        anew=False,
+        workers=_workers(workers),
+        progress=_verifying(),
+    )
+    if found.findings:
+        raise UserError(
+            f"{len(found.findings)} findings, the first: {found.findings[0]}; nothing was sent. "
+            "make verify lists them all"
+        )
+    return found.sha256
+
+
+def _write_card(run: RunFolder, repo: str | None, licence: str) -> Path:
+    from pipeline.card.card import write_card
+    from pipeline.shards.reader import ShardReader
+    from pipeline.statistics.measure import measure
+
+    return write_card(
+        run.shards,
+        run.card,
+        repo=repo,
+        licence=licence,
+        statistics=measure(ShardReader(run.shards)),
+    )
+
+
+def _lines(statistics: dict[str, Any]) -> Iterator[str]:
+    """What a person wants to know first."""
+    total, paper = statistics["total"], statistics["paper"]
+    splits = ", ".join(f"{s['panoramas']} {name}" for name, s in statistics["splits"].items())
+    yield f"{total['panoramas']} panoramas ({splits}) of {total['scenes']} scenes"
+    for kind in ("instances", "objects"):
+        found = total[kind]
+        mean = found["per_panorama"]["mean"]
+        sizes = ", ".join(
+            f"{size} {part['percent']:.2f} %" for size, part in found["sizes"].items()
+        )
+        yield f"{found['count']} {kind}, {mean:.1f} a panorama: {sizes}"
+    sizes = ", ".join(f"{size} {percent:.2f} %" for size, percent in paper["sizes_percent"].items())
+    yield f"the paper: {paper['masks_per_panorama']} a panorama: {sizes}"
+
+
+def _workers(given: int | None) -> int:
+    if given is not None and given < 1:
+        raise UserError(f"WORKERS must be at least 1, not {given}")
+    return given or len(os.sched_getaffinity(0))
+
+
+def _verifying() -> Callable[[int, int, int, int], None]:
+    """A progress callback for verifying: a line now and then."""
+    say = _counting("shards")
+
+    def progress(done: int, total: int, panoramas: int, findings: int) -> None:
+        say(done, total, f", {panoramas} panoramas, {findings} findings so far")
+
+    return progress
+
+
+def _counting(what: str) -> Callable[..., None]:
+    started = last = time.monotonic()
+
+    def progress(done: int, total: int, more: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done < total and now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - started) / done * (total - done) if done else 0
+            print(f"{done} of {total} {what}{more}, {left / 60:.0f} min left", flush=True)
+
+    return progress

@@ -1,0 +1,160 @@
+"""The commands on a run: render, status, shards, preview."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from functools import cache
+
+from pipeline.errors import UserError
+from pipeline.outputs import RunFolder, read_json
+from pipeline.settings import PROFILES, RunSettings, from_json, make_settings
+
+
+def render(options: argparse.Namespace) -> None:
+    """Seeds → panoramas → shards → preview."""
+    from pipeline.farm.driver import render_run
+    from pipeline.farm.options import FarmSettings
+    from pipeline.preview.page import is_current, write_preview
+    from pipeline.shards.writer import pack
+
+    run = RunFolder(options.out)
+    if options.scenes < 1:
+        raise UserError(f"SCENES must be at least 1, not {options.scenes}")
+    automatic = options.profile == "auto"
+    given = {
+        "generator": options.generator,
+        "width": options.width,
+        "samples": options.samples,
+        "passes": options.passes,
+        "seed": options.seed,
+        "panos": options.panos,
+        "min_area": options.min_area,
+    }
+    # refuses what cannot be before Blender is started to look for GPUs
+    settings = make_settings(profile="cpu" if automatic else options.profile, **given)
+    farm = FarmSettings(
+        workers=options.workers,
+        render_cpus=options.render_cpus,
+        keep_scenes=options.keep_scenes,
+        ray_address=options.ray_address,
+    )
+    cluster = bool(options.ray_address or os.environ.get("RAY_ADDRESS"))
+    if automatic:
+        settings = make_settings(profile=_automatic_profile(run, cluster), **given)
+    if PROFILES[settings.profile].gpu and not cluster:
+        farm = replace(farm, gpus=len(_gpus()))  # Ray does not know every GPU that Cycles knows
+    print(
+        f"{options.generator} scenes, {settings.panos} panoramas each, profile {settings.profile}: "
+        f"{settings.width}×{settings.height}, {settings.samples} samples; into {run.path}"
+    )
+    summary = render_run(run, settings, options.scenes, farm)
+    packed = pack(run, settings)
+    page = run.preview / "index.html"
+    if not is_current(run):
+        page = write_preview(run)
+    _report(run, packed)
+    print(
+        f"{len(summary.scenes)} scenes done ({summary.made} now, {len(summary.failed)} seeds "
+        f"failed), {summary.panoramas} panoramas\n"
+        f"shards:  {run.shards / 'data'}\n"
+        f"load:    datasets.load_dataset('parquet', data_dir='{run.shards / 'data'}')\n"
+        f"look:    {page}"
+    )
+
+
+def status(options: argparse.Namespace) -> None:
+    """What OUT has done, is doing and has failed."""
+    from pipeline.farm.progress import status_json, status_text
+
+    run = RunFolder(options.out)
+    begun_with(run)
+    print(status_json(run) if options.json else status_text(run))
+
+
+def shards(options: argparse.Namespace) -> None:
+    """Finished scenes → shards."""
+    from pipeline.shards.writer import pack
+
+    run = RunFolder(options.out)
+    settings, rows_hash = begun_with(run)
+    packed = pack(run, settings, rows_hash=rows_hash)
+    _report(run, packed)
+
+
+def preview(options: argparse.Namespace) -> None:
+    """Shards → preview page."""
+    from pipeline.preview.page import write_preview
+
+    if options.limit < 1:
+        raise UserError(f"LIMIT must be at least 1, not {options.limit}")
+    print(write_preview(RunFolder(options.out), options.limit))
+
+
+def begun_with(run: RunFolder) -> tuple[RunSettings, str]:
+    """The settings that a run was begun with, and their hash at that time."""
+    mend = f"restore it from a copy, or give {run.path} up and choose another OUT"
+    try:
+        about = read_json(run.settings, mend)
+        return from_json(about["settings"]), str(about["settings_hash"])
+    except FileNotFoundError:
+        raise UserError(f"{run.path} is not the OUT of a run (it has no run.json)") from None
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run.settings} is damaged (not what a run writes); {mend}") from None
+
+
+def _automatic_profile(run: RunFolder, cluster: bool) -> str:
+    """What the run was begun with, or `farm` where Cycles finds a GPU, else `cpu`."""
+    if run.settings.exists():
+        return begun_with(run)[0].profile
+    if cluster:
+        raise UserError(
+            "PROFILE=auto looks at this machine, not at the Ray cluster; "
+            "give PROFILE=farm (GPUs) or PROFILE=cpu"
+        )
+    gpus = _gpus()
+    print(f"PROFILE=auto: {'GPU ' + ', '.join(gpus) if gpus else 'Cycles finds no GPU here'}")
+    return "farm" if gpus else "cpu"
+
+
+@cache
+def _gpus() -> tuple[str, ...]:
+    """Names of this machine's GPUs, as Cycles finds them."""
+    found = subprocess.run(  # Blender never runs in this process
+        [sys.executable, "-m", "pipeline.blender.devices"], capture_output=True, text=True
+    )
+    if found.returncode:
+        reason = (found.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"Blender does not start ({reason}); run: make clean setup")
+    line = (found.stdout.splitlines() or [""])[-1]  # Blender may print other lines before it
+    return tuple(name for name in line.split(", ") if name)
+
+
+def _report(run: RunFolder, packed: dict[str, int]) -> None:
+    """What the shards hold, and what is not in them and why."""
+    print(
+        f"{packed['train']} panoramas for training, {packed['validation']} for validation; "
+        f"{packed['left_out']} unfit ones left out"
+    )
+    if packed["waiting"]:
+        print(
+            f"{packed['waiting']} finished scenes are not packed yet: scenes with earlier seeds are"
+            " not finished, and a dataset grows in the order of its seeds; make render goes on"
+        )
+    dropped = 0
+    unknown: Counter[str] = Counter()
+    for done in sorted(run.scenes.glob("*/done.json")):
+        scene = run.scene(done.parent.name)
+        unknown.update(read_json(scene.generated).get("unknown_categories", {}))
+        for row in sorted(scene.path.glob("panoramas/*/row.json")):
+            dropped += read_json(row)["summary"].get("dropped", 0)
+    print(f"{dropped} instances below the minimum area were dropped")
+    if unknown:
+        names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
+        print(f"categories not in the table, named after the object: {names}")
