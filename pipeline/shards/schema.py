@@ -1,40 +1,8 @@
 """The schema of a row: one panorama with its annotations.
 
-| column | meaning |
-|---|---|
-| `image` | panorama, lossless WebP, 8-bit RGB, equirectangular, W × H with W = 2H |
-| `ids` | instance id of each pixel, 16-bit PNG; 0 is no instance |
-| `depth` | (where asked for) 16-bit PNG, millimetres along the ray; 0 is nothing within 65.535 m |
-| `normal` | (where asked for) 16-bit RGB PNG, world x, y, z as (n + 1) / 2 · 65535 |
-| `image_id` | `<scene_id>/<k>`, the k-th panorama of its scene |
-| `scene_id` | scene; all panoramas of a scene are in the same split |
-| `width`, `height` | pixels |
-| `generator`, `seed` | what made the scene; see `pipeline.settings.GENERATORS` |
-| `camera.position` | metres, world axes, Z up |
-| `camera.rotation_euler` | radians, XYZ; (pi/2, 0, 0) puts world +Y at the image's centre |
-| `camera.room` | name of the floor that the camera stands on, which tells the room |
-| `objects` | instances of at least the run's smallest area, by id; smaller ones are in `ids` only |
-| `provenance` | versions, render profile, settings hash; seconds spent on scene and on render |
-| `provenance.exposure_stops` | what the automatic exposure multiplied the light by, as power of 2 |
-
-Each of `objects`, with pixels (x, y) counted from the top left corner:
-
-| field | meaning |
-|---|---|
-| `id` | value in `ids`; the same in all panoramas of a scene |
-| `category`, `name` | what it is; the scene's own name for it |
-| `is_structure` | wall, floor, ceiling and the like, as opposed to an object |
-| `area` | pixels |
-| `solid_angle` | steradian; the sphere has 4 pi |
-| `size` | small, medium or large by area; see `pipeline.annotations.sizes` |
-| `bbox` | COCO's [x, y, width, height] |
-| `bbox_wrapped` | the smallest such box that may cross the seam: x < W, x + width may exceed W |
-| `crosses_seam` | its pixels touch across the left and right border |
-| `touches_pole` | it has pixels in the first or last row |
-| `bfov` | spherical box [longitude, latitude, horizontal, vertical] in degrees |
-| `click` | [x, y], the pixel farthest from the mask's boundary: the simulated first click |
-| `iscrowd` | 0, for COCO's tools |
-| `segmentation` | COCO's compressed run-length encoding {size: [H, W], counts} |
+What each column and field means, with its unit, stands in `MEANINGS`, from which the dataset card
+takes it too. Pixels (x, y) are counted from the top left corner, and whole numbers are pixel
+centres; `pipeline.sphere` says which direction a pixel shows.
 
 Lists have no fixed size in the schema, although boxes always hold four numbers: Parquet knows no
 fixed-size lists and readers differ in how they restore them, above all inside structs.
@@ -64,6 +32,59 @@ SPLITS = ("train", "validation")
 
 SHARD_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5}}\.parquet")
 """Names of shards; any other file beside them is somebody else's."""
+
+MEANINGS = {
+    "image": "the panorama: lossless WebP, 8-bit RGB, equirectangular, width = 2 · height",
+    "ids": "instance id of each pixel: 16-bit PNG; 0 is no instance",
+    "depth": "millimetres along the ray: 16-bit PNG; 0 is nothing within 65.535 m",
+    "normal": "surface normal, world x, y, z as (n + 1) / 2 · 65535: 16-bit RGB PNG",
+    "image_id": "`<scene_id>/<k>`, the k-th panorama of its scene",
+    "scene_id": "the scene; all panoramas of a scene are in the same split",
+    "width": "pixels",
+    "height": "pixels",
+    "generator": "the program that made the scene",
+    "seed": "what the generator was started with; with the same settings it gives the same scene",
+    "camera": "where the panorama was taken",
+    "camera.position": "[x, y, z] in metres, world axes, Z up",
+    "camera.rotation_euler": "radians, XYZ; (π/2, 0, 0) puts world +Y at the image's centre",
+    "camera.room": "name of the floor that the camera stands on, which tells the room",
+    "objects": "instances of at least the smallest annotated area, by id; smaller ones are in "
+    "`ids` only",
+    "objects.id": "value in `ids`; the same in all panoramas of a scene",
+    "objects.category": "what it is",
+    "objects.name": "the scene's own name for it",
+    "objects.is_structure": "wall, floor, ceiling and the like, as opposed to an object",
+    "objects.area": "pixels",
+    "objects.solid_angle": "steradian; the sphere has 4π",
+    "objects.size": "`small`, `medium` or `large` by area, relative to the panorama's",
+    "objects.bbox": "COCO's [x, y, width, height] in pixels",
+    "objects.bbox_wrapped": "the smallest such box that may cross the seam: x is less than the "
+    "panorama's width W, x + width may exceed W",
+    "objects.crosses_seam": "its pixels touch across the left and right border",
+    "objects.touches_pole": "it has pixels in the first or last row",
+    "objects.bfov": "spherical box [longitude, latitude, horizontal, vertical] in degrees: its "
+    "centre, and its extents seen from there",
+    "objects.click": "[x, y], the pixel farthest from the mask's boundary: the simulated first "
+    "click",
+    "objects.iscrowd": "always 0, for COCO's tools",
+    "objects.segmentation": "the mask: COCO's compressed run-length encoding",
+    "objects.segmentation.size": "[height, width] in pixels",
+    "objects.segmentation.counts": "the run lengths, column by column, as COCO's tools write them",
+    "provenance": "what made the row",
+    "provenance.pipeline": "version of the pipeline",
+    "provenance.infinigen": "version of InfiniGen",
+    "provenance.bpy": "version of Blender",
+    "provenance.profile": "render settings, by name",
+    "provenance.samples": "Cycles samples per pixel",
+    "provenance.device": "what Cycles rendered on",
+    "provenance.settings_hash": "hash of all settings and versions; equal for comparable rows",
+    "provenance.scene_seconds": "seconds spent on generating the scene",
+    "provenance.render_seconds": "seconds spent on rendering the panorama",
+    "provenance.exposure_stops": "what the automatic exposure multiplied the light by, as a power "
+    "of 2",
+}
+"""What each column means, and each field of it, in the schema's order; its unit where it has one.
+In Markdown, on one line, without reference to this code: the dataset card quotes it."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FLOATS = pa.list_(pa.float64())

@@ -2,18 +2,28 @@
 
 import pickle
 import shutil
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.outputs import RunFolder, read_json, write_json
+from pipeline.shards import footers
+from pipeline.shards import reader as reader_module
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image, masks
 from pipeline.shards.writer import pack
 from tests.synthetic import PASSES, SETTINGS, directions, disc_ids, finish_scene, picture
 
-SMALL = 160_000  # two rows
+SMALL = 200_000  # two rows
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,9 @@ def test_rows_come_back(packed):
 
 
 def test_some_columns_of_a_row(packed):
-    assert ShardReader(packed.shards).row(0, ["seed", "width"]).keys() == {"seed", "width"}
+    reader = ShardReader(packed.shards)
+    assert reader.row(0, ["seed", "width"]).keys() == {"seed", "width"}
+    assert reader.row(0, []) == {}
 
 
 def test_annotations_come_without_images(packed):
@@ -61,6 +73,54 @@ def test_annotations_come_without_images(packed):
         del row["image"], row["ids"]
     assert rows == expected
     assert next(reader.annotations(["image_id"])) == {"image_id": rows[0]["image_id"]}
+
+
+def test_batches_hold_many_rows_of_what_was_asked_for(packed):
+    reader = ShardReader(packed.shards)
+    columns = ["image_id", "objects.list.element.area"]
+    found = list(reader.batches(columns))
+    assert [name for name, _ in found] == reader.shards
+    rows = [row for _, batch in found for row in batch.to_pylist()]
+    for index, row in enumerate(rows):
+        whole = reader.row(index)
+        areas = [{"area": thing["area"]} for thing in whole["objects"]]
+        assert row == {"image_id": whole["image_id"], "objects": areas}
+
+
+def test_batches_are_small_however_large_the_shard(packable, monkeypatch):
+    pack(packable, SETTINGS, validation_fraction=0)
+    reader = ShardReader(packable.shards)
+    ((_, whole),) = reader.batches(["image", "image_id"])
+    monkeypatch.setattr(reader_module, "BATCH_BYTES", 3 * whole.nbytes / 8)
+    batches = [batch for _, batch in reader.batches(["image", "image_id"])]
+    assert len(batches) > 2 and all(0 < batch.num_rows < 5 for batch in batches)
+    assert pa.Table.from_batches(batches).equals(pa.Table.from_batches([whole]))
+
+
+@pytest.mark.parametrize("column", ["depth", "objects.area", "object", "objects.list.element.x"])
+def test_a_column_that_is_not_there_is_named(packed, column):
+    reader = ShardReader(packed.shards)
+    for read in (
+        lambda: reader.row(0, [column]),
+        lambda: next(reader.annotations(["image_id", column])),
+        lambda: next(reader.batches([column])),
+    ):
+        with pytest.raises(UserError, match=f"has no column {column}; it has image, ids"):
+            read()
+
+
+def test_rows_are_located(packed):
+    reader = ShardReader(packed.shards)
+    assert reader.shards == [path.name for path in reader.paths] == sorted(reader.shards)
+    for index in range(8):
+        name, row = reader.locate(index)
+        column = pq.read_table(packed.shards / "data" / name, columns=["image_id"])["image_id"]
+        assert column[row].as_py() == reader.row(index)["image_id"]
+    with pytest.raises(IndexError):
+        reader.locate(8)
+    assert sum(reader.splits.values()) == 8
+    for split, rows in reader.splits.items():
+        assert ShardReader(packed.shards, split).splits == {split: rows}
 
 
 def test_splits_are_apart(packed):
@@ -124,7 +184,180 @@ def test_a_folder_without_shards(tmp_path):
         ShardReader(tmp_path)
 
 
-@pytest.mark.parametrize("data", ["", "[1]", "{"])
+def test_a_shard_that_is_removed_later_is_named(copy):
+    reader = ShardReader(copy)
+    reader.paths[0].unlink()
+    with pytest.raises(UserError, match=r"train-00000\.parquet is missing"):
+        reader.row(0)
+
+
+def test_a_shard_that_changes_size_later_is_named(copy):
+    reader = ShardReader(copy)
+    with open(reader.paths[0], "ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match=r"train-00000\.parquet is truncated or changed"):
+        reader.row(0)
+
+
+def write_shard(path, rows, group=1):
+    """A shard of (image bytes, image id); some rows to a group."""
+    table = pa.table(
+        {"image": [{"bytes": row[0]} for row in rows], "image_id": [r[1] for r in rows]}
+    )
+    pq.write_table(table, path, row_group_size=group, write_page_checksum=True, compression="NONE")
+
+
+ROWS = st.lists(st.tuples(st.binary(max_size=50), st.text()), min_size=1, max_size=6)
+
+
+@given(shards=st.lists(ROWS, min_size=1, max_size=4), limit=st.integers(1, 1000))
+@settings(max_examples=40, deadline=None)
+def test_rows_are_those_that_pyarrow_reads_in_order(shards, limit):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader_module, "BATCH_BYTES", limit)
+        paths = [Path(folder) / f"train-{number:05d}.parquet" for number in range(len(shards))]
+        for path, rows in zip(paths, shards, strict=True):
+            write_shard(path, rows)
+        expected = pa.concat_tables([pq.read_table(path) for path in paths])
+        reader = ShardReader(folder)
+        assert len(reader) == len(expected)
+        assert [reader.row(index) for index in range(len(reader))] == expected.to_pylist()
+        columns = ["image.bytes", "image_id"]
+        batches = [batch for _, batch in reader.batches(columns)]
+        assert pa.Table.from_batches(batches).to_pylist() == expected.to_pylist()
+        ids = [row["image_id"] for row in reader.annotations()]
+        assert ids == expected["image_id"].to_pylist()
+
+
+@pytest.mark.parametrize("group", [2, 3])
+def test_a_shard_of_somebody_else_is_refused(tmp_path, group):
+    write_shard(tmp_path / "train-00000.parquet", [(b"", "")] * 4, group)
+    with pytest.raises(UserError, match="is not one of our shards"):
+        ShardReader(tmp_path)
+
+
+def test_thousands_of_shards_open_quickly_and_in_little_memory(tmp_path):
+    (tmp_path / "data").mkdir()
+    names = [f"train-{number:05d}.parquet" for number in range(2300)]
+    for name in names:
+        with open(tmp_path / "data" / name, "wb") as file:
+            file.truncate(512 * 2**20)  # takes no room on the disk
+    entry = {"bytes": 512 * 2**20, "panoramas": 80, "footer_sha256": 64 * "0", "source": "x"}
+    write_json(tmp_path / "manifest.json", dict.fromkeys(names, entry))
+    tracemalloc.start()
+    start = time.perf_counter()
+    reader = ShardReader(tmp_path)
+    seconds = time.perf_counter() - start
+    memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(reader) == 184_000 and reader.locate(183_999) == ("train-02299.parquet", 79)
+    assert seconds < 5  # measured: 0.1 s
+    assert memory < 3 * 2**20
+    assert len(pickle.dumps(reader)) < 2**20
+    with pytest.raises(UserError, match=r"train-02299\.parquet is truncated or damaged;"):
+        reader.row(183_999)
+
+
+def test_few_footers_stay_in_memory(packed, monkeypatch):
+    monkeypatch.setattr(reader_module, "FOOTERS_KEPT", 2)
+    reader = ShardReader(packed.shards)
+    list(reader.annotations())
+    assert reader._footer.cache_info().currsize == 2 < len(reader.shards)
+
+
+def test_footers_are_read_in_one_piece_or_two(copy, monkeypatch):
+    expected = ShardReader(copy).row(0)
+    monkeypatch.setattr(footers, "FOOTER_BYTES_PER_ROW", 0)
+    for guess in (8, 9, 100, 10**9):
+        monkeypatch.setattr(footers, "FOOTER_BYTES", guess)
+        assert ShardReader(copy).row(0) == expected
+
+
+def test_a_manifest_that_counts_other_rows_is_noticed(copy):
+    manifest = read_json(copy / "manifest.json")
+    manifest["train-00001.parquet"]["panoramas"] += 1
+    write_json(copy / "manifest.json", manifest)
+    reader = ShardReader(copy)
+    assert reader.row(0)
+    with pytest.raises(
+        UserError, match=r"train-00001\.parquet does not fit .* 2 rows instead of 3;"
+    ):
+        reader.row(2)
+
+
+def test_a_shard_that_was_exchanged_is_noticed(copy):
+    manifest = read_json(copy / "manifest.json")
+    manifest["train-00001.parquet"]["footer_sha256"] = 64 * "0"
+    write_json(copy / "manifest.json", manifest)
+    reader = ShardReader(copy)
+    with pytest.raises(UserError, match=r"train-00001\.parquet does not fit .*: its footer"):
+        list(reader.annotations())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../train-00000.parquet", "/etc/passwd", "train-00000.parquet\n", "test-00000.parquet", ""],
+)
+def test_names_that_are_not_of_shards_are_refused(copy, name):
+    manifest = read_json(copy / "manifest.json")
+    write_json(copy / "manifest.json", {**manifest, name: manifest["train-00000.parquet"]})
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        ShardReader(copy)
+
+
+@pytest.mark.parametrize("key", ["bytes", "panoramas"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, [1]])
+def test_sizes_that_are_none_are_refused(copy, key, value):
+    manifest = read_json(copy / "manifest.json")
+    manifest["train-00000.parquet"][key] = value
+    write_json(copy / "manifest.json", manifest)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        ShardReader(copy)
+
+
+def test_what_the_manifest_does_not_tell_is_read_from_the_shards(copy):
+    manifest = read_json(copy / "manifest.json")
+    write_json(copy / "manifest.json", {name: {} for name in manifest})
+    reader = ShardReader(copy)
+    assert len(reader) == 8 and reader.row(7)
+
+
+def flip_a_bit(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 16
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_in_a_picture_is_noticed(copy):
+    reader = ShardReader(copy)
+    rows = [reader.row(index) for index in range(4)]
+    path = reader.paths[1]
+    data = rows[3]["image"]["bytes"]
+    flip_a_bit(path, path.read_bytes().index(data) + len(data) // 2)
+    message = r"train-00001\.parquet is damaged at row 1: its data do not fit their checksum"
+    with pytest.raises(UserError, match=message):
+        reader.row(3)
+    with pytest.raises(UserError, match=message):
+        list(ShardReader(copy).batches(["image"]))  # which reads both rows at once
+    assert reader.row(2) == rows[2]
+    assert len(list(reader.annotations())) == 8  # do not need the picture
+
+
+@given(where=st.floats(0, 1, exclude_max=True))
+@settings(max_examples=40, deadline=None)
+def test_a_flipped_bit_anywhere_is_noticed_or_does_not_matter(packed, where):
+    path = packed.shards / "data" / "train-00000.parquet"
+    good, expected = path.read_bytes(), ShardReader(packed.shards).row(0)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(packed.shards, folder, dirs_exist_ok=True)
+        flip_a_bit(Path(folder) / "data" / path.name, int(where * len(good)))
+        try:
+            assert ShardReader(folder).row(0) == expected
+        except UserError as error:
+            assert "train-00000.parquet" in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("data", ["", "[1]", "{", '{"train-00000.parquet": 3}', 10**5 * "["])
 def test_a_damaged_manifest_is_named(copy, data):
     (copy / "manifest.json").write_text(data)
     with pytest.raises(UserError, match=r"manifest\.json is damaged .* pack the run again"):

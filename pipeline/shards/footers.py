@@ -1,0 +1,131 @@
+"""A shard's footer, which says where its rows lie, and what is wrong with a shard that has none.
+
+Footers are read here, and not by pyarrow, because then one request to a remote store is enough and
+the footer can be held against the hash in the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+from pipeline.shards.contents import Shard, check_size
+from pipeline.shards.files import Folder
+
+FOOTER_BYTES_PER_ROW = 8 * 2**10
+"""A bit more than a row adds to a footer (6.3 KB measured), so that one request fetches it."""
+
+FOOTER_BYTES = 64 * 2**10
+"""What is fetched at first of a footer in any case."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard says about itself."""
+
+    metadata: pq.FileMetaData
+    leaves: tuple[str, ...]  # Parquet's columns, such as objects.list.element.area
+
+    def numbers(self, columns: Sequence[str]) -> list[int]:
+        """Numbers of the leaves of columns, in order.
+
+        Raises:
+            KeyError: There is no such column. Arrow would leave it out without a word.
+        """
+        found = set()
+        for name in columns:
+            below = f"{name}."
+            leaves = [
+                number
+                for number, leaf in enumerate(self.leaves)
+                if leaf == name or leaf.startswith(below)
+            ]
+            if not leaves:
+                raise KeyError(name)
+            found.update(leaves)
+        return sorted(found)
+
+
+def read_footer(folder: Folder, shard: Shard) -> Footer:
+    """A shard's footer, held against what the manifest says about the shard.
+
+    Raises:
+        UserError: The shard is missing, damaged or another one; or the store cannot be read.
+    """
+    where = folder.path(shard.name)
+    with damage_is_for_the_user(folder, shard.name):
+        with folder.open(shard.name, shard.bytes) as file:
+            check_size(folder, shard, file.size())
+            tail = _read_tail(file, FOOTER_BYTES + FOOTER_BYTES_PER_ROW * (shard.rows or 0))
+        metadata = pq.read_metadata(pa.BufferReader(tail))
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if metadata.num_rows < 1 or groups != [1] * metadata.num_rows:
+        raise UserError(f"{where} is not one of our shards: they hold one row per row group")
+    # not from metadata.schema, which keeps the whole footer alive for as long as the process lives
+    first, columns = metadata.row_group(0), range(metadata.num_columns)
+    leaves = tuple(first.column(column).path_in_schema for column in columns)
+    if shard.rows not in (None, metadata.num_rows):
+        raise UserError(
+            f"{where} does not fit manifest.json: it holds {metadata.num_rows} rows instead of "
+            f"{shard.rows}; {folder.mend}"
+        )
+    sha256 = hashlib.sha256(memoryview(tail)[:-8]).hexdigest()
+    if shard.footer_sha256 not in (None, sha256):
+        raise UserError(
+            f"{where} does not fit manifest.json: its footer is another one; {folder.mend}"
+        )
+    return Footer(metadata, leaves)
+
+
+@contextmanager
+def damage_is_for_the_user(folder: Folder, shard: str, rows: range | None = None) -> Iterator[None]:
+    """Turn what Arrow and the local disk complain about into a UserError that names the place.
+
+    Args:
+        folder: Where the shard lies.
+        shard: Its name.
+        rows: Rows of it that are being read.
+    """
+    where, place = folder.path(shard), ""
+    if rows is not None:
+        place = f" at row {rows[0]}" if len(rows) == 1 else f" in rows {rows[0]} to {rows[-1]}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{where} is missing; {folder.mend}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{where} cannot be read: {error.strerror}") from error
+        if "CRC" in str(error):
+            raise UserError(
+                f"{where} is damaged{place}: its data do not fit their checksum; {folder.mend}"
+            ) from error
+        raise UserError(f"{where} is truncated or damaged{place}; {folder.mend}") from error
+
+
+def _read_tail(file: pa.NativeFile, guess: int) -> bytes:
+    """A Parquet file's footer with the eight bytes behind it, its length and `PAR1`.
+
+    Args:
+        file: The file.
+        guess: Bytes to fetch at first; what is missing then takes a second request.
+
+    Raises:
+        ArrowInvalid: It is not the end of a Parquet file.
+    """
+    size = file.size()
+    file.seek(max(0, size - guess))
+    tail = file.read()
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if tail[-4:] != b"PAR1" or length > size:
+        raise pa.ArrowInvalid("no Parquet file")
+    if length > len(tail):
+        file.seek(size - length)
+        tail = file.read(length - len(tail)) + tail
+    return tail[-length:]
