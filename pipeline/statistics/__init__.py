@@ -1,0 +1,1 @@
+"""What a dataset holds, counted from its shards, and figures of it."""

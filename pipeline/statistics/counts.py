@@ -1,0 +1,302 @@
+"""Count batches of annotation columns, on whole arrays; what two parts count adds up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.annotations.sizes import SIZES
+
+COLUMNS = (
+    "scene_id",
+    "width",
+    "height",
+    "generator",
+    *(
+        f"objects.list.element.{name}"
+        for name in (
+            "category",
+            "is_structure",
+            "area",
+            "solid_angle",
+            "size",
+            "crosses_seam",
+            "touches_pole",
+            "bfov.list.element",
+        )
+    ),
+    "provenance",
+)
+
+SOLID_ANGLE_FIRST, SOLID_ANGLE_PER_DECADE, SOLID_ANGLE_BINS = -8, 20, 182
+"""Bin k begins at 10 ** (first + k / per_decade) steradian; the last one ends beyond 4 pi. A pixel
+at the horizon of an 8K panorama has 6e-7; what is smaller than the first edge counts there."""
+
+POSITION_DEGREES = 10
+"""Edge of the cells in which positions are counted, in longitude and latitude."""
+
+QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
+
+FACTS = ("pipeline", "infinigen", "bpy", "profile", "samples", "device", "settings_hash")
+"""Fields of `provenance` that are counted by value; `resolution` is added to them."""
+
+KINDS = ("instances", "objects")
+PANORAMA_NUMBERS = ("render_seconds", "exposure_stops")
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass
+class Counts:
+    """What is counted of one split and generator.
+
+    Sums of solid angles are kept as whole 1e-9 steradian, so that the order in which rows arrive
+    cannot change a digit.
+    """
+
+    scene_seconds: dict[str, float] = field(default_factory=dict)
+    """By scene, all of whose panoramas are in one split and of one generator."""
+    numbers: dict[str, list[Floats]] = field(
+        default_factory=lambda: {name: [] for name in (*KINDS, *PANORAMA_NUMBERS)}
+    )
+    """One number for each panorama."""
+    facts: dict[str, Counter[str]] = field(
+        default_factory=lambda: {name: Counter() for name in (*FACTS, "resolution")}
+    )
+    things: Counter[tuple[bool, str, str]] = field(default_factory=Counter)
+    """Instances by (is_structure, what is counted, its value)."""
+    nanosteradians: Counter[tuple[bool, str]] = field(default_factory=Counter)
+    """By (is_structure, size)."""
+    categories: dict[str, Counter[tuple[str, bool]]] = field(
+        default_factory=lambda: {"instances": Counter(), "panoramas": Counter()}
+    )
+    solid_angles: Ints = field(
+        default_factory=lambda: np.zeros((2, SOLID_ANGLE_BINS), np.int64)
+    )  # objects, structure
+    positions: Ints = field(
+        default_factory=lambda: np.zeros((180 // POSITION_DEGREES, 360 // POSITION_DEGREES), int)
+    )
+    smallest_area: int | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count a batch of `COLUMNS`."""
+        self._add_panoramas(batch)
+        objects = batch.column("objects")
+        things = objects.flatten()
+        structure = _bools(things.field("is_structure"))
+        row = pc.list_parent_indices(objects).to_numpy()
+        rows = batch.num_rows
+        for name, chosen in {"instances": row, "objects": row[~structure]}.items():
+            self.numbers[name].append(np.bincount(chosen, minlength=rows).astype(np.float64))
+        if not len(things):
+            return
+        self._add_categories(things.field("category"), structure, row)
+        for name in ("crosses_seam", "touches_pole"):
+            for kind in (False, True):
+                number = np.count_nonzero(_bools(things.field(name)) & (structure == kind))
+                self.things[kind, name, "yes"] += number
+        solid_angle = things.field("solid_angle").to_numpy()
+        size = things.field("size").to_numpy(zero_copy_only=False)
+        for name in SIZES:
+            for kind in (False, True):
+                chosen = (size == name) & (structure == kind)
+                self.things[kind, "size", name] += int(np.count_nonzero(chosen))
+                nano = np.rint(solid_angle[chosen] * 1e9).astype(np.int64)
+                self.nanosteradians[kind, name] += int(nano.sum())
+        smallest = pc.min(things.field("area")).as_py()
+        self.smallest_area = min(smallest, self.smallest_area or smallest)
+        self._add_solid_angles(solid_angle, structure)
+        self._add_positions(things.field("bfov"), ~structure)
+
+    @staticmethod
+    def sum(parts: Iterable[Counts]) -> Counts:
+        """What several parts count together."""
+        total = Counts()
+        for part in parts:
+            total.scene_seconds |= part.scene_seconds
+            total.things += part.things
+            total.nanosteradians += part.nanosteradians
+            for name in total.numbers:
+                total.numbers[name] += part.numbers[name]
+            for name in total.facts:
+                total.facts[name] += part.facts[name]
+            for name in total.categories:
+                total.categories[name] += part.categories[name]
+            total.solid_angles += part.solid_angles
+            total.positions += part.positions
+            areas = [area for area in (total.smallest_area, part.smallest_area) if area is not None]
+            total.smallest_area = min(areas, default=None)
+        return total
+
+    def _add_panoramas(self, batch: pa.RecordBatch) -> None:
+        provenance = batch.column("provenance")
+        for name in PANORAMA_NUMBERS:
+            self.numbers[name].append(_floats(provenance.field(name)))
+        seconds = _floats(provenance.field("scene_seconds"))
+        for scene, value in zip(batch.column("scene_id").to_pylist(), seconds, strict=True):
+            self.scene_seconds[scene] = float(value)
+        for name in FACTS:
+            values = pc.fill_null(pc.cast(provenance.field(name), pa.string()), "unknown")
+            self.facts[name].update(values.to_pylist())
+        sides = zip(*(batch.column(name).to_pylist() for name in ("width", "height")), strict=True)
+        self.facts["resolution"].update(f"{width} × {height}" for width, height in sides)
+
+    def _add_categories(self, category: pa.Array, structure: Bools, row: Ints) -> None:
+        encoded = category.dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        label = encoded.indices.to_numpy().astype(np.int64) * 2 + structure
+        once = np.unique(row * 2 * len(names) + label) % (2 * len(names))  # a panorama counts once
+        for what, labels in {"instances": label, "panoramas": once}.items():
+            numbers = np.bincount(labels)
+            for index in np.flatnonzero(numbers):
+                self.categories[what][names[index // 2], bool(index % 2)] += int(numbers[index])
+
+    def _add_solid_angles(self, solid_angle: Floats, structure: Bools) -> None:
+        bins = np.searchsorted(solid_angle_edges(), solid_angle, side="right") - 1
+        bins = np.clip(bins, 0, SOLID_ANGLE_BINS - 1)
+        for kind in (0, 1):
+            self.solid_angles[kind] += np.bincount(
+                bins[structure == kind], minlength=SOLID_ANGLE_BINS
+            )
+
+    def _add_positions(self, boxes: pa.Array, chosen: Bools) -> None:
+        """Count where the chosen instances are; a box is longitude, latitude and two extents."""
+        lon, lat = boxes.flatten().to_numpy().reshape(-1, 4)[chosen, :2].T
+        rows, columns = self.positions.shape
+        column = np.floor((lon + 180) / POSITION_DEGREES).astype(np.int64) % columns
+        row = np.floor((90 - lat) / POSITION_DEGREES).astype(np.int64).clip(0, rows - 1)
+        np.add.at(self.positions, (row, column), 1)
+
+    def report(self) -> dict[str, Any]:
+        """The GROUP of this module's docstring."""
+        panoramas = sum(map(len, self.numbers["instances"]))
+        return {
+            "panoramas": panoramas,
+            "scenes": len(self.scene_seconds),
+            "instances": self._kind("instances", (False, True)),
+            "objects": self._kind("objects", (False,)),
+            "categories": [
+                {
+                    "category": name,
+                    "is_structure": structure,
+                    "instances": instances,
+                    "panoramas": self.categories["panoramas"][name, structure],
+                }
+                for (name, structure), instances in sorted(
+                    self.categories["instances"].items(), key=lambda item: (-item[1], item[0])
+                )
+            ],
+            "sphere_percent": self._sphere_percent(panoramas),
+            "smallest_area": self.smallest_area,
+            "positions": self.positions.tolist(),
+            "made_with": {
+                name: [
+                    {"value": value, "panoramas": number}
+                    for value, number in sorted(values.items(), key=lambda item: (-item[1], item))
+                ]
+                for name, values in self.facts.items()
+            },
+            "scene_seconds": _numbers(list(self.scene_seconds.values())),
+            **{name: _numbers(_joined(self.numbers[name])) for name in PANORAMA_NUMBERS},
+        }
+
+    def _kind(self, name: str, kinds: tuple[bool, ...]) -> dict[str, Any]:
+        def number(what: str, value: str) -> int:
+            return sum(self.things[kind, what, value] for kind in kinds)
+
+        per_panorama = _joined(self.numbers[name])
+        count = int(per_panorama.sum())
+        values, panoramas = np.unique(per_panorama.astype(np.int64), return_counts=True)
+        histogram = self.solid_angles[list(map(int, kinds))].sum(axis=0)
+        return {
+            "count": count,
+            "per_panorama": {
+                **_numbers(per_panorama),
+                "histogram": np.stack([values, panoramas], axis=1).tolist(),
+            },
+            "sizes": {size: _share(number("size", size), count) for size in SIZES},
+            **{
+                flag: _share(number(flag, "yes"), count)
+                for flag in ("crosses_seam", "touches_pole")
+            },
+            "solid_angles": {
+                "histogram": histogram.tolist(),
+                "quantiles": _binned_quantiles(histogram),
+            },
+        }
+
+    def _sphere_percent(self, panoramas: int) -> dict[str, float]:
+        nano = self.nanosteradians
+        parts: dict[str, int] = {size: nano[False, size] + nano[True, size] for size in SIZES}
+        parts["objects"] = sum(nano[False, size] for size in SIZES)
+        parts["structure"] = sum(nano[True, size] for size in SIZES)
+        parts["none"] = round(4 * np.pi * 1e9 * panoramas) - parts["objects"] - parts["structure"]
+        return {
+            name: rounded(100 * part / (4 * np.pi * 1e9 * panoramas)) if panoramas else 0.0
+            for name, part in parts.items()
+        }
+
+
+def _numbers(values: ArrayLike) -> dict[str, float]:
+    """Mean and quantiles of the values that are known; nothing where none is."""
+    known = np.sort(np.asarray(values, np.float64))  # sorted, so that their order cannot matter
+    known = known[~np.isnan(known)]
+    if not known.size:
+        return {}
+    quantiles = np.quantile(known, list(QUANTILES.values()))
+    return {
+        "mean": rounded(known.mean()),
+        **{name: rounded(value) for name, value in zip(QUANTILES, quantiles, strict=True)},
+    }
+
+
+def _binned_quantiles(histogram: Ints) -> dict[str, float]:
+    """Quantiles in steradian, evenly spread within each bin on the logarithmic scale."""
+    if not histogram.any():
+        return {}
+    below = np.concatenate([[0], np.cumsum(histogram)])
+    logs = np.log10(solid_angle_edges())
+    found = {}
+    for name in ("p5", "p25", "median", "p75", "p95"):
+        wanted = QUANTILES[name] * below[-1]
+        k = int(np.searchsorted(below, wanted, side="right")) - 1
+        within = (wanted - below[k]) / histogram[k]
+        found[name] = rounded(10 ** (logs[k] + within * (logs[k + 1] - logs[k])), 3)
+    return found
+
+
+def _share(count: int, of: int) -> dict[str, float]:
+    return {"count": count, "percent": rounded(100 * count / of) if of else 0.0}
+
+
+def rounded(value: float, digits: int = 6) -> float:
+    """A number to some significant digits: what is left does not depend on the order of sums."""
+    return float(f"{value:.{digits}g}")
+
+
+def _joined(parts: list[Floats]) -> Floats:
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _bools(column: pa.Array) -> Bools:
+    return column.to_numpy(zero_copy_only=False).astype(bool)
+
+
+def _floats(column: pa.Array) -> Floats:
+    """An Arrow column of floats; what is null becomes NaN."""
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
+
+
+def solid_angle_edges() -> NDArray[np.float64]:
+    """The edges of the solid-angle bins in steradian, one more than there are bins."""
+    steps = np.arange(SOLID_ANGLE_BINS + 1) / SOLID_ANGLE_PER_DECADE
+    return np.power(10.0, SOLID_ANGLE_FIRST + steps)

@@ -1,0 +1,135 @@
+"""Count what a dataset holds: annotation columns in, one dictionary of plain JSON types out.
+
+Shards are read in batches, without images and without the run-length masks, and everything is
+counted on whole columns. Counts are kept for each pair of split and generator, and added up. What
+grows with the dataset is one name for each scene and four numbers for each panorama.
+
+    {
+      "format": 1,
+      "paper": {"masks_per_panorama", "sizes_percent": {small, medium, large}},
+      "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   pixels
+      "solid_angle_bins": {"log10_first_edge", "per_decade", "bins"},
+      "position_bins": {"degrees"},
+      "total": GROUP, "splits": {"train": GROUP, …}, "generators": {"indoors": GROUP, …}
+    }
+
+    GROUP
+      panoramas, scenes
+      instances, objects   KIND; objects are the instances that are no structure
+      categories           [{category, is_structure, instances, panoramas}], most instances first
+      sphere_percent       share of the sphere: of small, medium and large instances; of objects,
+                           structure and none (what has no annotation)
+      smallest_area        pixels of the smallest instance
+      positions            objects by the centre of their spherical box; 18 rows from the zenith
+                           down, 36 columns from longitude -180° on
+      made_with            {versions, profile, samples, resolution, …: [{value, panoramas}]}
+      scene_seconds        NUMBERS over scenes
+      render_seconds, exposure_stops   NUMBERS over panoramas
+
+    KIND
+      count
+      per_panorama         NUMBERS, and histogram: [[instances, panoramas], …]
+      sizes                {small, medium, large: {count, percent}}
+      crosses_seam, touches_pole   {count, percent}
+      solid_angles         histogram (counts by bin), and quantiles in steradian, read off it:
+                           right to half a bin, 6 %
+
+    NUMBERS: {mean, min, p5, p25, median, p75, p95, max}; empty where there is nothing to count
+
+Percentages are of the KIND's count. The same shards always give the same dictionary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.annotations.sizes import (
+    PAPER_MASKS_PER_PANORAMA,
+    PAPER_MIX_PERCENT,
+    size_thresholds,
+)
+from pipeline.outputs import write_json
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.schema import SPLITS
+from pipeline.statistics.counts import (
+    COLUMNS,
+    POSITION_DEGREES,
+    SOLID_ANGLE_BINS,
+    SOLID_ANGLE_FIRST,
+    SOLID_ANGLE_PER_DECADE,
+    Counts,
+    rounded,
+)
+
+FORMAT = 1
+"""Raised when the layout changes, so that older files can be told apart."""
+
+
+def measure(shards: ShardReader) -> dict[str, Any]:
+    """The statistics of a dataset, laid out as this module's docstring says."""
+    return measure_batches(shards.batches(COLUMNS))
+
+
+def write_statistics(shards: ShardReader, path: Path) -> dict[str, Any]:
+    """Measure a dataset and write `statistics.json`; equal shards give equal bytes."""
+    statistics = measure(shards)
+    write_json(path, statistics)
+    return statistics
+
+
+def measure_batches(batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, Any]:
+    """The same for (shard name, batch of `COLUMNS`) pairs in any order."""
+    cells: dict[tuple[str, str], Counts] = {}
+    for shard, batch in batches:
+        split = shard.rsplit("-", 1)[0]
+        names = batch.column("generator")
+        for name in pc.unique(names):
+            cell = cells.setdefault((split, name.as_py()), Counts())
+            cell.add(batch.filter(pc.equal(names, name)))
+    total = Counts.sum(cells.values())
+    order = {split: place for place, split in enumerate(SPLITS)}
+    splits = sorted({split for split, _ in cells}, key=lambda split: order.get(split, len(order)))
+    generators = sorted({generator for _, generator in cells})
+    return {
+        "format": FORMAT,
+        "paper": {
+            "masks_per_panorama": PAPER_MASKS_PER_PANORAMA,
+            "sizes_percent": dict(PAPER_MIX_PERCENT),
+        },
+        "size_thresholds": [
+            _thresholds(*(int(side) for side in resolution.split(" × ")))
+            for resolution in sorted(total.facts["resolution"])
+        ],
+        "solid_angle_bins": {
+            "log10_first_edge": SOLID_ANGLE_FIRST,
+            "per_decade": SOLID_ANGLE_PER_DECADE,
+            "bins": SOLID_ANGLE_BINS,
+        },
+        "position_bins": {"degrees": POSITION_DEGREES},
+        "total": total.report(),
+        "splits": {
+            split: Counts.sum(cell for (name, _), cell in cells.items() if name == split).report()
+            for split in splits
+        },
+        "generators": {
+            generator: Counts.sum(
+                cell for (_, name), cell in cells.items() if name == generator
+            ).report()
+            for generator in generators
+        },
+    }
+
+
+def _thresholds(width: int, height: int) -> dict[str, Any]:
+    medium, large = size_thresholds(width, height)
+    return {
+        "width": width,
+        "height": height,
+        "medium_from": rounded(medium),
+        "large_from": rounded(large),
+    }
