@@ -1,0 +1,161 @@
+"""The card's files: what the Hub and `datasets` read of them, and that they hold together."""
+
+import ast
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from huggingface_hub import DatasetCard
+from PIL import Image
+
+from pipeline.card import example
+from pipeline.card.card import write_card
+from pipeline.card.words import GENERATORS
+from pipeline.errors import UserError
+from pipeline.outputs import RunFolder
+from pipeline.settings import GENERATORS as KNOWN_GENERATORS
+from pipeline.shards.reader import ShardReader, decode_ids
+from pipeline.shards.schema import make_schema
+from pipeline.shards.writer import pack
+from pipeline.statistics.measure import measure
+from tests.card.conftest import REPO
+from tests.hub.card import check_card
+from tests.synthetic import SETTINGS, finish_scene
+
+BLENDER = Path(example.__file__).parents[1] / "blender"
+
+FIGURES = ["example.jpg"] + [
+    f"{name}.png" for name in ("sizes", "instances", "categories", "solid_angles", "positions")
+]
+
+
+def constants(module):
+    """Constants of a module that cannot be imported without Blender."""
+    tree = ast.parse((BLENDER / f"{module}.py").read_text())
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Tuple)
+    }
+
+
+def test_the_hub_accepts_the_metadata(published):
+    assert check_card(published.readme) == ([], [])
+    data = DatasetCard.load(published.folder / "README.md").data
+    assert data.license == "cc-by-4.0"
+    assert data.size_categories == "n<1K"
+    assert data.task_categories[-1] == "depth-estimation"
+    assert "infinigen" not in data.tags  # nothing but the spheres
+
+
+def test_metadata_names_every_shard_and_says_what_it_holds(published):
+    data = DatasetCard.load(published.folder / "README.md").data
+    paths = sorted(published.folder.glob("data/*.parquet"))
+    assert len(paths) > 2
+    (config,) = data.configs
+    named = {entry["split"]: entry["path"] for entry in config["data_files"]}
+    for split, names in named.items():
+        assert names == [f"data/{path.name}" for path in paths if path.name.startswith(split)]
+    info = datasets.DatasetInfo._from_yaml_dict(data.dataset_info)
+    features = datasets.Features.from_arrow_schema(make_schema(("depth", "normal")))
+    assert info.features == features
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        "train": 4,
+        "validation": 4,
+    }
+    size = sum(path.stat().st_size for path in paths)
+    assert info.download_size == info.dataset_size == size
+    assert sum(split.num_bytes for split in info.splits.values()) == size
+
+
+def test_datasets_opens_the_folder(published, tmp_path):
+    dataset = datasets.load_dataset(str(published.folder), cache_dir=str(tmp_path))
+    assert list(dataset) == ["train", "validation"]
+    for split, rows in dataset.items():
+        assert len(rows) == 4
+        row, ours = rows[0], ShardReader(published.folder, split).row(0)
+        assert row["image"].size == (256, 128)
+        assert row["image_id"] == ours["image_id"]
+        np.testing.assert_array_equal(np.array(row["ids"]), decode_ids(ours["ids"]))
+
+
+def test_whatever_the_card_points_to_is_there(published):
+    links = re.findall(r"\]\((?!https://)([^)]+)\)", published.readme)
+    assert {f"figures/{name}" for name in FIGURES} | {"LICENSE", "statistics.json"} == set(links)
+    for link in links:
+        assert (published.folder / link).is_file()
+    with Image.open(published.folder / "figures" / "example.jpg") as picture:
+        assert picture.size == (256, 128 + example.GAP + 128)
+
+
+def test_nothing_of_the_template_is_left(published):
+    assert not re.search(r"\{%|%\}|\{\{ | \}\}|\bNone\b|Undefined", published.readme)
+    assert "\n\n\n" not in published.readme.split("```bibtex")[0]
+    assert not re.search(r"[ \t]$", published.readme, re.MULTILINE)
+
+
+def test_the_same_input_gives_the_same_bytes(published, tmp_path):
+    write_card(
+        published.folder,
+        tmp_path,
+        repo=REPO,
+        licence="cc-by-4.0",
+        statistics=published.statistics,
+    )
+    names = ["README.md", "LICENSE", "statistics.json", *(f"figures/{name}" for name in FIGURES)]
+    assert sorted(names) == sorted(
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
+    )
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (published.folder / name).read_bytes()
+
+
+def test_what_a_dataset_lacks_the_card_leaves_out(tmp_path):
+    """No training, no depth, no name on the Hub, a licence of one's own."""
+    run = RunFolder(tmp_path / "out")
+    finish_scene(run)
+    pack(run, SETTINGS, validation_fraction=1)
+    terms = tmp_path / "terms.txt"
+    terms.write_text("Do what you like.\n")
+    readme = write_card(
+        run.shards,
+        tmp_path / "card",
+        repo=None,
+        licence=str(terms),
+        statistics=measure(ShardReader(run.shards)),
+    )
+    text = readme.read_text()
+    assert check_card(text) == ([], [])
+    data = DatasetCard.load(readme).data
+    assert (data.license, data.license_name, data.license_link) == ("other", "terms", "LICENSE")
+    assert (tmp_path / "card" / "LICENSE").read_text() == terms.read_text()
+    assert 'load_dataset("USER/DATASET")' in text
+    assert 'dataset["validation"][0]' in text and "train-" not in text
+    assert "epth" not in text.split("## What a row holds")[0].replace("millimetres", "")
+    assert "{{" not in text.split("```bibtex")[0]
+
+
+def test_statistics_of_other_shards_are_refused(published, tmp_path):
+    statistics = measure(ShardReader(published.folder, "train"))
+    with pytest.raises(UserError, match="measure again") as error:
+        write_card(
+            published.folder, tmp_path / "card", repo=None, licence="odbl", statistics=statistics
+        )
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "card").exists()
+
+
+def test_numbers_of_the_camera_are_those_of_the_code(published):
+    viewpoints, render = constants("viewpoints"), constants("render")
+    text = " ".join(published.readme.split())
+    assert "{}–{} m high".format(*viewpoints["EYE_HEIGHT"]) in text
+    assert f"nothing closer than {viewpoints['CLEARANCE']} m" in text
+    assert f"at least {viewpoints['MIN_DISTANCE']} m from the others" in text
+    assert viewpoints["MIN_FURNITURE"] == example.FURNITURE
+    assert "brought to middle grey" in text and render["MIDDLE_GREY"] == 0.18
+
+
+def test_every_generator_is_described():
+    assert tuple(GENERATORS) == KNOWN_GENERATORS
