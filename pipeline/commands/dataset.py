@@ -72,7 +72,7 @@ def coco(options: argparse.Namespace) -> None:
         options.data or run.shards,
         run.coco,
         options.format,
-        licence=licence and Licence(name=licence.name, url=licence.url),
+        licence=Licence(name=licence.name, url=licence.url) if licence else None,
         progress=_counting("panoramas"),
     )
     for split, images in made.images.items():
@@ -95,12 +95,15 @@ def card(options: argparse.Namespace) -> None:
 
 def publish(options: argparse.Namespace) -> None:
     """Finished scenes → shards, verified → card → the Hub."""
+    from huggingface_hub.utils import disable_progress_bars
+
     from pipeline.card.licences import read_licence
     from pipeline.publish.plan import local_files
     from pipeline.publish.upload import publish as send
     from pipeline.shards.writer import pack
     from pipeline.verify.dataset import verify as check
 
+    disable_progress_bars()  # a line for each shard is enough
     run = RunFolder(options.out)
     if not options.repo:
         raise UserError("REPO is not given; name the repository: REPO=user/name")

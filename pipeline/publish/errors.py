@@ -7,6 +7,7 @@ seconds; the waits here are for what lasts longer.
 from __future__ import annotations
 
 import errno
+import re
 
 import httpx2
 from huggingface_hub.errors import (
@@ -53,6 +54,10 @@ def passing(error: BaseException) -> str | None:
     """Why it may be worth trying again, in words; None if it is not."""
     if isinstance(error, OfflineModeIsEnabled):  # a ConnectionError, but the user's wish
         return None
+    if status := _status_of_xet(error):
+        return PASSING_STATUS.get(status, None if status < 500 else "the Hub has an error")
+    if isinstance(error, RuntimeError) and error.__cause__:  # of an upload without Xet
+        return passing(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return PASSING_STATUS.get(error.response.status_code)
     if isinstance(error, httpx2.TimeoutException | TimeoutError):
@@ -73,6 +78,8 @@ def explained(error: Exception, repo: str, endpoint: str) -> UserError | None:
         return UserError("HF_HUB_OFFLINE is set; unset it to publish")
     if isinstance(error, HFValidationError):
         return UserError(f"REPO={repo} is no name of a repository; write it as user/name")
+    if isinstance(error, ValueError) and "Invalid metadata in README.md" in str(error):
+        return UserError(f"the Hub refuses the card: {_one_line(str(error))}")
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return UserError("the disk is full; free some space and run the same command again")
     if reason := passing(error):
@@ -80,14 +87,19 @@ def explained(error: Exception, repo: str, endpoint: str) -> UserError | None:
             f"gave up on {endpoint}: {reason}; what was sent stays there, run the same command "
             "again later"
         )
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        return explained(error.__cause__, repo, endpoint)
+    forbidden = UserError(
+        f"your token may not write to {repo}; use a token with write permission for it, or "
+        "choose another REPO"
+    )
+    if _status_of_xet(error) in (401, 403):
+        return forbidden
     if not isinstance(error, HfHubHTTPError):
         return None
     status = error.response.status_code
     if isinstance(error, GatedRepoError) or status == 403:
-        return UserError(
-            f"your token may not write to {repo}; use a token with write permission for it, or "
-            "choose another REPO"
-        )
+        return forbidden
     if status == 401 and not isinstance(error, RepositoryNotFoundError):
         return UserError(f"the Hub does not accept your token; {login}")
     if isinstance(error, RepositoryNotFoundError):
@@ -97,7 +109,18 @@ def explained(error: Exception, repo: str, endpoint: str) -> UserError | None:
     return UserError(f"the Hub answers {status}: {_words(error)}")
 
 
+def _status_of_xet(error: BaseException) -> int | None:
+    """The HTTP status in an error of hf_xet, which raises ConnectionError for everything."""
+    if type(error) is not ConnectionError:
+        return None
+    found = re.search(r"\b([45]\d\d) [A-Z]", str(error))
+    return int(found[1]) if found else None
+
+
 def _words(error: HfHubHTTPError) -> str:
-    """What the Hub itself says, in one line."""
-    text = error.server_message or str(error)
+    """What the Hub itself says."""
+    return _one_line(error.server_message or str(error))
+
+
+def _one_line(text: str) -> str:
     return " ".join(text.split())[:300]

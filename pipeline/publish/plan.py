@@ -22,9 +22,6 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.shards.schema import SHARD_NAME
 
-COMMIT_BYTES = 8 * 2**30
-"""New shards in one commit; what an interruption makes necessary to send again, at most."""
-
 COMMIT_FILES = 100
 """The Hub asks for no more than 50 to 100 files in one commit."""
 
@@ -94,14 +91,12 @@ class Plan:
         """Size of the files to send."""
         return sum(file.size for file in (*self.added, *self.changed))
 
-    def commits(
-        self, max_bytes: int = COMMIT_BYTES, max_files: int = COMMIT_FILES
-    ) -> list[list[LocalFile]]:
+    def commits(self, max_files: int = COMMIT_FILES) -> list[list[LocalFile]]:
         """The files of each commit. Removals belong to the last one."""
-        early = [file for file in self.added if _is_shard(file.name)]
-        late = [file for file in self.added if not _is_shard(file.name)]
-        batches = list(_batches(early, max_bytes, max_files))
-        return [*batches[:-1], [*(batches[-1] if batches else []), *self.changed, *late]]
+        new = [file for file in self.added if is_shard(file.name)]
+        others = [file for file in self.added if not is_shard(file.name)]
+        batches = [new[i : i + max_files] for i in range(0, len(new), max_files)] or [[]]
+        return [*batches[:-1], [*batches[-1], *self.changed, *others]]
 
 
 def local_files(folders: Mapping[str, Path], shards: Mapping[str, str]) -> list[LocalFile]:
@@ -128,7 +123,7 @@ def local_files(folders: Mapping[str, Path], shards: Mapping[str, str]) -> list[
             raise UserError(f"{path} is missing; run the same command again")
     files = []
     for name, path in sorted(found):
-        if _is_shard(name):
+        if is_shard(name):
             if path.name not in shards:  # somebody else's file beside ours
                 continue
             sha256 = shards[path.name]
@@ -169,7 +164,7 @@ def refuse_foreign(
         UserError: It holds something else.
     """
     names = {file.name for file in remote}
-    shards = {name for name in names if _is_shard(name)}
+    shards = {name for name in names if is_shard(name)}
     # without a manifest, the shards are those of a first upload that was interrupted; with one,
     # those that it does not name are of an interrupted later one, and nobody sees them yet
     seen = shards if manifest is None else {f"data/{name}" for name in manifest}
@@ -221,21 +216,8 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _batches(
-    files: Iterable[LocalFile], max_bytes: int, max_files: int
-) -> Iterator[list[LocalFile]]:
-    batch: list[LocalFile] = []
-    for file in files:
-        size = sum(other.size for other in batch)
-        if batch and (size + file.size > max_bytes or len(batch) == max_files):
-            yield batch
-            batch = []
-        batch.append(file)
-    if batch:
-        yield batch
-
-
-def _is_shard(name: str) -> bool:
+def is_shard(name: str) -> bool:
+    """Whether a path in the repository is that of a shard."""
     return bool(re.fullmatch(rf"data/{SHARD_NAME.pattern}", name))
 
 

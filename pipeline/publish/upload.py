@@ -18,6 +18,7 @@ from pipeline.publish.plan import (
     Plan,
     RemoteFile,
     describe,
+    is_shard,
     make_plan,
     readable,
     refuse_foreign,
@@ -79,6 +80,7 @@ def publish(
     """
     api = api or HfApi()
     announced, complete, waits = False, 0, iter(WAITS)
+    arrived: set[str] = set()
     while complete < 3:
         try:
             there = look(api, repo)
@@ -95,15 +97,20 @@ def publish(
                 there = look(api, repo)
             head, commits = there.head, plan.commits()
             for number, batch in enumerate(commits, start=1):
-                last = number == len(commits)
-                head = _commit(api, repo, head, batch, plan.removed if last else ())
-                waits = iter(WAITS)
-                size = readable(sum(file.size for file in batch))
-                say(f"commit {number} of {len(commits)} done, {size}")
+                additions = []
+                for file in batch:
+                    additions.append(_send(api, repo, file))
+                    if is_shard(file.name) and file.sha256 not in arrived:
+                        arrived.add(file.sha256)
+                        waits = iter(WAITS)
+                        say(f"sent {file.name}, {readable(file.size)}")
+                removed = plan.removed if number == len(commits) else ()
+                head, waits = _commit(api, repo, head, additions, removed), iter(WAITS)
+                say(f"commit {number} of {len(commits)}: {head[:8]}")
             complete += 1
         except Exception as error:
             reason, wait = passing(error), next(waits, None)
-            if reason is None or wait is None:
+            if reason is None or wait is None or not announced:
                 told = explained(error, repo, api.endpoint)
                 if told is None:
                     raise
@@ -144,22 +151,26 @@ def _read_manifest(api: HfApi, repo: str, revision: str) -> tuple[str, ...] | No
         return None
 
 
+def _send(api: HfApi, repo: str, file: LocalFile) -> CommitOperationAdd:
+    """Send a large file ahead of its commit: what has arrived is not sent again after a fault."""
+    addition = CommitOperationAdd(file.name, str(file.path))
+    if is_shard(file.name):
+        api.preupload_lfs_files(repo, [addition], repo_type=KIND, free_memory=False)
+    return addition
+
+
 def _commit(
     api: HfApi,
     repo: str,
     head: str | None,
-    batch: Sequence[LocalFile],
+    additions: Sequence[CommitOperationAdd],
     removed: Sequence[str],
 ) -> str:
     """One commit on top of `head`; refused (412) if somebody else made one since."""
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(file.name, str(file.path)) for file in batch
-    ]
-    operations += [CommitOperationDelete(name) for name in removed]
-    shards = sum(file.name.endswith(".parquet") for file in batch)
+    shards = sum(is_shard(addition.path_in_repo) for addition in additions)
     info = api.create_commit(
         repo,
-        operations,
+        [*additions, *(CommitOperationDelete(name) for name in removed)],
         commit_message=f"Add {shards} shards" if shards else "Update the card",
         repo_type=KIND,
         parent_commit=head,
