@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.run import begun_with
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder
 from pipeline.settings import RunSettings
+
+if TYPE_CHECKING:
+    from pipeline.card.licences import Licence
 
 SHOWN_FINDINGS = 200
 SECONDS_BETWEEN_LINES = 10.0
@@ -62,17 +65,16 @@ def stats(options: argparse.Namespace) -> None:
 
 def coco(options: argparse.Namespace) -> None:
     """Shards → a COCO dataset."""
-    from pipeline.card.licences import read_licence
+    from pipeline.export import instances
     from pipeline.export.coco import export_coco
-    from pipeline.export.instances import Licence
 
     run = RunFolder(options.out)
-    licence = read_licence(options.license) if options.license else None
+    licence = _licence(options.license) if options.license else None
     made = export_coco(
         options.data or run.shards,
         run.coco,
         options.format,
-        licence=Licence(name=licence.name, url=licence.url) if licence else None,
+        licence=instances.Licence(licence.name, licence.url) if licence else None,
         progress=_counting("panoramas"),
     )
     for split, images in made.images.items():
@@ -90,6 +92,7 @@ def coco(options: argparse.Namespace) -> None:
 
 def card(options: argparse.Namespace) -> None:
     """Shards → the dataset card."""
+    _licence(options.license)
     print(_write_card(RunFolder(options.out), options.repo, options.license))
 
 
@@ -97,7 +100,6 @@ def publish(options: argparse.Namespace) -> None:
     """Finished scenes → shards, verified → card → the Hub."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from pipeline.card.licences import read_licence
     from pipeline.publish.plan import local_files
     from pipeline.publish.upload import publish as send
     from pipeline.shards.writer import pack
@@ -107,7 +109,7 @@ def publish(options: argparse.Namespace) -> None:
     run = RunFolder(options.out)
     if not options.repo:
         raise UserError("REPO is not given; name the repository: REPO=user/name")
-    read_licence(options.license)  # refuses a wrong one before hours of work
+    _licence(options.license)  # refuses a wrong one before hours of work
     settings, rows_hash = begun_with(run)
     pack(run, settings, rows_hash=rows_hash)
     sha256 = _verified(run, settings, options.workers, check)
@@ -144,6 +146,17 @@ def _verified(
             "make verify lists them all"
         )
     return found.sha256
+
+
+def _licence(choice: str) -> Licence:
+    from pipeline.card.licences import NAMES, read_licence
+
+    if not choice:
+        raise UserError(
+            f"LICENSE is not given, and it is your choice: {', '.join(NAMES)}, or the path of a "
+            "text file"
+        )
+    return read_licence(choice)
 
 
 def _write_card(run: RunFolder, repo: str | None, licence: str) -> Path:

@@ -77,7 +77,7 @@ def check_shard(task: Task) -> Checked:
 
     try:
         checked.sha256 = _sha256(task)
-        if checked.sha256 != task.entry.get("sha256", checked.sha256):
+        if checked.sha256 and checked.sha256 != task.entry.get("sha256", checked.sha256):
             report("is not the file that was packed: its hash is another than the manifest's")
         with (
             task.folder.open(task.name) as source,

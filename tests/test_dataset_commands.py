@@ -1,0 +1,196 @@
+"""From finished scenes to a published dataset that a stranger opens, with the commands as typed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.outputs import RunFolder, write_json
+from pipeline.settings import settings_hash, to_json, versions
+from tests.hub.server import Hub
+from tests.synthetic import SETTINGS, finish_scene
+
+ROOT = Path(__file__).parents[1]
+REPO = "user/panoramas"
+SEEDS = range(10)  # one of ten scenes is drawn for validation
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    """A run of ten finished scenes, not packed yet."""
+    run = RunFolder(tmp_path_factory.mktemp("commands") / "out")
+    for seed in SEEDS:
+        finish_scene(run, seed=seed)
+    about = {"settings": to_json(SETTINGS), "versions": versions()}
+    write_json(run.settings, {**about, "settings_hash": settings_hash(SETTINGS)})
+    pipeline("shards", "--out", str(run.path))
+    return run
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+def pipeline(*arguments: str, status: int = 0, **options) -> str:
+    """A command's output; its errors where another status than 0 is expected."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        **options,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if status != 2 else done.stderr
+
+
+def test_verify_stats_and_coco(run):
+    out = ["--out", str(run.path)]
+    assert pipeline("verify", *out).endswith("20 panoramas in 2 shards: no findings\n")
+    said = pipeline("stats", *out)
+    assert "20 panoramas (18 train, 2 validation) of 10 scenes" in said
+    statistics = json.loads((run.card / "statistics.json").read_text())
+    assert statistics["total"]["panoramas"] == 20
+    assert (run.card / "figures" / "sizes.png").read_bytes().startswith(b"\x89PNG")
+    said = pipeline("coco", *out, "--license", "cc0-1.0")
+    assert "train: 18 images" in said and "validation: 2 images" in said
+    about = json.loads((run.coco / "annotations" / "instances_validation.json").read_text())
+    assert about["licenses"][0]["name"] == "Creative Commons CC0 1.0 Universal (CC0 1.0)"
+
+
+def test_a_finding_fails_verify_and_is_never_published(run, hub, tmp_path):
+    damaged = RunFolder(tmp_path / "out")
+    shutil.copytree(run.path, damaged.path)
+    path = damaged.shards / "data" / "train-00000.parquet"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "is not the file that was packed" in pipeline(
+        "verify", "--out", str(damaged.path), status=1
+    )
+    publish = ["publish", "--out", str(damaged.path), "--repo", "user/bad", "--license", "cc0-1.0"]
+    environment = hub.environment(tmp_path / "home")
+    said = pipeline(*publish, status=2, env=environment)
+    assert "nothing was sent. make verify lists them all" in said and said.count("\n") == 1
+    assert "user/bad" not in hub.repos
+
+
+@pytest.fixture(scope="module")
+def published(run, hub, tmp_path_factory):
+    """The address of the dataset on the Hub, after a dry run and a real one."""
+    home = tmp_path_factory.mktemp("home")
+    licence = home / "my licence.txt"
+    licence.write_text("Do as you like.\n")
+    publish = ["publish", "--out", str(run.path), "--repo", REPO, "--license", str(licence)]
+    environment = hub.environment(home)
+    said = pipeline(*publish, "--dry-run", "1", env=environment)
+    assert "nothing was sent" in said and hub.repos.keys() <= {"user/bad"}
+    said = pipeline(*publish, env=environment)
+    assert f"published: {hub.url}/datasets/{REPO}" in said
+    assert hub.token not in said
+    return f"hf://datasets/{REPO}"
+
+
+def test_what_is_published(run, hub, published):
+    repo = hub.repos[REPO]
+    files = repo.files()
+    assert repo.private and len(repo.commits) == 2
+    assert {"README.md", "LICENSE", "statistics.json", "manifest.json"} < files.keys()
+    assert files["LICENSE"] == b"Do as you like.\n"
+    for path in (run.shards / "data").iterdir():
+        assert files[f"data/{path.name}"] == path.read_bytes()
+    assert b"license_name: my-licence" in files["README.md"]
+
+
+def test_publishing_again_sends_nothing(run, hub, published, tmp_path):
+    before = len(hub.uploads)
+    licence = tmp_path / "my licence.txt"
+    licence.write_text("Do as you like.\n")
+    publish = ["publish", "--out", str(run.path), "--repo", REPO, "--license", str(licence)]
+    said = pipeline(*publish, env=hub.environment(tmp_path / "home"))
+    assert "nothing to send" in said
+    assert len(hub.uploads) == before and len(hub.repos[REPO].commits) == 2
+
+
+LOAD = """
+import datasets, numpy as np, sys
+streaming = sys.argv[1] == "True"
+found = datasets.load_dataset("user/panoramas", streaming=streaming)
+rows = {split: list(found[split]) for split in found}
+print({split: len(rows[split]) for split in rows})
+for row in rows["train"] + rows["validation"]:
+    assert row["image"].size == (256, 128) and row["image"].mode == "RGB"
+    ids = np.array(row["ids"])
+    for thing in row["objects"]:
+        assert np.count_nonzero(ids == thing["id"]) == thing["area"]
+"""
+
+FRAMES = """
+import pandas, pyarrow.dataset, sys
+from huggingface_hub import HfFileSystem
+from pycocotools import mask
+folder = "hf://datasets/user/panoramas/data/"
+frame = pandas.read_parquet(folder + "train-00000.parquet", columns=["image_id", "objects"])
+for thing in frame["objects"][0]:
+    rle = thing["segmentation"]
+    assert mask.area({"size": list(rle["size"]), "counts": rle["counts"]}) == thing["area"]
+table = pyarrow.dataset.dataset(folder.removeprefix("hf://"), filesystem=HfFileSystem()).to_table(
+    columns=["image_id"]
+)
+print(len(frame), len(table))
+"""
+
+READ = """
+from pipeline.shards.reader import ShardReader, decode_image
+reader = ShardReader("hf://datasets/user/panoramas", "validation")
+print(len(reader), decode_image(reader.row(1)["image"]).shape, len(list(reader.annotations())))
+"""
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_stranger_loads_it(hub, published, tmp_path, streaming):
+    said = hub.run(LOAD, tmp_path, str(streaming), token=hub.read_token)
+    assert said == "{'train': 18, 'validation': 2}\n"
+
+
+def test_pandas_and_pyarrow_read_it(hub, published, tmp_path):
+    assert hub.run(FRAMES, tmp_path, token=hub.read_token) == "18 20\n"
+
+
+def test_our_reader_reads_it_from_the_hub(hub, published, tmp_path):
+    assert hub.run(READ, tmp_path, token=hub.read_token) == "2 (128, 256, 3) 2\n"
+
+
+def test_it_can_be_verified_where_it_is(hub, published, tmp_path):
+    environment = hub.environment(tmp_path, token=hub.read_token)
+    assert "20 panoramas in 2 shards: no findings" in pipeline(
+        "verify", "--data", published, "--workers", "1", env=environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["publish", "--license", "cc0-1.0"], "REPO is not given; name the repository"),
+        (["publish", "--repo", REPO], "LICENSE is not given, and it is your choice: cc-by-4.0"),
+        (["publish", "--repo", REPO, "--license", "mit"], "'mit' is no licence: choose cc-by-4.0"),
+        (["card"], "LICENSE is not given"),
+        (["coco", "--format", "gif"], "FORMAT invalid choice: 'gif'"),
+        (["verify", "--workers", "0"], "WORKERS must be at least 1"),
+        (["verify", "--data", "nowhere"], "nowhere holds no shards to verify"),
+        (["stats", "--data", "nowhere"], "nowhere holds no shards"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(run, arguments, message):
+    command, *rest = arguments
+    said = pipeline(command, "--out", str(run.path), *rest, status=2)
+    assert message in said and said.count("\n") == 1
