@@ -15,8 +15,12 @@ from pipeline.settings import PROFILES
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and exit: 0 when done, 2 after one line for the user, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    """Run a command and exit."""
+    run_command(_parser().parse_args(arguments))
+
+
+def run_command(options: argparse.Namespace) -> NoReturn:
+    """Call `options.command` and exit: 0 when done, 2 after a line for the user, 130 after Ctrl-C."""
     try:
         options.command(options)
     except UserError as error:
@@ -37,7 +41,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, in the words of make: SCENES for --scenes."""
 
     def error(self, message: str) -> NoReturn:
@@ -48,7 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m pipeline", description=__doc__)
+    parser = Parser(prog="python -m pipeline", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
@@ -58,23 +62,23 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     one = command("render", run.render, "make annotated scenes")
-    one.add_argument("--scenes", type=_whole, default=1, help="good scenes that OUT shall hold")
+    one.add_argument("--scenes", type=whole, default=1, help="good scenes that OUT shall hold")
     one.add_argument("--generator", default="indoors", help="a name or a mix: indoors:3,rooms:1")
-    one.add_argument("--seed", type=_whole, default=0, help="first seed")
-    one.add_argument("--panos", type=_whole, default=2, help="panoramas per scene, at most")
+    one.add_argument("--seed", type=whole, default=0, help="first seed")
+    one.add_argument("--panos", type=whole, default=2, help="panoramas per scene, at most")
     one.add_argument("--profile", default="auto", help=f"auto, {', '.join(PROFILES)}")
-    one.add_argument("--width", type=_whole, help="panorama width in pixels")
-    one.add_argument("--samples", type=_whole, help="Cycles samples per pixel")
+    one.add_argument("--width", type=whole, help="panorama width in pixels")
+    one.add_argument("--samples", type=whole, help="Cycles samples per pixel")
     one.add_argument("--passes", default="", help="extra passes: depth,normal")
-    one.add_argument("--min-area", type=_whole, default=100, help="smallest instance, pixels at 4K")
-    one.add_argument("--workers", type=_whole, help="CPUs of the local Ray")
-    one.add_argument("--render-cpus", type=_whole, help="CPUs of one render on a CPU")
-    one.add_argument("--keep-scenes", type=_flag, default=False, help="1 keeps .blend files")
+    one.add_argument("--min-area", type=whole, default=100, help="smallest instance, pixels at 4K")
+    one.add_argument("--workers", type=whole, help="CPUs of the local Ray")
+    one.add_argument("--render-cpus", type=whole, help="CPUs of one render on a CPU")
+    one.add_argument("--keep-scenes", type=flag, default=False, help="1 keeps .blend files")
     one.add_argument("--ray-address", help="a Ray cluster instead of this machine")
     command("status", run.status, "how a run stands").add_argument("--json", action="store_true")
     command("shards", run.shards, "pack finished scenes into Parquet")
     command("preview", run.preview, "write the HTML page").add_argument(
-        "--limit", type=_whole, default=24, help="panoramas on the page"
+        "--limit", type=whole, default=24, help="panoramas on the page"
     )
     for name, function, help in (
         ("verify", dataset.verify, "read the shards back and check everything"),
@@ -84,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         one = command(name, function, help)
         one.add_argument("--data", help="a folder or URL of shards instead of OUT/shards")
         if name == "verify":
-            one.add_argument("--workers", type=_whole, help="processes")
+            one.add_argument("--workers", type=whole, help="processes")
         if name == "coco":
             one.add_argument("--format", choices=FORMATS, default="webp", help="of the images")
             one.add_argument("--license", help="named in the JSON")
@@ -95,21 +99,21 @@ def _parser() -> argparse.ArgumentParser:
         one = command(name, function, help)
         one.add_argument("--license", default="", help="an identifier, or a file with the text")
         one.add_argument("--repo", help="user/name on the Hub")
-    one.add_argument("--private", type=_flag, default=True, help="0 makes a new one public")
-    one.add_argument("--dry-run", type=_flag, default=False, help="1 only says what would change")
-    one.add_argument("--replace", type=_flag, default=False, help="1 replaces what REPO holds")
-    one.add_argument("--workers", type=_whole, help="processes that verify")
+    one.add_argument("--private", type=flag, default=True, help="0 makes a new one public")
+    one.add_argument("--dry-run", type=flag, default=False, help="1 only says what would change")
+    one.add_argument("--replace", type=flag, default=False, help="1 replaces what REPO holds")
+    one.add_argument("--workers", type=whole, help="processes that verify")
     return parser
 
 
-def _whole(text: str) -> int:
+def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text}") from None
 
 
-def _flag(text: str) -> bool:
+def flag(text: str) -> bool:
     if text not in ("0", "1"):
         raise argparse.ArgumentTypeError(f"must be 0 or 1, not {text}")
     return text == "1"
