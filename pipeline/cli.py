@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def run_command(options: argparse.Namespace) -> NoReturn:
-    """Call `options.command` and exit: 0 when done, 2 after a line for the user, 130 after Ctrl-C."""
+    """Call `options.command` and exit: 0 is done, 2 a line for the user, 130 Ctrl-C."""
     try:
         options.command(options)
     except UserError as error:

@@ -42,7 +42,7 @@ TABLE = [
     {"id": CEILING, "name": "ceiling", "category": "ceiling", "is_structure": True},
     {"id": PLAIN, "name": "ball.001", "category": "ball", "is_structure": False},
     {"id": SEAM, "name": "ball.002", "category": "ball", "is_structure": False},
-    {"id": ZENITH, "name": "lamp", "category": "lamp", "is_structure": False},
+    {"id": ZENITH, "name": "lamp", "category": "desk_lamp", "is_structure": False},
     {"id": TINY, "name": "bead", "category": "bead", "is_structure": False},
     {"id": 7, "name": "elsewhere", "category": "ball", "is_structure": False},
 ]

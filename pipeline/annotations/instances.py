@@ -12,6 +12,7 @@ from rlemasklib import RLEMask
 
 from pipeline.annotations.boxes import (
     Box,
+    WrappedCrop,
     bfov,
     crosses_seam,
     touches_pole,
@@ -19,7 +20,7 @@ from pipeline.annotations.boxes import (
 )
 from pipeline.annotations.clicks import click_crop
 from pipeline.annotations.sizes import size_of
-from pipeline.sphere import pixel_solid_angles
+from pipeline.sphere import Floats, pixel_solid_angles
 
 Ids = NDArray[np.uint16]
 LABELS = 255
@@ -66,30 +67,61 @@ def annotate(
     objects = []
     for label, bbox, counts in _encode(ids, kept):
         crop = wrapped_crop(ids, label, bbox)
-        click = click_crop(crop)
-        area = int(areas[label])
-        row_pixels = np.count_nonzero(crop.mask, axis=1)
-        name, category, is_structure = instances[label]
-        objects.append(
-            {
-                "id": label,
-                "category": category,
-                "name": name,
-                "is_structure": is_structure,
-                "area": area,
-                "solid_angle": math.fsum(row_pixels * row_solid_angles[crop.y :][: len(row_pixels)]),
-                "size": size_of(area, width, height),
-                "bbox": [float(value) for value in bbox],
-                "bbox_wrapped": [float(value) for value in crop.box],
-                "crosses_seam": crosses_seam(crop),
-                "touches_pole": touches_pole(crop),
-                "bfov": list(bfov(crop)),
-                "click": [click.x, click.y],
-                "iscrowd": 0,
-                "segmentation": {"size": [height, width], "counts": counts},
-            }
-        )
+        objects.append(_describe(crop, label, instances[label], bbox, counts, row_solid_angles))
     return objects, len(present) - len(kept)
+
+
+def annotate_mask(mask: NDArray[np.bool_], label: int, instance: Instance) -> dict[str, Any]:
+    """Annotate one mask, which may overlap others, with the fields that `annotate` gives.
+
+    Args:
+        mask: (H, W) bool.
+        label: Its id.
+        instance: What it is.
+
+    Raises:
+        ValueError: The mask is empty.
+    """
+    rle = RLEMask.from_array(mask)
+    x, y, w, h = (int(value) for value in rle.bbox())
+    if not w:
+        raise ValueError(f"the mask of instance {label} is empty")
+    crop = wrapped_crop(mask, True, (x, y, w, h))
+    row_solid_angles = pixel_solid_angles(crop.width, crop.height)
+    counts = rle.to_dict()["counts"].decode("ascii")
+    return _describe(crop, label, instance, (x, y, w, h), counts, row_solid_angles)
+
+
+def _describe(
+    crop: WrappedCrop,
+    label: int,
+    instance: Instance,
+    bbox: Box,
+    counts: str,
+    row_solid_angles: Floats,
+) -> dict[str, Any]:
+    """The annotation of an instance that is cut out; `counts` is its mask, run-length encoded."""
+    click = click_crop(crop)
+    row_pixels = np.count_nonzero(crop.mask, axis=1)
+    area = int(row_pixels.sum())
+    name, category, is_structure = instance
+    return {
+        "id": label,
+        "category": category,
+        "name": name,
+        "is_structure": is_structure,
+        "area": area,
+        "solid_angle": math.fsum(row_pixels * row_solid_angles[crop.y :][: len(row_pixels)]),
+        "size": size_of(area, crop.width, crop.height),
+        "bbox": [float(value) for value in bbox],
+        "bbox_wrapped": [float(value) for value in crop.box],
+        "crosses_seam": crosses_seam(crop),
+        "touches_pole": touches_pole(crop),
+        "bfov": list(bfov(crop)),
+        "click": [click.x, click.y],
+        "iscrowd": 0,
+        "segmentation": {"size": [crop.height, crop.width], "counts": counts},
+    }
 
 
 def _encode(ids: Ids, labels: list[int]) -> Iterator[tuple[int, Box, str]]:

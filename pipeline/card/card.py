@@ -26,7 +26,7 @@ from pipeline.card import words
 from pipeline.card.example import example
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
 from pipeline.errors import UserError
-from pipeline.outputs import write_atomic, write_json
+from pipeline.outputs import disk_full_is_for_the_user, write_atomic, write_json
 from pipeline.shards.contents import Shard, find_shards
 from pipeline.shards.files import open_folder
 from pipeline.shards.reader import ShardReader
@@ -66,8 +66,8 @@ def write_card(
         Path of the README.md.
 
     Raises:
-        UserError: The licence is none, the statistics are of other shards, or the shards cannot
-            be read.
+        UserError: The licence is none, the statistics are of other shards, the shards cannot be
+            read, or the disk is full. README.md is then what it was before.
     """
     chosen = read_licence(licence)
     reader = ShardReader(shards, storage_options=storage_options)
@@ -87,12 +87,14 @@ def write_card(
         licence=chosen,
         example=image_id,
     )
-    write_atomic(folder / "LICENSE", chosen.text.encode())
-    write_json(folder / "statistics.json", statistics)
-    draw_figures(statistics, folder / "figures")
-    write_atomic(folder / "figures" / "example.jpg", picture)
     readme = folder / "README.md"
-    write_atomic(readme, f"{card}\n".encode())
+    full = f"no room for the card in {folder}; free some space and run the same command again"
+    with disk_full_is_for_the_user(full):
+        write_atomic(folder / "LICENSE", chosen.text.encode())
+        write_json(folder / "statistics.json", statistics)
+        draw_figures(statistics, folder / "figures")
+        write_atomic(folder / "figures" / "example.jpg", picture)
+        write_atomic(readme, f"{card}\n".encode())
     return readme
 
 

@@ -67,6 +67,7 @@ def words(schema: pa.Schema, statistics: Mapping[str, Any], repo: str | None) ->
         "values": lambda name: ", ".join(values_of(total, name)),
         "widths": [entry["width"] for entry in statistics["size_thresholds"]] or [0],
         "number": number,
+        "counted": counted,
         "bytes": bytes_words,
         "duration": duration,
     }
@@ -128,6 +129,15 @@ def number(value: float, digits: int = 0) -> str:
     ('6,409,732', '34.9')
     """
     return f"{value:,.{digits}f}"
+
+
+def counted(value: int, thing: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "pixel"), counted(2600, "pixel")
+    ('1 pixel', '2,600 pixels')
+    """
+    return f"{number(value)} {thing}{'s' * (value != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.run import begun_with
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.outputs import RunFolder, only_process
 from pipeline.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def verify(options: argparse.Namespace) -> None:
         f"{len(found.findings) or 'no'} finding{'s' * (len(found.findings) != 1)}"
     )
     if found.findings:
+        if own:
+            print(
+                "a shard that was damaged on the disk is written again by make shards, once the "
+                "file is deleted"
+            )
         sys.exit(1)
 
 
@@ -100,7 +105,8 @@ def publish(options: argparse.Namespace) -> None:
     """Finished scenes → shards, verified → card → the Hub."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from pipeline.publish.plan import local_files
+    from pipeline.publish.plan import card_paths, local_files
+    from pipeline.publish.upload import check_access
     from pipeline.publish.upload import publish as send
     from pipeline.shards.writer import pack
     from pipeline.verify.dataset import verify as check
@@ -109,22 +115,22 @@ def publish(options: argparse.Namespace) -> None:
     run = RunFolder(options.out)
     if not options.repo:
         raise UserError("REPO is not given; name the repository: REPO=user/name")
-    _licence(options.license)  # refuses a wrong one before hours of work
+    _licence(options.license)  # refuses what is wrong before hours of work
     settings, rows_hash = begun_with(run)
+    check_access(options.repo)
     pack(run, settings, rows_hash=rows_hash)
-    sha256 = _verified(run, settings, options.workers, check)
-    _write_card(run, options.repo, options.license)
-    data = {f"data/{name}": run.shards / "data" / name for name in sha256}
-    files = local_files(
-        {**data, "manifest.json": run.shards / "manifest.json", "": run.card}, shards=sha256
-    )
-    address = send(
-        files,
-        options.repo,
-        private=options.private,
-        dry_run=options.dry_run,
-        replace=options.replace,
-    )
+    with only_process(run.shards, "publishing"):  # nobody packs anew what is being sent
+        sha256 = _verified(run, settings, options.workers, check)
+        _write_card(run, options.repo, options.license)
+        shards = {f"data/{name}": run.shards / "data" / name for name in sha256}
+        manifest = {"manifest.json": run.shards / "manifest.json"}
+        address = send(
+            local_files({**shards, **manifest, **card_paths(run.card)}, sha256),
+            options.repo,
+            private=options.private,
+            dry_run=options.dry_run,
+            replace=options.replace,
+        )
     print("nothing was sent: DRY_RUN=1" if options.dry_run else f"published: {address}")
 
 
@@ -136,14 +142,13 @@ def _verified(
         run.shards,
         settings=settings,
         records=run.verified,
-        anew=False,
         workers=_workers(workers),
         progress=_verifying(),
     )
     if found.findings:
         raise UserError(
             f"{len(found.findings)} findings, the first: {found.findings[0]}; nothing was sent. "
-            "make verify lists them all"
+            "make verify lists them all, and says what to do"
         )
     return found.sha256
 

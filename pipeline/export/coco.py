@@ -11,6 +11,7 @@ read it. Beside them stand fields of ours, named and meant as in `pipeline.shard
 
 | of | our fields |
 |---|---|
+| info | `source`: the dataset's first scene and its settings hash, which stay as it grows |
 | image | `panorama` (the row's `image_id`), `scene_id`, `generator`, `seed`, `camera` |
 | annotation | `instance_id` (the value in `ids`), and those of `instances.OBJECT_FIELDS` |
 | category | `is_structure`; `supercategory` says the same: "structure" or "object" |
@@ -29,7 +30,8 @@ grows, which it does at its end only:
   both had before. Export them together.
 
 A row of each split is in memory at a time. An image or JSON is there whole or not at all, and the
-JSONs come last. Running the export again writes only the images that are missing or differ. Images
+JSONs come last. Running the export again writes only the images that are missing or differ; a
+folder whose JSONs are of another `source` is refused. Images
 that the dataset no longer has are named (`CocoSummary.unlisted`) and stay.
 """
 
@@ -51,7 +53,7 @@ from pipeline.export.instances import (
     describe,
     refuse_foreign,
 )
-from pipeline.export.rows import IMAGE_NAME, side_by_side
+from pipeline.export.rows import IMAGE_NAME, side_by_side, source_of
 from pipeline.outputs import LEFTOVER, disk_full_is_for_the_user, only_process, open_atomic
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
@@ -128,9 +130,9 @@ def _export(
     licence: Licence | None,
     progress: Callable[[int, int], None] | None,
 ) -> CocoSummary:
-    paths = _json_paths(folder)
+    paths, source = _json_paths(folder), source_of(reader)
     for path in paths.values():
-        refuse_foreign(path)
+        refuse_foreign(path, source)
     _remove_leftovers(folder)
     categories = Categories()
     files: dict[str, set[str]] = {split: set() for split in SPLITS}
@@ -141,7 +143,7 @@ def _export(
             (folder / split).mkdir(exist_ok=True)
             file = stack.enter_context(open_atomic(paths[split]))
             beside = stack.enter_context(tempfile.TemporaryFile(dir=paths[split].parent))
-            growing[split] = InstancesFile(file, beside, licence)
+            growing[split] = InstancesFile(file, beside, licence, source)
         for row in side_by_side(reader):
             file_name = f"{row.stem}.{image_format}"
             if file_name in files[row.split]:

@@ -6,7 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pipeline import __version__
 from pipeline.blender.categories import known_categories
@@ -32,6 +32,8 @@ OBJECT_FIELDS = (
 _DESCRIPTION = "Equirectangular panoramas with instance masks, exported by sap-panorama"
 _BEGINNING = b'{"info":{"description":"' + _DESCRIPTION.encode()
 """How our JSON begins, which tells it from somebody else's of the same name."""
+_MOST_INFO = 2**20
+"""Bytes of our JSON's first line, which holds `info`, at the most."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,16 @@ class InstancesFile:
         file: The JSON to be.
         beside: An empty file to write and read, for the annotations.
         licence: Named for every image.
+        source: What `rows.source_of` says about the dataset.
     """
 
-    def __init__(self, file: BinaryIO, beside: BinaryIO, licence: Licence | None) -> None:
+    def __init__(
+        self, file: BinaryIO, beside: BinaryIO, licence: Licence | None, source: Entry
+    ) -> None:
         self._file, self._beside = file, beside
         self._licensed = {"license": 1} if licence else {}
         self.images = self.annotations = 0
-        info = {"description": _DESCRIPTION, "version": __version__}
+        info = {"description": _DESCRIPTION, "version": __version__, "source": source}
         licences = [{"id": 1, **asdict(licence)}] if licence else []
         file.write(b'{"info":' + _to_json(info) + b',\n"licenses":' + _to_json(licences))
         file.write(b',\n"images":[')
@@ -140,15 +145,28 @@ class InstancesFile:
         self._file.flush()
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raise UserError where somebody else's annotations have the name of ours."""
+def refuse_foreign(path: Path, source: Entry) -> None:
+    """Raise UserError where other annotations than ours of this dataset have the name of ours."""
     try:
         with open(path, "rb") as file:
-            beginning = file.read(len(_BEGINNING))
+            line = file.readline(_MOST_INFO)
     except FileNotFoundError:
         return
-    if beginning != _BEGINNING:
+    if not line.startswith(_BEGINNING):
         raise UserError(f"{path} was not written by this export; choose another folder")
+    if _source_in(line) != source:
+        raise UserError(
+            f"{path} is the export of another dataset; choose another folder, or delete "
+            f"{path.parents[1]} if you do not need it any more"
+        )
+
+
+def _source_in(line: bytes) -> Any:
+    """What the first line of a JSON of ours says about its dataset; None where it says nothing."""
+    try:
+        return json.loads(line.strip().removesuffix(b",") + b"}")["info"].get("source")
+    except (ValueError, KeyError, AttributeError):
+        return None
 
 
 def _to_json(data: object) -> bytes:

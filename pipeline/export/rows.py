@@ -70,6 +70,26 @@ def side_by_side(reader: ShardReader) -> Iterator[Row]:
     return heapq.merge(*parts, key=lambda row: row.order)
 
 
+def source_of(reader: ShardReader) -> dict[str, object]:
+    """What tells a dataset from others, and stays as it grows: its first scene, and its settings.
+
+    Raises:
+        UserError: A split's first row is not ours, or a shard is damaged.
+    """
+    firsts, start = [], 0
+    for count in reader.splits.values():
+        shard, number = reader.locate(start)
+        values = reader.row(start, ("seed", "scene_id", "provenance.settings_hash"))
+        try:
+            seed, scene = int(values["seed"]), str(values["scene_id"])
+            firsts.append((seed, scene, str(values["provenance"]["settings_hash"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(not_ours(f"row {number} of {shard}")) from error
+        start += count
+    _, scene, settings = min(firsts)
+    return {"first_scene": scene, "settings_hash": settings}
+
+
 def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[Row]:
     for index in indices:
         shard, number = reader.locate(index)

@@ -24,11 +24,17 @@ def die_with_parent() -> None:
     process that no farm worker started (a Blender run by hand may outlive its shell).
     """
     parent = os.environ.get(PARENT_VARIABLE)
-    if parent is None or not sys.platform.startswith("linux"):
+    if parent is not None:
+        die_with(int(parent))
+
+
+def die_with(parent: int) -> None:
+    """The same for any process and its parent, whose process id it is told."""
+    if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # The worker may have died before the line above; the kernel then sends nothing.
-    if os.getppid() != int(parent):
+    # The parent may have died before the line above; the kernel then sends nothing.
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -46,6 +47,12 @@ PASSING_ERRNO = (
     errno.EHOSTUNREACH,
 )
 
+WRAPPERS = (RuntimeError, LocalEntryNotFoundError)
+"""What huggingface_hub hides the real error in, of an upload without Xet and of a download."""
+
+FIRST_WAITS = (1, 2, 5)
+"""Seconds before each further try of the first request: somebody is waiting for an answer."""
+
 WAITS = (1, 2, 5, 10, 30, 60, 120, 300)
 """Seconds before each further try. A commit that succeeds starts them again."""
 
@@ -56,7 +63,7 @@ def passing(error: BaseException) -> str | None:
         return None
     if status := _status_of_xet(error):
         return PASSING_STATUS.get(status, None if status < 500 else "the Hub has an error")
-    if isinstance(error, RuntimeError) and error.__cause__:  # of an upload without Xet
+    if isinstance(error, WRAPPERS) and error.__cause__:
         return passing(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return PASSING_STATUS.get(error.response.status_code)
@@ -84,10 +91,12 @@ def explained(error: Exception, repo: str, endpoint: str) -> UserError | None:
         return UserError("the disk is full; free some space and run the same command again")
     if reason := passing(error):
         return UserError(
-            f"gave up on {endpoint}: {reason}; what was sent stays there, run the same command "
-            "again later"
+            f"gave up on {endpoint}: {reason}; run the same command again later, what has arrived "
+            "is not sent again"
         )
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+    if isinstance(error, UnicodeEncodeError):
+        return UserError(f"your token holds letters that no token has; {login}")
+    if isinstance(error, WRAPPERS) and isinstance(error.__cause__, Exception):
         return explained(error.__cause__, repo, endpoint)
     forbidden = UserError(
         f"your token may not write to {repo}; use a token with write permission for it, or "

@@ -1,8 +1,8 @@
 """What publishing would change: local files against those of the repository. No network.
 
 A published dataset only ever grows at its end: packing adds shards and rewrites at most the last
-one of each split. So a repository whose other shards are not ours, byte for byte, is another
-dataset, and is refused rather than overwritten.
+one of each split. The manifest lists the rows of every shard, by hash. So a repository whose rows
+are not the beginning of ours is another dataset, and is refused rather than overwritten.
 
 What readers see is decided by two files, README.md (its `configs` list the shards) and
 manifest.json. New shards may therefore arrive in several commits; everything that replaces
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.shards.contents import Shard
 from pipeline.shards.schema import SHARD_NAME
 
 COMMIT_FILES = 100
@@ -99,38 +100,37 @@ class Plan:
         return [*batches[:-1], [*batches[-1], *self.changed, *others]]
 
 
-def local_files(folders: Mapping[str, Path], shards: Mapping[str, str]) -> list[LocalFile]:
-    """All files of a dataset, by name.
+def local_files(paths: Mapping[str, Path], shards: Mapping[str, str]) -> list[LocalFile]:
+    """The files of a dataset, by name.
 
     Args:
-        folders: Path in the repository to a local file or folder, hidden files left out.
+        paths: Path in the repository to local file.
         shards: sha256 of each shard, as verified, by file name.
 
     Raises:
         UserError: One of them is missing.
     """
-    found = []
-    for name, path in folders.items():
-        if path.is_dir():
-            found += [
-                (f"{name}/{file.relative_to(path).as_posix()}".lstrip("/"), file)
-                for file in sorted(path.rglob("*"))
-                if file.is_file() and not file.name.startswith(".")
-            ]
-        elif path.is_file():
-            found.append((name, path))
-        else:
-            raise UserError(f"{path} is missing; run the same command again")
     files = []
-    for name, path in sorted(found):
-        if is_shard(name):
-            if path.name not in shards:  # somebody else's file beside ours
-                continue
-            sha256 = shards[path.name]
-        else:
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        files.append(LocalFile(name, path, sha256))
+    for name, path in sorted(paths.items()):
+        try:
+            known = shards.get(path.name) if is_shard(name) else None
+            files.append(LocalFile(name, path, known or sha256_of(path)))
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; run the same command again") from None
     return files
+
+
+def card_paths(card: Path) -> dict[str, Path]:
+    """What of OUT/card is published: nothing but what writing the card makes."""
+    figures = sorted((card / "figures").iterdir())
+    names = ["README.md", "LICENSE", "statistics.json", *(f"figures/{f.name}" for f in figures)]
+    return {n: card / n for n in names if "/" not in n or OURS.fullmatch(n)}
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_plan(local: Iterable[LocalFile], remote: Iterable[RemoteFile]) -> Plan:
@@ -150,38 +150,41 @@ def make_plan(local: Iterable[LocalFile], remote: Iterable[RemoteFile]) -> Plan:
 
 
 def refuse_foreign(
-    plan: Plan, remote: Iterable[RemoteFile], manifest: Iterable[str] | None, repo: str
+    remote: Iterable[RemoteFile],
+    published: Sequence[Shard] | None,
+    local: Iterable[LocalFile],
+    packed: Sequence[Shard],
+    repo: str,
 ) -> None:
-    """Refuse to write into a repository that does not hold this dataset's earlier state.
+    """Refuse to write into a repository that does not hold an earlier state of this dataset.
 
     Args:
-        plan: What would be changed.
         remote: The repository's files.
-        manifest: The shards that its manifest names; None where it has no (readable) one.
+        published: The shards that its manifest names; None where it has no manifest of ours.
+        local: Our files.
+        packed: The shards that our manifest names.
         repo: Its name, for the message.
 
     Raises:
         UserError: It holds something else.
     """
-    names = {file.name for file in remote}
-    shards = {name for name in names if is_shard(name)}
-    # without a manifest, the shards are those of a first upload that was interrupted; with one,
-    # those that it does not name are of an interrupted later one, and nobody sees them yet
-    seen = shards if manifest is None else {f"data/{name}" for name in manifest}
-    may_grow = {max(s for s in seen if s.startswith(split)) for split in set(map(_split, seen))}
-    changed = {file.name for file in plan.changed} - may_grow
-    foreign = sorted(seen & (changed | set(plan.removed)))
-    other = "choose another REPO, or give REPLACE=1 to replace what it holds"
-    if foreign:
-        raise UserError(
-            f"{repo} holds another dataset: {len(foreign)} of its {len(shards)} shards are not "
-            f"those of this run, {foreign[0]} first; {other}"
-        )
-    if manifest is None and names - UNBEGUN - shards:
-        raise UserError(
-            f"{repo} holds files that were not published from here, such as "
-            f"{min(names - UNBEGUN - shards)}; {other}"
-        )
+    other = "choose another REPO, or give REPLACE=1 to write over it"
+    if published is not None:
+        ours = {shard.name: shard.row_hashes or () for shard in packed}
+        for shard in published:
+            rows = shard.row_hashes
+            if rows is None or ours.get(shard.name, ())[: len(rows)] != rows:
+                raise UserError(
+                    f"{repo} holds another dataset: {shard.name} there is not the beginning of the "
+                    f"one here; {other}"
+                )
+        return
+    # no dataset yet, at most shards that were sent before an interruption
+    here = {file.name: file for file in local}
+    for file in remote:
+        if file.name in UNBEGUN or (file.name in here and file.holds(here[file.name])):
+            continue
+        raise UserError(f"{repo} holds something else, such as {file.name}; {other}")
 
 
 def describe(plan: Plan) -> Iterator[str]:
@@ -219,8 +222,3 @@ def _count(number: int, what: str) -> str:
 def is_shard(name: str) -> bool:
     """Whether a path in the repository is that of a shard."""
     return bool(re.fullmatch(rf"data/{SHARD_NAME.pattern}", name))
-
-
-def _split(name: str) -> str:
-    """`data/train-` of `data/train-00000.parquet`."""
-    return name.rpartition("-")[0] + "-"

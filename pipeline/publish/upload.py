@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from pipeline.errors import UserError
-from pipeline.publish.errors import WAITS, explained, passing
+from pipeline.publish.errors import FIRST_WAITS, WAITS, explained, passing
 from pipeline.publish.plan import (
     LocalFile,
     Plan,
@@ -23,7 +24,7 @@ from pipeline.publish.plan import (
     readable,
     refuse_foreign,
 )
-from pipeline.shards.contents import MANIFEST
+from pipeline.shards.contents import MANIFEST, Shard, parse_manifest
 
 KIND = "dataset"
 
@@ -36,13 +37,31 @@ class Repository:
         head: Its last commit; None if there is no such repository (that the token may see).
         private: Whether only those who are invited see it.
         files: What its main branch holds.
-        manifest: Names of the shards of its manifest.json; None without a readable one.
+        manifest: The shards that its manifest.json names; None without one of ours.
     """
 
     head: str | None
     private: bool
     files: tuple[RemoteFile, ...] = ()
-    manifest: tuple[str, ...] | None = None
+    manifest: tuple[Shard, ...] | None = None
+
+
+def check_access(repo: str, api: HfApi | None = None) -> None:
+    """Refuse a name that is none, and a token that is missing or wrong, before hours of work.
+
+    Raises:
+        UserError: One line about what to do.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
+        raise UserError(f"REPO={repo} is no name of a repository; write it as user/name")
+    api = api or HfApi()
+    try:
+        api.whoami()
+    except Exception as error:
+        told = explained(error, repo, api.endpoint)
+        if told is None:
+            raise
+        raise told from None
 
 
 def publish(
@@ -64,7 +83,7 @@ def publish(
     Args:
         files: As `pipeline.publish.plan.local_files` gives them.
         repo: `user/name` or `organisation/name`.
-        private: Visibility of a repository that is made now; an existing one keeps its own.
+        private: Make a new repository private; an existing public one is then refused.
         dry_run: Say what would change and stop.
         replace: Also where the repository holds something else.
         api: The client; by default of the endpoint and the token of the environment or of the
@@ -76,19 +95,21 @@ def publish(
         Address of the repository.
 
     Raises:
-        UserError: The Hub refuses, stays out of reach, or the repository holds something else.
+        UserError: The Hub refuses, stays out of reach, or the repository holds something else; or
+            a file is no longer what was verified.
     """
     api = api or HfApi()
-    announced, complete, waits = False, 0, iter(WAITS)
+    packed = next(parse_manifest(f.path.read_bytes()) for f in files if f.name == MANIFEST) or ()
+    announced, complete, waits = False, 0, iter(FIRST_WAITS)
     arrived: set[str] = set()
     while complete < 3:
         try:
             there = look(api, repo)
             plan = make_plan(files, there.files)
             if not replace:
-                refuse_foreign(plan, there.files, there.manifest, repo)
+                refuse_foreign(there.files, there.manifest, files, packed, repo)
             if not announced:
-                announced = True
+                announced, waits = True, iter(WAITS)
                 _announce(there, plan, repo, private, say)
             if dry_run or plan.is_done:
                 return f"{api.endpoint}/datasets/{repo}"
@@ -108,9 +129,11 @@ def publish(
                 head, waits = _commit(api, repo, head, additions, removed), iter(WAITS)
                 say(f"commit {number} of {len(commits)}: {head[:8]}")
             complete += 1
+        except UserError:
+            raise
         except Exception as error:
             reason, wait = passing(error), next(waits, None)
-            if reason is None or wait is None or not announced:
+            if reason is None or wait is None:
                 told = explained(error, repo, api.endpoint)
                 if told is None:
                     raise
@@ -142,20 +165,33 @@ def look(api: HfApi, repo: str) -> Repository:
     return Repository(info.sha, bool(info.private), files, manifest)
 
 
-def _read_manifest(api: HfApi, repo: str, revision: str) -> tuple[str, ...] | None:
+def _read_manifest(api: HfApi, repo: str, revision: str) -> tuple[Shard, ...] | None:
     path = api.hf_hub_download(repo, MANIFEST, repo_type=KIND, revision=revision)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return tuple(dict(json.load(file)))
-    except (ValueError, TypeError):
-        return None
+    with open(path, "rb") as file:
+        shards = parse_manifest(file.read())
+    return None if shards is None else tuple(shards)
 
 
 def _send(api: HfApi, repo: str, file: LocalFile) -> CommitOperationAdd:
-    """Send a large file ahead of its commit: what has arrived is not sent again after a fault."""
-    addition = CommitOperationAdd(file.name, str(file.path))
-    if is_shard(file.name):
+    """Prepare a file for its commit: what goes there is what was verified, or nothing.
+
+    A shard is sent ahead, so that it is not sent again after a fault.
+    """
+    changed = UserError(f"{file.path} has changed meanwhile; run the same command again")
+    try:
+        if not is_shard(file.name):
+            data = file.path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != file.sha256:
+                raise changed
+            return CommitOperationAdd(file.name, data)
+        if not file.path.is_file():  # which the client calls a ValueError
+            raise changed
+        addition = CommitOperationAdd(file.name, str(file.path))
         api.preupload_lfs_files(repo, [addition], repo_type=KIND, free_memory=False)
+    except FileNotFoundError:
+        raise changed from None
+    if addition.upload_info.sha256.hex() != file.sha256:
+        raise changed
     return addition
 
 
@@ -181,9 +217,20 @@ def _commit(
 def _announce(
     there: Repository, plan: Plan, repo: str, private: bool, say: Callable[[str], None]
 ) -> None:
+    """Say what would happen.
+
+    Raises:
+        UserError: The repository is public, and that was not asked for.
+    """
     if there.head is None:
         say(f"{repo}: a new {'private' if private else 'public'} dataset")
+    elif private and not there.private:
+        raise UserError(
+            f"{repo} is public; give PRIVATE=0 to publish there, or choose another REPO"
+        )
     else:
         say(f"{repo}: a {'private' if there.private else 'public'} dataset at {there.head[:8]}")
+        if not private and there.private:
+            say("  it stays private; its settings on the Hub make it public")
     for line in describe(plan):
         say(f"  {line}")

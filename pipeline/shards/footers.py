@@ -65,7 +65,7 @@ def read_footer(folder: Folder, shard: Shard) -> Footer:
             tail = _read_tail(file, FOOTER_BYTES + FOOTER_BYTES_PER_ROW * (shard.rows or 0))
         metadata = pq.read_metadata(pa.BufferReader(tail))
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-    if metadata.num_rows < 1 or groups != [1] * metadata.num_rows:
+    if metadata.num_rows < 1 or len(groups) != metadata.num_rows or set(groups) != {1}:
         raise UserError(f"{where} is not one of our shards: they hold one row per row group")
     # not from metadata.schema, which keeps the whole footer alive for as long as the process lives
     first, columns = metadata.row_group(0), range(metadata.num_columns)

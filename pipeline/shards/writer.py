@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ from pipeline.shards.plan import (
 from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 
 SHARD_BYTES = 512 * 2**20
+ROW_DIGITS = 16
+"""Hex digits of a row's hash in the manifest: enough to tell whether a shard has only grown."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_PANORAMAS = 200
 """The paper's validation set (section 4.1)."""
@@ -134,9 +136,9 @@ def _update(folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema) ->
         for name, panoramas in plan.items():
             source = _source(panoramas, schema)
             entry = known.get(name)
-            if entry is None or not _is_current(data / name, entry, source, len(panoramas)):
+            if entry is None or not _is_current(data / name, entry, source):
                 _write_shard(fresh / name, panoramas, schema)
-                entry = _entry(fresh / name, source, len(panoramas))
+                entry = _entry(fresh / name, source, panoramas)
             entries[name] = entry
         written = sorted(fresh.iterdir())
         write_json(fresh / manifest.name, entries)
@@ -160,30 +162,32 @@ def _source(panoramas: Iterable[Panorama], schema: pa.Schema) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _entry(shard: Path, source: str, panoramas: int) -> dict[str, Any]:
+def _entry(shard: Path, source: str, panoramas: Sequence[Panorama]) -> dict[str, Any]:
     """A new shard's entry in the manifest."""
     with open(shard, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "source": source,
-        "panoramas": panoramas,
+        "panoramas": len(panoramas),
+        "rows": [panorama.row_sha256[:ROW_DIGITS] for panorama in panoramas],
         "bytes": shard.stat().st_size,
         "footer_sha256": _footer_sha256(shard),
         "sha256": sha256,
     }
 
 
-def _is_current(shard: Path, entry: Any, source: str, panoramas: int) -> bool:
+def _is_current(shard: Path, entry: Any, source: str) -> bool:
     """Whether a shard holds what is planned and is what was written, by its size and footer.
 
     The footer holds the offsets, sizes and image ids of all rows, so truncated and exchanged
     files are noticed without reading gigabytes; `pipeline.verify` reads them.
     """
-    wanted = {"source": source, "panoramas": panoramas, "footer_sha256": _footer_sha256(shard)}
+    wanted: dict[str, Any] = {"source": source, "footer_sha256": _footer_sha256(shard)}
     try:
         wanted["bytes"] = shard.stat().st_size
-        return "sha256" in entry and wanted == {key: entry[key] for key in wanted}
-    except (OSError, KeyError, TypeError):
+        complete = {"sha256", "rows", "panoramas"} <= entry.keys()
+        return complete and wanted == {key: entry[key] for key in wanted}
+    except (OSError, KeyError, TypeError, AttributeError):
         return False
 
 

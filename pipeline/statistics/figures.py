@@ -26,7 +26,7 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
-from pipeline.outputs import write_atomic
+from pipeline.outputs import disk_full_is_for_the_user, write_atomic
 from pipeline.statistics.counts import solid_angle_edges
 
 OBJECTS, STRUCTURE, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
@@ -51,6 +51,9 @@ def draw_figures(statistics: Statistics, folder: Path) -> list[Path]:
 
     Returns:
         The files: sizes.png, instances.png, categories.png, solid_angles.png and positions.png.
+
+    Raises:
+        UserError: The disk is full; figures that were drawn stay.
     """
     figures = {
         "sizes": sizes(statistics),
@@ -60,9 +63,11 @@ def draw_figures(statistics: Statistics, folder: Path) -> list[Path]:
         "positions": positions(statistics),
     }
     paths = []
+    full = f"no room for figures in {folder}; free some space and run the same command again"
     for name, figure in figures.items():
-        path = folder / f"{name}.png"
-        write_atomic(path, png(figure))
+        path, data = folder / f"{name}.png", png(figure)
+        with disk_full_is_for_the_user(full):
+            write_atomic(path, data)
         paths.append(path)
     return paths
 

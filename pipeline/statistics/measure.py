@@ -7,7 +7,7 @@ grows with the dataset is one name for each scene and four numbers for each pano
     {
       "format": 1,
       "paper": {"masks_per_panorama", "sizes_percent": {small, medium, large}},
-      "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   pixels
+      "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   whole pixels
       "solid_angle_bins": {"log10_first_edge", "per_decade", "bins"},
       "position_bins": {"degrees"},
       "total": GROUP, "splits": {"train": GROUP, …}, "generators": {"indoors": GROUP, …}
@@ -41,6 +41,7 @@ Percentages are of the KIND's count. The same shards always give the same dictio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ from pipeline.annotations.sizes import (
     PAPER_MIX_PERCENT,
     size_thresholds,
 )
-from pipeline.outputs import write_json
+from pipeline.errors import UserError
+from pipeline.outputs import disk_full_is_for_the_user, write_json
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.counts import (
@@ -63,22 +65,34 @@ from pipeline.statistics.counts import (
     SOLID_ANGLE_FIRST,
     SOLID_ANGLE_PER_DECADE,
     Counts,
-    rounded,
+    unfit,
 )
 
 FORMAT = 1
 """Raised when the layout changes, so that older files can be told apart."""
 
+_VERIFY = "run make verify, which names them"
+
 
 def measure(shards: ShardReader) -> dict[str, Any]:
-    """The statistics of a dataset, laid out as this module's docstring says."""
+    """The statistics of a dataset, laid out as this module's docstring says.
+
+    Raises:
+        UserError: A shard cannot be read, or holds a row that is not as our packer writes it.
+    """
     return measure_batches(shards.batches(COLUMNS))
 
 
 def write_statistics(shards: ShardReader, path: Path) -> dict[str, Any]:
-    """Measure a dataset and write `statistics.json`; equal shards give equal bytes."""
+    """Measure a dataset and write `statistics.json`; equal shards give equal bytes.
+
+    Raises:
+        UserError: As for `measure`, or the disk is full.
+    """
     statistics = measure(shards)
-    write_json(path, statistics)
+    full = f"no room for {path}; free some space and run the same command again"
+    with disk_full_is_for_the_user(full):
+        write_json(path, statistics)
     return statistics
 
 
@@ -87,10 +101,16 @@ def measure_batches(batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, 
     cells: dict[tuple[str, str], Counts] = {}
     for shard, batch in batches:
         split = shard.rsplit("-", 1)[0]
+        damage = unfit(batch)
+        if damage:
+            raise UserError(f"{shard} has rows that do not fit the schema ({damage}); {_VERIFY}")
         names = batch.column("generator")
-        for name in pc.unique(names):
-            cell = cells.setdefault((split, name.as_py()), Counts())
-            cell.add(batch.filter(pc.equal(names, name)))
+        try:
+            for name in pc.unique(names):
+                cell = cells.setdefault((split, name.as_py()), Counts())
+                cell.add(batch.filter(pc.equal(names, name)))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{shard} has rows with words that are no text; {_VERIFY}") from error
     total = Counts.sum(cells.values())
     order = {split: place for place, split in enumerate(SPLITS)}
     splits = sorted({split for split, _ in cells}, key=lambda split: order.get(split, len(order)))
@@ -126,10 +146,6 @@ def measure_batches(batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, 
 
 
 def _thresholds(width: int, height: int) -> dict[str, Any]:
-    medium, large = size_thresholds(width, height)
-    return {
-        "width": width,
-        "height": height,
-        "medium_from": rounded(medium),
-        "large_from": rounded(large),
-    }
+    """The smallest areas that are medium and large; areas are whole pixels, thresholds are not."""
+    medium, large = map(math.ceil, size_thresholds(width, height))
+    return {"width": width, "height": height, "medium_from": medium, "large_from": large}

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
 from pipeline.settings import RunSettings
 from pipeline.shards.files import Folder
 from pipeline.shards.plan import draw_splits
@@ -98,7 +100,11 @@ def find_alike(places: list[Place], folder: Folder) -> Iterator[Finding]:
         one, other = seen[i], seen[j]
         if j in reported or one.facts.image_id == other.facts.image_id:  # said already
             continue
-        apart = difference(_thumbnail(one, folder), _thumbnail(other, folder))
+        try:
+            apart = difference(_thumbnail(one, folder), _thumbnail(other, folder))
+        except (OSError, pa.ArrowException, UserError):
+            yield other.finding(f"cannot be read again to compare it with {one.facts.image_id}")
+            continue
         if apart < TOLERANCE:
             reported.add(j)
             yield other.finding(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.farm.orphans import die_with
 from pipeline.outputs import read_json, write_json
 from pipeline.settings import RunSettings
 from pipeline.verify.between import Place, compare, find_alike
@@ -32,13 +35,13 @@ class Verified:
         shards: Shards looked at.
         panoramas: Rows that could be read.
         findings: Everything that is wrong; a good dataset has none.
-        sha256: Hash of each local shard.
+        sha256: Hash of each shard.
     """
 
     shards: int
     panoramas: int
     findings: tuple[Finding, ...]
-    sha256: dict[str, str | None]
+    sha256: dict[str, str]
 
 
 def verify(
@@ -46,7 +49,6 @@ def verify(
     *,
     settings: RunSettings | None = None,
     records: Path | None = None,
-    anew: bool = True,
     workers: int = 1,
     progress: Callable[[int, int, int, int], None] = lambda *_: None,
 ) -> Verified:
@@ -58,22 +60,19 @@ def verify(
     Args:
         address: The folder with data/ and manifest.json, or its data/; a path or a URL.
         settings: The run's. With them the smallest area is known, and who is drawn for validation.
-        records: A folder in which to note each shard's outcome.
-        anew: False takes a shard's outcome from `records` if the file is still the same, which
-            its hash tells; the comparisons between rows are always made.
+        records: A folder in which each shard's outcome is noted. It is taken from there if the
+            file is still the same, which its hash tells; rows are always compared with each other.
         workers: Processes.
         progress: Called after each shard with shards done, shards in all, panoramas and findings.
 
     Raises:
         UserError: There is no dataset at the address, or a process that checks was killed.
     """
-    listed = list_dataset(address)
+    listed = list_dataset(address, manifest_due=settings is not None)
     min_area = settings.min_area_pixels if settings else None
-    tasks = [
-        Task(listed.data, name, listed.manifest.get(name, {}), min_area) for name in listed.shards
-    ]
+    tasks = [Task(listed.data, shard, min_area) for shard in listed.shards]
     findings, places, sha256 = list(listed.findings), [], {}
-    for done, checked in enumerate(_check(tasks, records, anew, workers), start=1):
+    for done, checked in enumerate(_check(tasks, records, workers), start=1):
         findings += checked.findings
         sha256[checked.name] = checked.sha256
         places += [
@@ -88,36 +87,20 @@ def verify(
 # ---- each shard ---------------------------------------------------------------------------------
 
 
-def _check(tasks: list[Task], records: Path | None, anew: bool, workers: int) -> Iterator[Checked]:
+def _check(tasks: list[Task], records: Path | None, workers: int) -> Iterator[Checked]:
     """The outcomes in the order of the tasks."""
-    for task, checked in _in_processes(_Check(records, anew), tasks, workers):
-        if records is not None:
-            _write_record(records, task, checked)
-        yield checked
-
-
-@dataclass(frozen=True)
-class _Check:
-    """`check_shard`, unless there is a record; to be sent to other processes."""
-
-    records: Path | None
-    anew: bool
-
-    def __call__(self, task: Task) -> Checked:
-        known = None if self.anew or self.records is None else _read_record(self.records, task)
-        return known or check_shard(task)
-
-
-def _in_processes(
-    function: Callable[[Task], Checked], tasks: list[Task], workers: int
-) -> Iterator[tuple[Task, Checked]]:
     if workers == 1:
-        yield from zip(tasks, map(function, tasks), strict=True)
+        yield from map(_Check(records), tasks)
         return
     # not forked: Arrow has threads
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=die_with,
+        initargs=(os.getpid(),),
+    )
     try:
-        yield from zip(tasks, pool.map(function, tasks), strict=True)
+        yield from pool.map(_Check(records), tasks)
     except BrokenProcessPool:
         raise UserError(
             "a process that checks shards was killed (out of memory?); run the same command again "
@@ -127,26 +110,35 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
+@dataclass(frozen=True)
+class _Check:
+    """`check_shard`, unless there is a record; to be sent to other processes."""
+
+    records: Path | None
+
+    def __call__(self, task: Task) -> Checked:
+        if self.records is None or task.folder.remote:
+            return check_shard(task)
+        path = self.records / f"{task.shard.name}.json"
+        known = _read_record(path, task)
+        if known is None:
+            known = check_shard(task)
+            with suppress(OSError):  # records only save time; a full disk must not hide findings
+                write_json(path, {"key": _key(task, known.sha256), "checked": asdict(known)})
+        return known
+
+
 def _key(task: Task, sha256: str) -> str:
     """What an outcome depends on: the file, what is expected of it, and the checks."""
-    text = json.dumps([sha256, dict(task.entry), task.min_area, CHECKS, __version__])
+    text = json.dumps([sha256, asdict(task.shard), task.min_area, CHECKS, __version__])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_record(records: Path, task: Task, checked: Checked) -> None:
-    if checked.sha256 is not None:
-        key = _key(task, checked.sha256)
-        write_json(records / f"{task.name}.json", {"key": key, "checked": asdict(checked)})
-
-
-def _read_record(records: Path, task: Task) -> Checked | None:
+def _read_record(path: Path, task: Task) -> Checked | None:
     """What was found out about the same file before; None if it has to be checked."""
-    if task.folder.remote:
-        return None
-    path = Path(task.folder.path(task.name))
     try:
-        record = read_json(records / f"{task.name}.json")
-        with open(path, "rb") as file:
+        record = read_json(path)
+        with open(task.folder.path(task.shard.name), "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if record["key"] != _key(task, sha256):
             return None

@@ -22,8 +22,8 @@ FREQUENCIES = 6
 """Lowest frequencies of each row that are kept; 2 bytes each."""
 
 TOLERANCE = 2.0
-"""Grey levels (root of the mean square) up to which two pictures are called the same. Of 20 rendered
-panoramas, two of each scene, no two are closer than 28."""
+"""Grey levels (root of the mean square) up to which two pictures are called the same. Of 20
+rendered panoramas, two of each scene, no two are closer than 28."""
 
 PARTNERS = 10
 """A picture that occurs a thousand times need not be compared with all of the others."""

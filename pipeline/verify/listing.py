@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.shards.contents import MANIFEST
+from pipeline.outputs import DamagedFileError
+from pipeline.shards.contents import MANIFEST, Shard, counted, look, read_manifest
 from pipeline.shards.files import Folder, open_folder
-from pipeline.shards.schema import SHARD_NAME
 from pipeline.verify.findings import Finding
 
 
@@ -20,67 +18,47 @@ class Listed:
 
     Attributes:
         data: The folder of the shards.
-        shards: Names of those that are there, in order.
-        manifest: What the manifest says of each; empty where there is none.
+        shards: Those that are there, in order, with what the manifest says of them.
         findings: What is wrong with the list itself.
     """
 
     data: Folder
-    shards: tuple[str, ...]
-    manifest: dict[str, dict[str, Any]]
+    shards: tuple[Shard, ...]
     findings: tuple[Finding, ...]
 
 
-def list_dataset(address: Path | str) -> Listed:
+def list_dataset(address: Path | str, *, manifest_due: bool) -> Listed:
     """List a dataset's shards and hold them against its manifest, or against their numbers.
 
     Unlike the reader this goes on where something is missing: verifying names all that is wrong.
 
     Args:
         address: The folder with data/ and manifest.json, or its data/; a path or a URL.
+        manifest_due: Whether a missing manifest is a finding.
 
     Raises:
         UserError: There are no shards at all, or the folder cannot be read.
     """
-    root = open_folder(address)
-    listing = root.listing()
-    data = root.folder("data") if "data" in listing.folders else root
-    if data is root and root.name == "data":
-        root, listing = root.parent, root.parent.listing()
-    sizes = {n: s for n, s in data.listing().files.items() if SHARD_NAME.fullmatch(n)}
+    data, sizes, manifest = look(open_folder(address))
     findings: list[Finding] = []
-    manifest = _read_manifest(root, findings) if MANIFEST in listing.files else {}
-    if not sizes and not manifest:
+    told: dict[str, Shard] = {}
+    if manifest is not None:
+        try:
+            told = {shard.name: shard for shard in read_manifest(*manifest)}
+        except DamagedFileError:
+            findings.append(Finding(f"{MANIFEST} is damaged: no list of shards"))
+    elif manifest_due:
+        findings.append(Finding(f"{MANIFEST} is missing"))
+    if not sizes and not told:
         raise UserError(f"{data.path()} holds no shards to verify; {data.fill}")
-    for name in sorted(set(manifest or _numbered(sizes)) - set(sizes)):
+    for name in sorted(set(told or counted(sizes)) - set(sizes)):
         findings.append(Finding("is missing", shard=name))
-    if manifest:
-        for name in sorted(set(sizes) - set(manifest)):
-            findings.append(Finding("is not in the manifest", shard=name))
-    for name, entry in manifest.items():
-        told, found = entry.get("bytes"), sizes.get(name)
-        if found is not None and found != told:
-            findings.append(Finding(f"has {found} bytes, the manifest says {told}", shard=name))
-    return Listed(data, tuple(sorted(sizes)), manifest, tuple(findings))
-
-
-def _read_manifest(root: Folder, findings: list[Finding]) -> dict[str, dict[str, Any]]:
-    try:
-        with root.open(MANIFEST) as file:
-            entries = json.loads(file.read())
-        strange = [name for name in entries if not SHARD_NAME.fullmatch(name)]
-        if strange or not all(isinstance(entry, dict) for entry in entries.values()):
-            raise ValueError
-        return entries
-    except (ValueError, AttributeError, TypeError):
-        findings.append(Finding(f"{MANIFEST} is damaged: no list of shards"))
-        return {}
-
-
-def _numbered(names: dict[str, Any]) -> set[str]:
-    """The names that their highest numbers call for."""
-    found = set()
-    for name in names:
-        split, number = name.removesuffix(".parquet").split("-")
-        found |= {f"{split}-{other:05d}.parquet" for other in range(int(number))}
-    return found
+    for name in sorted(set(sizes) - set(told)) if told else ():
+        findings.append(Finding("is not in the manifest", shard=name))
+    for name, shard in told.items():
+        found = sizes.get(name)
+        if found is not None and shard.bytes not in (None, found):
+            text = f"has {found} bytes, the manifest says {shard.bytes}"
+            findings.append(Finding(text, shard=name))
+    shards = tuple(told.get(name) or Shard(name, sizes[name]) for name in sorted(sizes))
+    return Listed(data, shards, tuple(findings))

@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from pipeline import __version__
 from pipeline.annotations.instances import Instance, annotate
 from pipeline.annotations.quality import defects
+from pipeline.blender.categories import category_of
 from pipeline.errors import UserError
 from pipeline.settings import GENERATORS
 from pipeline.shards.reader import decode_ids, decode_image
@@ -43,6 +46,9 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
     if missing:
         return None
     _check_names(row, report)
+    _check_provenance(row["provenance"], report)
+    if row["provenance"]["pipeline"] == __version__:  # another version may have another table
+        _check_categories(row["objects"], report)
     for name in ("position", "rotation_euler"):
         values = row["camera"][name]
         if len(values) != 3 or not all(map(math.isfinite, values)):
@@ -86,6 +92,26 @@ def _check_names(row: Row, report: Report) -> None:
                 report(f"{name} is {row[name]['path']!r}, not {expected!r}: of another row?")
 
 
+def _check_provenance(provenance: Row, report: Report) -> None:
+    for name in ("scene_seconds", "render_seconds"):
+        if not 0 <= provenance[name] < math.inf:
+            report(f"provenance.{name} is {provenance[name]}")
+    if provenance["samples"] < 1 or not math.isfinite(provenance["exposure_stops"]):
+        report("provenance.samples or exposure_stops is out of range")
+
+
+def _check_categories(objects: list[Row], report: Report) -> None:
+    """An object's name decides what it is."""
+    for thing in objects:
+        category, is_structure, _ = category_of(thing["name"])
+        if (thing["category"], thing["is_structure"]) != (category, is_structure):
+            kind = "structure" if is_structure else "an object"
+            report(
+                f"{thing['name']} is given as {thing['category']}; it is {category}, {kind}",
+                object=thing["id"],
+            )
+
+
 def _decode(row: Row, name: str, size: tuple[int, int], report: Report) -> NDArray | None:
     """An image column, if it is what it should be."""
     colour = name in ("image", "normal")
@@ -93,7 +119,7 @@ def _decode(row: Row, name: str, size: tuple[int, int], report: Report) -> NDArr
     shape = (*size, 3) if colour else size
     try:
         array = decode_image(row[name]) if colour else decode_ids(row[name])
-    except (UserError, IndexError):  # IndexError: a grey image where colours should be
+    except (UserError, IndexError, cv2.error):  # IndexError: grey where colours should be
         report(f"{name} does not decode")
         return None
     if array.dtype != dtype or array.shape != shape:
@@ -152,17 +178,43 @@ def _check_mask(ids: NDArray[np.uint16], thing: Row, expected: Row, report: Repo
     if list(segmentation["size"]) != list(ids.shape):
         report(f"its mask is for {segmentation['size']}, not {list(ids.shape)}", object=thing["id"])
         return
-    try:
-        mask = coco.decode(segmentation).view(np.bool_)
-    except (ValueError, TypeError):
-        report("its mask does not decode", object=thing["id"])
+    if (pixels := _pixels(segmentation["counts"])) != ids.size:
+        found = "does not decode" if pixels is None else f"has {pixels} pixels, not {ids.size}"
+        report(f"its mask {found}", object=thing["id"])
         return
+    mask = coco.decode(segmentation).view(np.bool_)
     x, y, w, h = (int(value) for value in expected["bbox"])
     crop = np.s_[y : y + h, x : x + w]
     agreeing = np.count_nonzero(mask[crop] & (ids[crop] == thing["id"]))
     wrong = np.count_nonzero(mask) + expected["area"] - 2 * agreeing
     if wrong:
         report(f"its mask and the id map differ in {wrong} pixels", object=thing["id"])
+
+
+def _pixels(counts: str) -> int | None:
+    """Sum of COCO's compressed run lengths; None if they are none.
+
+    pycocotools leaves the rest of a mask as it was in memory where the runs do not fill it. Runs
+    are written in base 32, lowest digit first, a character each from "0" on, with a bit that says
+    whether more follow; from the fourth on they are differences to the last but one.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64:
+            return None
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:  # negative
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+        if runs[-1] < 0:
+            return None
+        value = shift = 0
+    return None if shift else sum(runs)
 
 
 def _differences(thing: Row, expected: Row, degrees_per_pixel: float) -> Iterator[str]:

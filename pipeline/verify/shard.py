@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.shards.contents import Shard
 from pipeline.shards.files import Folder
+from pipeline.shards.footers import read_footer
 from pipeline.shards.schema import IMAGE_FILES, make_schema
 from pipeline.verify.findings import Finding
 from pipeline.verify.likeness import magnitudes, pack, thumbnail
@@ -21,7 +26,7 @@ from pipeline.verify.row import check_row
 UNREADABLE = (OSError, pa.ArrowException, UserError, ValueError)
 """What Arrow raises, at one place or another, about bytes that are not what was written."""
 
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,12 @@ class Task:
 
     Attributes:
         folder: Where it lies.
-        name: Its file name.
-        entry: What the manifest says of it; empty where there is none.
+        shard: Its name, and what the manifest says of it.
         min_area: The run's smallest instance in pixels, if known.
     """
 
     folder: Folder
-    name: str
-    entry: Mapping[str, Any]
+    shard: Shard
     min_area: int | None
 
 
@@ -51,6 +54,7 @@ class RowFacts:
     seed: int
     settings_hash: str
     magnitudes: str  # packed by `pipeline.verify.likeness`; empty without a picture
+    instances: list[tuple[int, str]] = field(default_factory=list)  # id, and what it is
 
 
 @dataclass
@@ -59,48 +63,55 @@ class Checked:
 
     Attributes:
         rows: One entry for each row; None for a row that cannot be read.
-        sha256: Of the file; None where it was not read as a whole.
     """
 
     name: str
-    sha256: str | None = None
+    sha256: str = ""
     rows: list[RowFacts | None] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
 
 def check_shard(task: Task) -> Checked:
-    """Check a shard and all of its rows; never raises for what is wrong with them."""
-    checked = Checked(task.name)
+    """Check a shard and all of its rows; what is wrong with them is never raised.
+
+    Raises:
+        UserError: The store that it lies in does not answer, or the scratch disk is full.
+    """
+    shard = task.shard
+    checked = Checked(shard.name)
 
     def report(text: str, **place: Any) -> None:
-        checked.findings.append(Finding(text, shard=task.name, **place))
+        checked.findings.append(Finding(text, shard=shard.name, **place))
 
-    try:
-        checked.sha256 = _sha256(task)
-        if checked.sha256 and checked.sha256 != task.entry.get("sha256", checked.sha256):
-            report("is not the file that was packed: its hash is another than the manifest's")
-        with (
-            task.folder.open(task.name) as source,
-            pq.ParquetFile(source, page_checksum_verification=True) as file,
-        ):
-            _check_file(file, task, report)
-            for index in range(file.num_row_groups):
-                facts = _check_group(file, index, task.min_area, partial(report, row=index))
-                checked.rows.append(facts)
-    except UNREADABLE as error:
-        report(f"cannot be read: {_short(error)}")
+    with _on_disk(task.folder, shard) as path:
+        try:
+            with open(path, "rb") as file:
+                checked.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if shard.sha256 not in (None, checked.sha256):
+                report("is not the file that was packed: its hash is another than the manifest's")
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                _check_file(file, task, report)
+                for index in range(file.num_row_groups):
+                    facts = _check_group(file, index, task.min_area, partial(report, row=index))
+                    checked.rows.append(facts)
+        except UNREADABLE as error:
+            report(f"cannot be read: {_short(error)}")
+    _check_scenes(checked)
     return checked
 
 
-def _sha256(task: Task) -> str | None:
-    """Hash of a local file. A remote one is not fetched twice: its pages have checksums."""
-    if task.folder.remote:
-        return None
-    digest = hashlib.sha256()
-    with task.folder.open(task.name) as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+@contextmanager
+def _on_disk(folder: Folder, shard: Shard) -> Iterator[Path]:
+    """The shard as a local file: a remote one is fetched once, as a whole."""
+    if not folder.remote:
+        yield Path(folder.path(shard.name))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / shard.name
+        with folder.open(shard.name) as source, open(path, "wb") as copy:
+            while block := source.read(BLOCK_BYTES):
+                copy.write(block)
+        yield path
 
 
 def _check_file(file: pq.ParquetFile, task: Task, report: Any) -> None:
@@ -110,11 +121,35 @@ def _check_file(file: pq.ParquetFile, task: Task, report: Any) -> None:
     if not found.equals(expected) or found.metadata != expected.metadata:
         names = set(found.names) ^ set(expected.names)
         report(f"has another schema ({', '.join(sorted(names)) or 'types or metadata differ'})")
-    rows, groups = file.metadata.num_rows, file.num_row_groups
+    rows, groups, told = file.metadata.num_rows, file.num_row_groups, task.shard.rows
     if rows != groups:
         report(f"has {rows} rows in {groups} row groups; each row should be its own")
-    if rows != (told := task.entry.get("panoramas", rows)):
+    elif told not in (None, rows):
         report(f"has {rows} rows, the manifest says {told}")
+    else:
+        try:
+            read_footer(task.folder, task.shard)  # as readers do, with the manifest in hand
+        except UserError as error:
+            report(f"readers refuse it: {_short(error)}")
+
+
+def _check_scenes(checked: Checked) -> None:
+    """An instance has one name and category in all panoramas of its scene."""
+    known: dict[int, tuple[str, str]] = {}
+    scene = ""
+    for number, facts in enumerate(checked.rows):
+        if facts is None:
+            continue
+        if facts.scene_id != scene:
+            scene, known = facts.scene_id, {}
+        for label, what in facts.instances:
+            before = known.setdefault(label, (what, facts.image_id))
+            if before[0] != what:
+                text = f"is {what} here and {before[0]} in {before[1]}"
+                checked.findings.append(
+                    Finding(text, checked.name, number, facts.image_id, object=label)
+                )
+        facts.instances.clear()  # they are not needed again
 
 
 def _check_group(
@@ -129,15 +164,19 @@ def _check_group(
     report = partial(report, image_id=row.get("image_id"))
     try:
         image = check_row(row, min_area, report)
+        named = (row["image_id"], row["scene_id"], row["generator"])
+        if not all(isinstance(name, str) for name in named) or not isinstance(row["seed"], int):
+            raise TypeError("its names are no text, or its seed is no number")
         return RowFacts(
             image_id=row["image_id"],
             scene_id=row["scene_id"],
             generator=row["generator"],
             seed=row["seed"],
-            settings_hash=row["provenance"]["settings_hash"],
+            settings_hash=str(row["provenance"]["settings_hash"]),
             magnitudes="" if image is None else pack(magnitudes(thumbnail(image))),
+            instances=[(t["id"], f"{t['name']} ({t['category']})") for t in row["objects"]],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # of another schema
+    except Exception as error:  # a row of a stranger may hold anything
         report(f"is not a row of ours: {_short(error)}")
         return None
 

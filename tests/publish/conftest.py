@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.publish.plan import LocalFile, local_files
+from pipeline.shards.contents import Shard, parse_manifest
 from tests.hub.conftest import hub
 
 __all__ = ["dataset", "hub"]
@@ -29,22 +30,32 @@ class Dataset:
         head = "---\nlicense: cc-by-4.0\ntask_categories:\n- image-segmentation\n---\n"
         (self.folder / "README.md").write_text(head + text)
 
-    def shards(self, **counts: int) -> None:
-        """Have so many shards of each split; the last one of each is not full."""
+    def shards(self, run: str = "", **counts: int) -> None:
+        """Have so many shards of each split; the last one of each is not full.
+
+        Args:
+            run: Another word makes other rows.
+            counts: Shards by split.
+        """
+        manifest = {}
         for path in (self.folder / "data").iterdir():
             path.unlink()
         for split, count in counts.items():
             for number in range(count):
-                size = 100_000 if number < count - 1 else 40_000 + 1000 * count
-                data = bytes(np_bytes(f"{split}{number}", size))
-                (self.folder / "data" / f"{split}-{number:05d}.parquet").write_bytes(data)
-        manifest = {path.name: {} for path in sorted((self.folder / "data").iterdir())}
+                name, full = f"{split}-{number:05d}.parquet", number < count - 1
+                data = np_bytes(run + name, 100_000 if full else 40_000 + 1000 * count)
+                (self.folder / "data" / name).write_bytes(data)
+                rows = [f"{run}{split}{number}.{row}" for row in range(4 if full else 2)]
+                manifest[name] = {"panoramas": len(rows), "rows": rows, "bytes": len(data)}
         (self.folder / "manifest.json").write_text(json.dumps(manifest))
 
     def files(self) -> list[LocalFile]:
-        paths = (self.folder / "data").iterdir()
+        paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
         sha256 = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-        return local_files({"": self.folder}, sha256)
+        return local_files({str(path.relative_to(self.folder)): path for path in paths}, sha256)
+
+    def packed(self) -> list[Shard]:
+        return parse_manifest((self.folder / "manifest.json").read_bytes())
 
     def content(self) -> dict[str, bytes]:
         return {file.name: file.path.read_bytes() for file in self.files()}

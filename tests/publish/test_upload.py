@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from pipeline.errors import UserError
 from pipeline.publish.errors import WAITS
 from pipeline.publish.plan import Plan
-from pipeline.publish.upload import look, publish
+from pipeline.publish.upload import check_access, look, publish
 from tests.hub.wire import Fault
 
 REPO = "user/name"
@@ -40,6 +40,28 @@ def send(hub, dataset):
 
 def published(hub):
     return {n: data for n, data in hub.repos[REPO].files().items() if n not in OWN}
+
+
+def test_a_public_repository_needs_a_word(hub, dataset, send):
+    hub.api().create_repo(REPO, repo_type="dataset", private=False)
+    with pytest.raises(UserError, match="user/name is public; give PRIVATE=0"):
+        send()
+    assert hub.uploads == []
+    send(private=False)
+    assert published(hub) == dataset.content()
+
+
+@pytest.mark.parametrize("name", ["data/train-00001.parquet", "README.md"])
+def test_what_is_no_longer_what_was_verified_is_not_committed(hub, dataset, name):
+    files = dataset.files()
+    path = dataset.folder / name
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(UserError, match="has changed meanwhile"):
+        publish(files, REPO, api=hub.api(), say=lambda line: None)
+    path.unlink()
+    with pytest.raises(UserError, match="has changed meanwhile"):
+        publish(files, REPO, api=hub.api(), say=lambda line: None)
+    assert published(hub) == {}
 
 
 def test_a_new_private_repository(hub, dataset, send):
@@ -113,6 +135,19 @@ def test_what_passes_is_tried_again(hub, dataset, send, status):
     send()
     assert published(hub) == dataset.content()
     assert send.waited == [1, 2]
+
+
+def test_passing_faults_of_the_first_look_and_of_the_manifest(hub, dataset, send, monkeypatch):
+    send()
+    dataset.card("second")
+    hub.faults.append(Fault(f"/api/datasets/{REPO}$", status=503, times=2))
+    send()
+    assert send.waited == [1, 2] and published(hub) == dataset.content()
+    dataset.card("third")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.faults.append(Fault("/resolve/.*manifest", status=503, times=-1))
+    with pytest.raises(UserError, match="run the same command again later"):
+        send()
 
 
 def test_a_slow_hub_is_waited_for(hub, dataset, send):
@@ -197,19 +232,37 @@ def test_the_hub_refuses_a_wrong_card(hub, dataset, send):
 
 
 def test_the_network_is_down(dataset):
+    api = HfApi(endpoint="http://127.0.0.1:9", token=False)
     with pytest.raises(UserError, match=r"gave up on http://127.0.0.1:9: the connection failed"):
-        publish(dataset.files(), REPO, api=HfApi(endpoint="http://127.0.0.1:9", token=False))
+        publish(dataset.files(), REPO, api=api, say=len, sleep=float)
 
 
-@pytest.mark.parametrize("repo", ["nothing here", "a/b/c", "-x/y"])
-def test_a_name_that_is_none(hub, dataset, repo):
+@pytest.mark.parametrize("repo", ["nothing here", "user", "a/b/c", "-x/.y"])
+def test_a_name_that_is_none(hub, repo):
     with pytest.raises(UserError, match="is no name of a repository; write it as user/name"):
-        publish(dataset.files(), repo, api=hub.api())
+        check_access(repo, hub.api())
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "the Hub needs a token that may write; set HF_TOKEN"),
+        ("hf_wrong", "the Hub does not accept your token"),
+        ("hf_ü", "holds letters that no token has"),
+    ],
+)
+def test_a_token_is_looked_at_first(hub, tmp_path, monkeypatch, token, message):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(UserError, match=message):
+        check_access(REPO, HfApi(endpoint=hub.url, token=token))
+    check_access(REPO, hub.api())
 
 
 def test_another_dataset_is_only_replaced_on_demand(hub, dataset, send):
-    send()
     dataset.shards(train=1, validation=1)
+    send()
+    dataset.shards(run="other", train=1, validation=1)
     with pytest.raises(UserError, match="holds another dataset"):
         send()
     send(replace=True)
@@ -252,6 +305,4 @@ def test_look_reads_what_is_there(hub, dataset, send):
     send()
     found = look(hub.api(), REPO)
     assert {file.name for file in found.files} - OWN == set(dataset.content())
-    assert set(found.manifest) == {
-        name.removeprefix("data/") for name in dataset.content() if name.startswith("data/")
-    }
+    assert list(found.manifest) == dataset.packed()

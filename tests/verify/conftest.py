@@ -49,9 +49,11 @@ class Forgery:
             for row in rows:
                 writer.write_table(pa.Table.from_pylist([row], schema))
         if in_manifest:
-            entry = {"panoramas": len(rows), "bytes": self.path(name).stat().st_size}
-            entry["sha256"] = hashlib.sha256(self.path(name).read_bytes()).hexdigest()
-            self.tell(name, entry)
+            data = self.path(name).read_bytes()
+            footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+            hashes = {"sha256": data, "footer_sha256": footer}
+            entry = {key: hashlib.sha256(part).hexdigest() for key, part in hashes.items()}
+            self.tell(name, {**entry, "panoramas": len(rows), "bytes": len(data)})
 
     def tell(self, name: str, entry: dict) -> None:
         """Change what the manifest says of a shard."""
