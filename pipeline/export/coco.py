@@ -31,8 +31,8 @@ grows, which it does at its end only:
 
 A row of each split is in memory at a time. An image or JSON is there whole or not at all, and the
 JSONs come last. Running the export again writes only the images that are missing or differ; a
-folder whose JSONs are of another `source` is refused. Images
-that the dataset no longer has are named (`CocoSummary.unlisted`) and stay.
+folder whose JSONs are of another `source` is refused. Images that the dataset no longer has are
+named (`CocoSummary.unlisted`) and stay.
 """
 
 from __future__ import annotations

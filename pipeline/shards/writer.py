@@ -110,7 +110,7 @@ def pack(
             for split in SPLITS
             for number, shard in enumerate(cut_into_shards(splits[split], shard_bytes))
         }
-        written, removed = _update(run.shards, plan, schema)
+        written, removed = update_shards(run.shards, plan, schema)
     return {
         **{split: len(splits[split]) for split in SPLITS},
         "left_out": found.left_out,
@@ -121,7 +121,9 @@ def pack(
     }
 
 
-def _update(folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema) -> tuple[int, int]:
+def update_shards(
+    folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema
+) -> tuple[int, int]:
     """Make the folder hold exactly the planned shards; returns how many were written, removed."""
     data, fresh, manifest = folder / "data", folder / ".fresh", folder / "manifest.json"
     data.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """The card's files: what the Hub and `datasets` read of them, and that they hold together."""
 
 import ast
+import copy
 import re
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pipeline.shards.writer import pack
 from pipeline.statistics.measure import measure
 from tests.card.conftest import REPO
 from tests.hub.card import check_card
+from tests.shards.test_writer import little_space
 from tests.synthetic import SETTINGS, finish_scene
 
 BLENDER = Path(example.__file__).parents[1] / "blender"
@@ -135,6 +137,69 @@ def test_what_a_dataset_lacks_the_card_leaves_out(tmp_path):
     assert 'dataset["validation"][0]' in text and "train-" not in text
     assert "epth" not in text.split("## What a row holds")[0].replace("millimetres", "")
     assert "{{" not in text.split("```bibtex")[0]
+
+
+def card_of(published, folder, statistics):
+    """The card as it were with other statistics of the same shards."""
+    readme = write_card(
+        published.folder, folder, repo=REPO, licence="cc-by-4.0", statistics=statistics
+    )
+    return readme.read_text()
+
+
+@pytest.mark.parametrize("generator", ["spheres", "indoors"])
+def test_only_indoor_scenes_are_called_furnished_rooms(published, tmp_path, generator):
+    statistics = copy.deepcopy(published.statistics)
+    statistics["generators"] = {generator: statistics["generators"]["spheres"]}
+    statistics["total"]["instances"]["sizes"]["small"]["percent"] = 90.0
+    text = card_of(published, tmp_path, statistics)
+    words = " ".join(text.split())
+    assert not re.search(r"\b1 (panoramas|scenes|pixels|samples)\b", words)
+    after = "\n| made with | |\n|---|---|\n"
+    indoor = [
+        "360° panoramas of furnished rooms",
+        "above free floor of furnished rooms, 1.0",
+        "against 37.84 %): things on shelves and tables are most of what the generator places. -",
+    ]
+    elsewhere = [
+        "360° panoramas of a test scene",
+        "above free floor, 1.0",
+        "against 37.84 %). -",
+    ]
+    present, absent = (indoor, elsewhere) if generator == "indoors" else (elsewhere, indoor)
+    assert all(part in words for part in present)
+    assert not any(part in words for part in absent)
+    assert (f"{after}| InfiniGen | " in text) == (generator == "indoors")
+    assert (f"{after}| Blender (Cycles) | " in text) == (generator == "spheres")
+
+
+def test_areas_are_whole_pixels(published, tmp_path):
+    """At 256 × 128 medium begins at 109.2 pixels, so that an area of 109 is small."""
+    words = " ".join(published.readme.split())
+    assert "at 256 × 128, `medium` begins at 110 pixels and `large` at 984. The smallest" in words
+    statistics = copy.deepcopy(published.statistics)
+    for area, expected in ((1, 2), (None, 0)):
+        statistics["total"]["smallest_area"] = area
+        text = card_of(published, tmp_path, statistics)
+        assert len(re.findall(r"\b1 pixel\b", text)) == expected
+        assert not re.search(r"\b[01] pixels", text)
+        assert len(re.findall(r"smallest\s+annotated (?!area)", text)) == expected
+
+
+def test_a_full_disk_is_told_in_one_line(published, tmp_path):
+    folder = tmp_path / "small"
+    with little_space(folder, 20_000):
+        with pytest.raises(UserError, match="the disk is full: no room for") as caught:
+            write_card(
+                published.folder,
+                folder,
+                repo=REPO,
+                licence="cc-by-4.0",
+                statistics=published.statistics,
+            )
+        assert not (folder / "README.md").exists()
+        assert not list(folder.rglob("*.tmp"))
+    assert "\n" not in str(caught.value)
 
 
 def test_statistics_of_other_shards_are_refused(published, tmp_path):

@@ -7,24 +7,28 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pycocotools.coco import COCO
 
+from pipeline.card.card import write_card
 from pipeline.shards.reader import ShardReader, decode_ids
+from pipeline.shards.schema import make_schema
+from pipeline.statistics.measure import measure
 from tests.card.conftest import REPO
+from tests.hub.server import Hub
 
 
 @pytest.fixture(scope="module")
 def ran(published, tmp_path_factory):
     """The folder in which all examples were run, one after the other, and what they printed."""
     text = published.readme
-    assert f"in place of `{REPO}`, and of `hf://datasets/{REPO}`" in text
+    assert f"in place of `{REPO}`.\n" in text
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 6
     local = str(published.folder)
-    blocks = [
-        block.replace(f"hf://datasets/{REPO}", local).replace(REPO, local) for block in blocks
-    ]
+    blocks = [block.replace(REPO, local) for block in blocks]
     folder = tmp_path_factory.mktemp("examples")
     program = f"for block in {blocks!r}:\n    exec(block, names := {{}})\n"
     program += "print(names['metres'].max(), names['normal'].shape)\n"
@@ -75,3 +79,46 @@ def test_masks_of_the_coco_folder_are_those_of_the_id_map(ran, published):
         np.testing.assert_array_equal(
             coco.annToMask(annotation) > 0, decode_ids(row["ids"]) == thing["id"]
         )
+
+
+PUBLISH = """
+import sys
+from huggingface_hub import HfApi
+api = HfApi()
+api.create_repo(sys.argv[1], repo_type="dataset", private=True)
+api.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2], repo_type="dataset")
+"""
+
+
+def test_annotations_alone_are_a_small_share_of_the_download(published, tmp_path):
+    """Eight panoramas with 2 MB of depth each, and a shard that the card does not name (yet)."""
+    repo, folder = "user/panoramas", tmp_path / "dataset"
+    rows = list(map(ShardReader(published.folder).row, range(8)))
+    for row in rows:
+        row["depth"]["bytes"] = os.urandom(2 * 10**6)
+    schema = make_schema(("depth", "normal"))
+    shards = [folder / "data" / f"train-{number:05d}.parquet" for number in range(2)]
+    shards[0].parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema), shards[0], row_group_size=1)
+    statistics = measure(ShardReader(folder))
+    write_card(folder, folder, repo=repo, licence="cc-by-4.0", statistics=statistics)
+    pq.write_table(pa.Table.from_pylist(rows[:1], schema), shards[1], row_group_size=1)
+    (block,) = re.findall(
+        r"^```python\n(import pandas.*?)^```$",
+        (folder / "README.md").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    block += "print(sorted(set(instances['image_id'])), len(instances))\n"
+    with Hub(tmp_path / "hub") as hub:
+        hub.run(PUBLISH, tmp_path / "publisher", repo, str(folder), xet=False)
+        hub.requests.clear()
+        said = hub.run(block, tmp_path / "home", token=hub.read_token, xet=False)
+        fetched, replies = 0, [r for r in hub.requests if r.method == "GET"]
+    for reply in replies:  # only the storage's own have data; those of the Hub point there
+        assert reply.status != 200 or "range" not in reply.headers
+        if reply.status == 206:
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", reply.headers["range"]).groups()
+            fetched += int(last) + 1 - int(first)
+    ids = sorted(row["image_id"] for row in rows)
+    assert said.endswith(f"{ids} {sum(len(row['objects']) for row in rows)}\n")
+    assert 10_000 < fetched < 0.03 * shards[0].stat().st_size

@@ -132,10 +132,14 @@ def test_the_layout(finished, tmp_path):
         for row in readers[split].annotations()
     }
     assert tree(tmp_path).keys() == expected
+    rows = ShardReader(finished.shards).annotations()
+    things = [thing for row in rows for thing in row["objects"]]
+    new = {thing["category"] for thing in things} - {*STRUCTURE, *OBJECTS}
+    assert "ball" in new
     assert summary == CocoSummary(
         images={"train": 4, "validation": 4},
-        annotations=sum(len(row["objects"]) for row in ShardReader(finished.shards).annotations()),
-        categories=IN_TABLE + 2,  # ball and lamp
+        annotations=len(things),
+        categories=IN_TABLE + len(new),
         written=8,
         unchanged=0,
         unlisted=(),
@@ -561,6 +565,7 @@ def test_a_name_that_is_taken_stays_in_the_folder(scene, k):
         {"image": None},
         {"image": {"bytes": b"<html>", "path": "a"}},
         {"seed": None},
+        {"provenance": None},
         {"objects": None},
         {"objects": [None]},
     ],
@@ -606,6 +611,54 @@ def test_somebody_elses_annotations_are_left_alone(finished, tmp_path):
         export_coco(finished.shards, tmp_path)
     assert_one_line(caught)
     assert tree(tmp_path) == {"annotations/instances_validation.json": b'{"images": []}'}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"settings_hash": "another"}, {"first": 1}],  # other settings; another first scene
+)
+@pytest.mark.parametrize("splits", [("train", "train"), ("train", "validation")])
+def test_the_export_of_another_dataset_is_left_alone(rows, tmp_path, other, splits):
+    ours, theirs = splits
+    export_coco(write_shards(tmp_path / "a", **{ours: rows[:1]}), tmp_path / "coco")
+    before = tree(tmp_path / "coco")
+    settings = other.get("settings_hash", rows[0]["provenance"]["settings_hash"])
+    row = named(rows[0], other.get("first", 0))
+    row["provenance"] = {**row["provenance"], "settings_hash": settings}
+    shards = write_shards(tmp_path / "b", **{theirs: [row]})
+    with pytest.raises(UserError, match="is the export of another dataset; choose") as caught:
+        export_coco(shards, tmp_path / "coco")
+    assert_one_line(caught)
+    assert tree(tmp_path / "coco") == before
+
+
+@pytest.mark.parametrize("info", [{}, {"source": None}, {"source": [1]}, {"source": {}}])
+def test_an_export_that_does_not_say_of_what_is_left_alone(finished, exported, tmp_path, info):
+    folder = tmp_path / "coco"
+    shutil.copytree(exported, folder)
+    path = folder / "annotations" / "instances_train.json"
+    first, rest = path.read_text().split("\n", 1)
+    about = json.loads(first.rstrip(",") + "}")["info"]
+    del about["source"]
+    line = json.dumps({"info": about | info}, separators=(",", ":"))[:-1]
+    for text in (f"{line},\n{rest}", first[:100]):
+        path.write_text(text)
+        before = tree(folder)
+        with pytest.raises(UserError, match="is the export of another dataset"):
+            export_coco(finished.shards, folder)
+        assert tree(folder) == before
+
+
+def test_a_dataset_that_grows_by_a_split_is_the_same(rows, tmp_path):
+    folder = tmp_path / "coco"
+    export_coco(write_shards(tmp_path / "a", validation=rows[:2]), folder)
+    source = load(folder, "validation")["info"]["source"]
+    assert source == {
+        "first_scene": rows[0]["scene_id"],
+        "settings_hash": rows[0]["provenance"]["settings_hash"],
+    }
+    export_coco(write_shards(tmp_path / "b", validation=rows[:2], train=rows[2:4]), folder)
+    assert load(folder)["info"]["source"] == load(folder, "validation")["info"]["source"] == source
 
 
 def test_a_folder_that_cannot_be_one_is_named(finished, tmp_path):

@@ -258,6 +258,21 @@ def test_thousands_of_shards_open_quickly_and_in_little_memory(tmp_path):
         reader.row(183_999)
 
 
+def test_a_footer_that_tells_of_countless_rows_is_refused(tmp_path):
+    """A list as long as it says would not fit into any memory."""
+    path = tmp_path / "train-00000.parquet"
+    pq.write_table(pa.table({"x": [1]}), path)
+    data = path.read_bytes()
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    # Thrift's field 3, num_rows, then field 4, a list of one row group; zigzag: 2 is one
+    footer = data[end:-8].replace(b"\x16\x02\x19\x1c", b"\x16" + 8 * b"\x80" + b"\x40\x19\x1c", 1)
+    length = len(footer).to_bytes(4, "little")
+    path.write_bytes(data[:end] + footer + length + b"PAR1")
+    assert pq.read_metadata(path).num_rows == 2**61
+    with pytest.raises(UserError, match=r"train-00000\.parquet is not one of our shards"):
+        ShardReader(tmp_path)
+
+
 def test_few_footers_stay_in_memory(packed, monkeypatch):
     monkeypatch.setattr(reader_module, "FOOTERS_KEPT", 2)
     reader = ShardReader(packed.shards)

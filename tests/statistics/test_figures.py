@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import UserError
 from pipeline.statistics.figures import draw_figures, position_density
 from pipeline.statistics.measure import measure_batches
 from tests.benchmarks.statistics import row_of
+from tests.shards.test_writer import little_space
 from tests.statistics.test_measure import batch
 
 NAMES = ["sizes", "instances", "categories", "solid_angles", "positions"]
@@ -42,3 +44,12 @@ def test_density_over_the_sphere_is_the_number_of_objects():
     solid_angles = (np.sin(latitude[:-1]) - np.sin(latitude[1:])) * 2 * np.pi / 36
     density = position_density(counts, panoramas=5)
     assert (density * solid_angles[:, None]).sum() == pytest.approx(counts.sum() / 5)
+
+
+def test_a_full_disk_is_told_in_one_line(statistics, tmp_path):
+    folder = tmp_path / "small"
+    with little_space(folder, 8192):
+        with pytest.raises(UserError, match="the disk is full: no room for figures") as caught:
+            draw_figures(statistics, folder)
+        assert list(folder.iterdir()) == []
+    assert "\n" not in str(caught.value)

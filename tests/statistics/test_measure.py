@@ -1,6 +1,9 @@
 """Statistics against plain loops over the rows, and against scenes whose answer is known."""
 
 import json
+import math
+import re
+import warnings
 from collections import Counter, defaultdict
 from statistics import mean, median
 
@@ -8,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.annotations.sizes import size_of
+from pipeline.errors import UserError
 from pipeline.outputs import RunFolder
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
@@ -15,6 +20,7 @@ from pipeline.shards.writer import pack
 from pipeline.statistics.counts import COLUMNS, solid_angle_edges
 from pipeline.statistics.measure import measure, measure_batches, write_statistics
 from tests.benchmarks.statistics import row_of
+from tests.shards.test_writer import little_space
 from tests.synthetic import DISCS, SETTINGS, TINY, finish_scene
 
 QUANTILES = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
@@ -164,15 +170,109 @@ def test_panoramas_without_objects_and_unknown_provenance_are_counted():
     assert alone["smallest_area"] is None
 
 
-def test_thresholds_are_named_for_every_resolution(statistics):
-    assert statistics["size_thresholds"] == [
-        {
-            "width": 4096,
-            "height": 2048,
-            "medium_from": pytest.approx(32**2 * 4096 * 2048 / 640 / 480, rel=1e-5),
-            "large_from": pytest.approx(96**2 * 4096 * 2048 / 640 / 480, rel=1e-5),
-        }
-    ]
+def test_thresholds_are_the_smallest_areas_of_their_class_at_every_resolution(statistics):
+    (entry,) = statistics["size_thresholds"]
+    medium, large = (side**2 * 4096 * 2048 / 640 / 480 for side in (32, 96))
+    assert entry == {
+        "width": 4096,
+        "height": 2048,
+        "medium_from": math.ceil(medium),  # 27,962.03 pixels: an area of 27,962 is small
+        "large_from": math.ceil(large),
+    }
+    first = [size_of(entry["medium_from"] - more, 4096, 2048) for more in (1, 0)]
+    assert first == ["small", "medium"]
+
+
+# Strangers' shards, and full disks
+
+
+def damaged(place, value):
+    """Three rows of which one was damaged, at a place such as "provenance.device"."""
+    rng = np.random.default_rng(0)
+    rows = [row_of(k, rng) for k in range(3)]
+    *path, last = place.split(".")
+    found = rows[1]
+    for name in path:
+        found = found[name][1] if name == "objects" else found[name]
+    found[last] = value
+    return batch(rows)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((name, None) for name in ("scene_id", "width", "height", "generator")),
+        ("width", 0),
+        ("objects", None),
+        ("objects", [None]),
+        ("provenance", None),
+        ("provenance.scene_seconds", math.inf),
+        ("provenance.render_seconds", math.nan),
+        ("provenance.exposure_stops", 1e308),
+        *((f"objects.{name}", None) for name in ("category", "is_structure", "area", "size")),
+        *((f"objects.{name}", None) for name in ("crosses_seam", "touches_pole", "solid_angle")),
+        ("objects.area", 0),
+        ("objects.size", "huge"),
+        *(("objects.solid_angle", value) for value in (math.nan, math.inf, -1.0, 13.0)),
+        ("objects.bfov", None),
+        *(("objects.bfov", box) for box in ([], [0.0] * 3, [0.0] * 5, [0.0, 0.0, 1.0, None])),
+        *(("objects.bfov", [lon, 0.0, 1.0, 1.0]) for lon in (math.nan, 1e300, -1e3)),
+    ],
+)
+def test_rows_that_cannot_be_counted_are_refused(place, value):
+    with warnings.catch_warnings(), pytest.raises(UserError, match="make verify") as caught:
+        warnings.simplefilter("error")
+        measure_batches([("train-00003.parquet", damaged(place, value))])
+    assert str(caught.value).startswith("train-00003.parquet has rows that do not fit the schema")
+    # where a whole struct is null, Arrow may as well call its first field so
+    assert re.search(rf"\({place}\b|\(objects\.", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("width", pa.array(["a", "b", "c"])),
+        ("objects", pa.array([1, 2, 3])),
+        ("objects", pa.array([[1], [2], [3]])),
+        ("objects", pa.array([{"list": 1}] * 3)),
+        ("provenance", pa.array([{"pipeline": "0"}] * 3)),
+        ("generator", pa.array([b"a", b"b", b"c"])),
+    ],
+)
+def test_columns_of_another_type_are_refused(name, column):
+    rows = damaged("width", 4096)
+    rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    with pytest.raises(UserError, match=f"train-00003.parquet .*{name}.* has another type"):
+        measure_batches([("train-00003.parquet", rows)])
+
+
+def test_a_list_without_a_field_is_refused():
+    rows = damaged("width", 4096)
+    things = pa.array([[{"category": "chair"}]] * 3)
+    rows = rows.set_column(rows.schema.get_field_index("objects"), "objects", things)
+    with pytest.raises(UserError, match=r"objects\.is_structure is missing"):
+        measure_batches([("train-00003.parquet", rows)])
+
+
+@pytest.mark.parametrize("name", ["scene_id", "generator"])
+def test_words_that_are_no_text_are_refused(name):
+    rows = damaged("width", 4096)
+    words = pa.array([b"a", b"\xff\xfe", b"c"]).view(pa.string())
+    rows = rows.set_column(rows.schema.get_field_index(name), name, words)
+    with pytest.raises(
+        UserError, match=r"train-00003.parquet has rows .* no text; run make verify"
+    ):
+        measure_batches([("train-00003.parquet", rows)])
+
+
+def test_a_full_disk_is_told_in_one_line(shards, tmp_path):
+    folder = tmp_path / "small"
+    with little_space(folder, 4096):
+        with pytest.raises(UserError, match=r"the disk is full: no room for .*\.json") as caught:
+            write_statistics(shards, folder / "statistics.json")
+        assert list(folder.iterdir()) == []
+    assert "\n" not in str(caught.value)
 
 
 def test_neither_pictures_nor_masks_are_read():
