@@ -32,10 +32,23 @@ REPO =
 PRIVATE =
 DRY_RUN =
 REPLACE =
+METHODS =
+BENCHMARK =
+SPLIT =
+SIZE =
+CHECKPOINT =
+SAM2 =
+IMAGE_SIZE =
+FUSION =
+CLICKS =
+STRUCTURE =
+OBJECTS =
+EVAL =
 EXTRAS = render
 SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
             RENDER_CPUS KEEP_SCENES RAY_ADDRESS LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
-            REPLACE EXTRAS
+            REPLACE METHODS BENCHMARK SPLIT SIZE CHECKPOINT SAM2 IMAGE_SIZE FUSION CLICKS STRUCTURE \
+            OBJECTS EVAL EXTRAS
 
 # A mistyped setting must not be ignored silently.
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
@@ -54,8 +67,8 @@ endif
 flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
 out := $(call flag,out,OUT)
 
-.PHONY: help setup render status shards preview verify stats coco card publish test check bench \
-        lock clean
+.PHONY: help setup render status shards preview verify stats coco card publish eval test check \
+        bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +76,8 @@ help: ## list the targets
 	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
 	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS=   (see README.md)"
+	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large CHECKPOINT=FILE|user/name SAM2=official"
+	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
 	@echo "Settings of publish: REPO=user/name LICENSE=cc-by-4.0|…|FILE PRIVATE=1 DRY_RUN=0 REPLACE=0"
 
 setup: $(foreach extra,$(EXTRAS),$(STAMPS)/$(extra)) ## install into .venv (EXTRAS="render hub test training")
@@ -102,12 +117,21 @@ publish: $(STAMPS)/render $(STAMPS)/hub ## send a verified dataset to the Hub (R
 	  $(call flag,private,PRIVATE) $(call flag,dry-run,DRY_RUN) $(call flag,replace,REPLACE) \
 	  $(call flag,workers,WORKERS)
 
+eval: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## score methods on panoramas (METHODS=sam2,scan,sap CHECKPOINT=)
+	@$(PYTHON) -m sap_model eval --data '$(subst ','\'',$(or $(DATA),$(OUT)/shards))' \
+	  --out '$(subst ','\'',$(or $(EVAL),$(OUT)/eval))' $(call flag,methods,METHODS) \
+	  $(call flag,benchmark,BENCHMARK) $(call flag,split,SPLIT) $(call flag,size,SIZE) \
+	  $(call flag,checkpoint,CHECKPOINT) $(call flag,sam2,SAM2) $(call flag,image-size,IMAGE_SIZE) \
+	  $(call flag,fusion,FUSION) $(call flag,clicks,CLICKS) $(call flag,structure,STRUCTURE) \
+	  $(call flag,objects,OBJECTS) $(call flag,limit,LIMIT) $(call flag,workers,WORKERS) \
+	  $(call flag,ray-address,RAY_ADDRESS)
+
 check: $(STAMPS)/test ## ruff and mypy
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
-test: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/test check ## check, then the whole test suite
+test: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training $(STAMPS)/test check ## check, then the whole test suite
 	@$(PYTHON) -m pytest
 
 bench: $(STAMPS)/render $(STAMPS)/test ## measure what the README's table says (takes an hour)

@@ -1,0 +1,110 @@
+"""What an evaluation is: typed, strict settings, and what results of a method rest on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.errors import UserError
+from pipeline.shards.reader import ShardReader
+from sap_model.model.checkpoints import find
+from sap_model.predict.methods import METHODS
+from sap_model.scan.trajectory import Scan
+from sap_model.scan.views import Fusion
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """Settings of one evaluation.
+
+    Attributes:
+        data: Folder or URL of shards.
+        methods: Names of `sap_model.predict.methods.METHODS`, in the order in which they are run.
+        benchmark: The data's name in results and tables.
+        split: Split of the shards; None takes all of them.
+        size: Model size, or a YAML file.
+        checkpoint: Fine-tuned weights, for the methods that need them: a file or a Hub id.
+        sam2: SAM2's own weights, for the others: a file, a Hub id, or "official".
+        image_size: Side of the model's square input in pixels; views are rendered at this size.
+        fov, overlap: Of the scan, degrees and share.
+        fusion: "max" (the paper's) or "mean".
+        clicks: Rounds of the protocol; the paper reports 1 and 3.
+        structure: Whether walls, floors and the like are scored too.
+        objects: Objects of each panorama, at most: evenly spaced by area. None takes all.
+        limit: Panoramas, at most: evenly spaced ones. None takes all.
+    """
+
+    data: str
+    methods: tuple[str, ...] = ("oracle", "sam2", "scan", "sap")
+    benchmark: str = "infinigen"
+    split: str | None = "validation"
+    size: str = "large"
+    checkpoint: str | None = None
+    sam2: str = "official"
+    image_size: int = 1024
+    fov: float = 90.0
+    overlap: float = 0.5
+    fusion: Fusion = "max"
+    clicks: int = 3
+    structure: bool = True
+    objects: int | None = None
+    limit: int | None = None
+    scan: Scan = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.methods:
+            raise UserError(f"METHODS is empty; choose from {', '.join(METHODS)}")
+        for name in self.methods:
+            if name not in METHODS:
+                raise UserError(f"method {name!r}: choose from {', '.join(METHODS)}")
+            if METHODS[name].weights == "fine-tuned" and not self.checkpoint:
+                raise UserError(f"method {name} needs CHECKPOINT=: a file or a Hub id of weights")
+        if len(set(self.methods)) != len(self.methods):
+            raise UserError("METHODS names a method twice")
+        if self.fusion not in ("max", "mean"):
+            raise UserError(f"FUSION must be max or mean, not {self.fusion}")
+        if self.clicks < 1:
+            raise UserError(f"CLICKS must be at least 1, not {self.clicks}")
+        for name in ("objects", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name.upper()} must be at least 1, not {value}")
+        object.__setattr__(self, "scan", Scan(self.fov, self.overlap))
+
+    def weights_of(self, method: str) -> str | None:
+        """The checkpoint that a method is run with; None for the oracle."""
+        return {"official": self.sam2, "fine-tuned": self.checkpoint, "none": None}[
+            METHODS[method].weights
+        ]
+
+
+def basis(settings: EvalSettings, method: str, reader: ShardReader) -> dict[str, Any]:
+    """All that a method's results depend on, as plain JSON types; results of others do not mix.
+
+    Raises:
+        UserError: Its weights cannot be had.
+    """
+    about = asdict(settings)
+    for name in ("methods", "checkpoint", "sam2", "scan", "limit", "data"):
+        del about[name]
+    weights = settings.weights_of(method)
+    if weights is None:
+        del about["size"]
+    else:
+        about["weights_sha256"] = _sha256(_file(weights, settings.size))
+    shards = hashlib.sha256(repr([(s, reader.splits) for s in reader.shards]).encode())
+    return {**about, "method": method, "shards": shards.hexdigest(), "version": __version__}
+
+
+def _file(weights: str, size: str) -> Path:
+    from sap_model.model.checkpoints import OFFICIAL
+
+    return find(OFFICIAL.get(size, weights) if weights == "official" else weights)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

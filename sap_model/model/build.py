@@ -1,0 +1,133 @@
+"""Building SAM2.1 in one of its sizes, and in one of ours. Weights are loaded by `checkpoints`.
+
+tiny, small, base_plus and large are what the `sam2` package's own configuration files say. nano is
+ours (`configs/sam2.1_hiera_nano.yaml`), for CPUs and tests.
+
+No size has weights of its own for an input size, so that every size can be built for any
+`image_size` that is a multiple of 32; the official weights were trained at 1024.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
+from sam2.modeling.sam2_base import SAM2Base
+
+from pipeline.errors import UserError
+
+CONFIGS = {
+    "nano": ("sap_model.model", "configs/sam2.1_hiera_nano.yaml"),
+    "tiny": ("sam2", "configs/sam2.1/sam2.1_hiera_t.yaml"),
+    "small": ("sam2", "configs/sam2.1/sam2.1_hiera_s.yaml"),
+    "base_plus": ("sam2", "configs/sam2.1/sam2.1_hiera_b+.yaml"),
+    "large": ("sam2", "configs/sam2.1/sam2.1_hiera_l.yaml"),
+}
+"""Size: the package and the file in it that describe it."""
+
+SIZES = tuple(CONFIGS)
+
+PREDICTOR = "sap_model.model.tracker.ScanTracker"
+"""The class that `build` makes unless told otherwise."""
+
+STRIDE = 16
+"""Pixels of the input per pixel of the features that memory works on (SAM2's backbone_stride)."""
+
+CLEAR_MATCH = 1.5
+"""Square of the scale of a nano decoder's tied query and key weights at the start: a token that
+matches a place then has a logit of about 6 there. Measured on 128 × 128 images."""
+
+
+def read_config(size: str) -> DictConfig:
+    """The configuration of a size of `SIZES`, or of a YAML file laid out like SAM2's own.
+
+    Raises:
+        UserError: There is no such size or file, or the file has no `model`.
+    """
+    if size in CONFIGS:
+        package, name = CONFIGS[size]
+        text = files(package).joinpath(name).read_text()
+    elif Path(size).is_file():
+        text = Path(size).read_text()
+    else:
+        raise UserError(f"model size {size!r}: choose one of {', '.join(SIZES)}, or a YAML file")
+    config = OmegaConf.create(text)
+    if not isinstance(config, DictConfig) or "model" not in config:
+        raise UserError(f"{size} does not describe a model: it has no `model:` at its top level")
+    return config
+
+
+def build(
+    size: str, image_size: int = 1024, target: str = PREDICTOR, seed: int = 0, **options: Any
+) -> SAM2Base:
+    """A model with fresh weights, on the CPU, in evaluation mode.
+
+    Args:
+        size: One of `SIZES`, or the path of a YAML file.
+        image_size: Side S of the square input in pixels, a multiple of 32.
+        target: Dotted name of the class, `SAM2Base` or below; for training "training.model.sam2
+            .SAM2Train" or a subclass. All give state dicts that fit each other.
+        seed: Of the fresh weights. The global random state is left as it was.
+        options: Arguments of the class beyond the configuration's, or other values for its.
+
+    Raises:
+        UserError: The size or image_size does not exist.
+    """
+    if image_size < 32 or image_size % 32:
+        raise UserError(f"image_size {image_size}: choose a multiple of 32, such as 1024 or 256")
+    config = read_config(size)
+    model = config.model
+    model._target_ = target
+    model.image_size = image_size
+    for attention in ("self_attention", "cross_attention"):
+        model.memory_attention.layer[attention].feat_sizes = [image_size // STRIDE] * 2
+    # what `sam2.build_sam` switches on for prediction; neither acts while a model trains. Its third
+    # setting, to fill small holes, needs SAM2's CUDA extension, which is not installed here
+    model.binarize_mask_from_pts_for_mem_enc = True
+    if model.get("multimask_output_in_sam"):
+        stability = {"via_stability": True, "stability_delta": 0.05, "stability_thresh": 0.98}
+        model.sam_mask_decoder_extra_args = {
+            f"dynamic_multimask_{name}": value for name, value in stability.items()
+        }
+    model.update(options)
+    OmegaConf.resolve(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: SAM2Base = instantiate(model)
+        if "decoder" in config:
+            _widen_decoder(network, **OmegaConf.to_container(config.decoder))  # type: ignore[arg-type]
+    return network.eval()
+
+
+def signature(size: str) -> tuple[int, int]:
+    """Width of the image encoder's first stage and number of its blocks; both tell sizes apart."""
+    trunk = read_config(size).model.image_encoder.trunk
+    # Hiera's own default, which the base_plus configuration leaves as it is
+    return trunk.embed_dim, sum(trunk.get("stages", (2, 3, 16, 3)))
+
+
+def _widen_decoder(network: SAM2Base, **arguments: Any) -> None:
+    """Give the mask decoder another two-way transformer, one that can be trained from nothing.
+
+    In every attention between tokens and image, queries and keys start with one and the same
+    orthogonal weight, so that a click's position code matches the image's from the first step. With
+    independent weights a thin decoder does not learn where the click is.
+    """
+    width = network.hidden_dim
+    transformer = TwoWayTransformer(depth=2, embedding_dim=width, **arguments)
+    crossings: list[Attention] = [transformer.final_attn_token_to_image]
+    for layer in transformer.layers:
+        crossings += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in crossings:
+        torch.nn.init.orthogonal_(attention.q_proj.weight, gain=CLEAR_MATCH**0.5)
+        attention.k_proj.weight.data.copy_(attention.q_proj.weight.data)
+        torch.nn.init.zeros_(attention.q_proj.bias)
+        torch.nn.init.zeros_(attention.k_proj.bias)
+    network.sam_mask_decoder.transformer = transformer
+    # SAM2 starts it at zero and counts on pretrained weights
+    torch.nn.init.trunc_normal_(network.image_encoder.trunk.pos_embed, std=0.2)

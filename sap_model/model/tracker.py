@@ -1,0 +1,214 @@
+"""SAM2's video predictor over views that are encoded once: `ScanTracker`.
+
+SAM2 opens a folder of JPEGs, encodes a frame when it gets there, and follows one object at a time.
+Here the features of all views lie ready, a frame is a visit to one of them (the second cycle visits
+the same views again), and several objects are followed at once, each along a sequence of views of
+its own. What happens on a frame is SAM2's code: `_run_single_frame_inference` on the features that
+`_get_image_feature` finds. For one object the masks equal those of SAM2 on the same frames.
+
+Objects can share a batch if their prompts come at the same frames, counted from their own starts,
+and with equally many points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sam2.sam2_video_predictor import SAM2VideoPredictor
+from torch import Tensor
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of the colours in [0, 1], as in SAM2's `load_video_frames`."""
+
+
+class Points(NamedTuple):
+    """Clicks on one frame, equally many for each of B objects."""
+
+    coords: NDArray[np.float32]
+    """(B, P, 2): u, v in pixels of the model's input, integers are pixel centres."""
+    labels: NDArray[np.int32]
+    """(B, P): 1 on the object, 0 beside it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B objects that are followed together along T frames."""
+
+    views: NDArray[np.int64]
+    """(B, T): which view each object's frame t shows."""
+    conditioning: Mapping[int, Points]
+    """Frame: clicks from which the object is segmented there as in a single image, before all
+    else (SAM2's initial conditioning frames)."""
+    corrections: Mapping[int, Points] = field(default_factory=dict)
+    """Frame: clicks that are added where the object is followed from memory."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Image features of N views; what `forward_image` gives, without the batch's repetitions."""
+
+    levels: list[Tensor]
+    """Each (N, C, h, w), finest first."""
+    positions: list[Tensor]
+    """Position encodings, each (1, C, h, w)."""
+
+    def __len__(self) -> int:
+        return len(self.levels[0])
+
+
+class Visit(NamedTuple):
+    """What the model says about B objects on one frame."""
+
+    frame: int
+    logits: Tensor
+    """(B, S / 4, S / 4) float32; -1024 throughout where the object is judged absent."""
+    ious: Tensor
+    """(B,) the model's own estimate of its mask's IoU."""
+    presence: Tensor
+    """(B,) logit that the object is in the frame at all."""
+
+
+class ScanTracker(SAM2VideoPredictor):
+    """A SAM2VideoPredictor with the same weights and another source of frames."""
+
+    @torch.inference_mode()
+    def encode(self, frames: NDArray[np.uint8], at_once: int = 4) -> Features:
+        """Features of N views.
+
+        Args:
+            frames: (N, L, L, 3) uint8 RGB; where L is not the model's input size they are resized
+                as SAM2 does it, with Pillow's bicubic filter.
+            at_once: Views that go through the encoder together.
+        """
+        parts, positions = [], []
+        for start in range(0, len(frames), at_once):
+            with self._precision():
+                output = self.forward_image(self._to_input(frames[start : start + at_once]))
+            parts.append(output["backbone_fpn"])
+            positions = [position[:1] for position in output["vision_pos_enc"]]
+        return Features([torch.cat(level) for level in zip(*parts, strict=True)], positions)
+
+    @torch.inference_mode()
+    def follow(
+        self, features: Features, batch: Batch, offload_state_to_cpu: bool = False
+    ) -> Iterator[Visit]:
+        """Segment B objects on all their frames, in order.
+
+        Nothing is kept between calls: clicks are never added to an old state, where they would
+        change the masks of their own frames only (SAM2 holds other frames' conditioning fixed).
+
+        Args:
+            features: Of the views that `batch.views` points into.
+            batch: At least one conditioning frame.
+            offload_state_to_cpu: Keep memories and masks off the GPU, as in SAM2's `init_state`.
+
+        Yields:
+            One Visit per frame, on the model's device.
+        """
+        state = {
+            "features": features,
+            "views": torch.from_numpy(batch.views).to(self.device),
+            "num_frames": batch.views.shape[1],
+            "device": self.device,
+            "storage_device": torch.device("cpu") if offload_state_to_cpu else self.device,
+            "constants": {},
+        }
+        outputs: dict[str, dict[int, dict]] = {
+            "cond_frame_outputs": {},
+            "non_cond_frame_outputs": {},
+        }
+        conditioned, followed = outputs["cond_frame_outputs"], outputs["non_cond_frame_outputs"]
+        # how far back a frame looks for masks; pointers, which are small, are looked up further
+        reach = self.num_maskmem * self.memory_temporal_stride_for_eval
+        for frame, points in sorted(batch.conditioning.items()):
+            conditioned[frame] = self._segment(state, outputs, frame, points, alone=True)
+        for frame in range(batch.views.shape[1]):
+            output = conditioned.get(frame)
+            if output is None:
+                clicks = batch.corrections.get(frame)
+                output = followed[frame] = self._segment(state, outputs, frame, clicks, alone=False)
+            if offload_state_to_cpu and self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # SAM2 does not wait for its copies
+            yield Visit(
+                frame,
+                output["pred_masks"][:, 0],
+                output["ious"],
+                output["object_score_logits"][:, 0],
+            )
+            if frame - reach in followed:
+                followed[frame - reach]["maskmem_features"] = None
+                followed[frame - reach]["pred_masks"] = None
+
+    def _segment(
+        self, state: dict, outputs: dict, frame: int, points: Points | None, alone: bool
+    ) -> dict[str, Any]:
+        """What SAM2 stores of one frame, with the estimated IoUs added.
+
+        Args:
+            state, outputs: Of `follow`.
+            frame: Its number.
+            points: Clicks on it, if any.
+            alone: Segment it from its clicks as a single image, without memory of other frames.
+        """
+        with self._precision():
+            output, _ = self._run_single_frame_inference(
+                inference_state=state,
+                output_dict=outputs,
+                frame_idx=frame,
+                batch_size=len(state["views"]),
+                is_init_cond_frame=alone,
+                point_inputs=points and self._to_prompt(points),
+                mask_inputs=None,
+                reverse=False,
+                run_mem_encoder=True,
+            )
+        output["ious"] = self._ious
+        return output
+
+    def _get_image_feature(
+        self, inference_state: dict, frame_idx: int, batch_size: int
+    ) -> tuple[Any, ...]:
+        """SAM2's hook for the features of a frame: here each object's view among those encoded."""
+        features: Features = inference_state["features"]
+        views = inference_state["views"][:, frame_idx]
+        if len(views) == 1:
+            levels = [level[views[0]][None] for level in features.levels]
+        else:
+            levels = [level[views] for level in features.levels]
+        positions = [position.expand(batch_size, -1, -1, -1) for position in features.positions]
+        # nobody asks for the image itself, which SAM2 puts first
+        prepared = self._prepare_backbone_features(
+            {"backbone_fpn": levels, "vision_pos_enc": positions}
+        )
+        return None, *prepared
+
+    def _forward_sam_heads(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """SAM2's heads; the estimated IoU of the chosen mask, which SAM2 drops, is kept."""
+        outputs = super()._forward_sam_heads(*args, **kwargs)
+        # of several candidates SAM2 takes the one with the highest estimate
+        self._ious = outputs[2].amax(dim=-1).float()
+        return outputs
+
+    def _to_input(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Frames (n, L, L, 3) as the encoder wants them: (n, 3, S, S) float32, normalised."""
+        side = (self.image_size, self.image_size)
+        if frames.shape[1:3] != side:
+            frames = np.stack([np.asarray(Image.fromarray(frame).resize(side)) for frame in frames])
+        images = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2) / 255.0
+        mean, deviation = images.new_tensor(MEAN), images.new_tensor(DEVIATION)
+        return (images - mean[:, None, None]) / deviation[:, None, None]
+
+    def _to_prompt(self, points: Points) -> dict[str, Tensor]:
+        coords = torch.from_numpy(points.coords).to(self.device)
+        labels = torch.from_numpy(points.labels).to(self.device)
+        return {"point_coords": coords, "point_labels": labels}
+
+    def _precision(self) -> torch.autocast:
+        """bfloat16 on GPUs, as in SAM2's examples; float32 on CPUs."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")

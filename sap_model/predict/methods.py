@@ -1,0 +1,186 @@
+"""The methods that the paper compares, by name, behind one interface.
+
+    method = make("scan", load("tiny", "official"))
+    method.set_panorama(image)
+    predictions = method.predict_many([Prompt(clicks), …])
+
+What tells `scan` from `sap`, and `sam2` from `sap-no-scan`, are the weights alone: `METHODS`
+says which a method is meant for, and whoever loads the model sees to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from sap_model.clicks import Click
+from sap_model.model.tracker import ScanTracker
+from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
+from sap_model.predict.prompts import Views
+from sap_model.scan.trajectory import Scan
+from sap_model.scan.views import Fusion, PatchViews, PerspectiveViews
+from sap_model.scan.whole import WholeView
+
+Weights = Literal["official", "fine-tuned", "none"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is known of one object."""
+
+    clicks: Sequence[Click]
+    """All clicks so far, in panorama pixels."""
+    truth: NDArray[np.bool_] | None = None
+    """(H, W), the object itself. Only the oracle looks at it, and it needs it."""
+
+
+class Method(Protocol):
+    """What the evaluator needs."""
+
+    def set_panorama(self, image: NDArray[np.uint8]) -> None:
+        """Take a panorama (H, W, 3), uint8 RGB, and do what is common to all its objects."""
+
+    def predict_many(self, prompts: Sequence[Prompt], scores: bool = False) -> list[Prediction]:
+        """Segment objects of it, each on its own; in their order."""
+
+
+@dataclass(frozen=True)
+class About:
+    """One line of the table of methods."""
+
+    description: str
+    weights: Weights
+    """Whose weights the method is meant for: Meta's, fine-tuned ones, or none at all."""
+    views: ViewsOf = PerspectiveViews
+    overlap: float | None = None
+    """Overlap of the scan in place of the one that is asked for."""
+
+
+METHODS = {
+    "sam2": About("the whole panorama, stretched to SAM2's square input", "official", WholeView),
+    "sam2-pad": About(
+        "the whole panorama, padded to SAM2's square input",
+        "official",
+        partial(WholeView, fit="pad"),
+    ),
+    "scan": About("SAM2 along the scan, without training (SAM2+scan)", "official"),
+    "sap": About("SAP: the scan, with weights fine-tuned on it", "fine-tuned"),
+    "erp": About(
+        "the scan over patches of the panorama itself (table 6)", "fine-tuned", PatchViews
+    ),
+    "sap-no-overlap": About(
+        "the scan with views that do not overlap (table 5, row 2)", "fine-tuned", overlap=0.0
+    ),
+    "sap-no-scan": About(
+        "no scan, neither in training nor here (table 5, row 1)", "fine-tuned", WholeView
+    ),
+    "oracle": About("the truth through the scan's views and back: the ceiling", "none"),
+}
+"""Name: what it is. Weights of `erp`, `sap-no-overlap` and `sap-no-scan` were trained that way."""
+
+
+def make(
+    name: str,
+    model: ScanTracker | None = None,
+    scan: Scan | None = None,
+    view_size: int | None = None,
+    fusion: Fusion = "max",
+    **options: Any,
+) -> Method:
+    """A method that is ready for `set_panorama`.
+
+    Args:
+        name: One of `METHODS`.
+        model: With the weights that the method is meant for; not needed for the oracle.
+        scan: The trajectory, the paper's unless told otherwise.
+        view_size: L of the views; the model's input size, or 1024 without a model.
+        fusion: "max" (the paper's) or "mean".
+        options: Further arguments of `SapPredictor`.
+
+    Raises:
+        UserError: There is no such method, or it needs a model.
+    """
+    about = _about(name)
+    if about.weights == "none":
+        return ceiling("sap", scan, view_size or 1024, fusion)
+    if model is None:
+        raise UserError(f"method {name} needs a model with {about.weights} weights")
+    predictor = SapPredictor(
+        model, _scan(about, scan), about.views, view_size, fusion=fusion, **options
+    )
+    return Clicked(predictor)
+
+
+def ceiling(
+    name: str, scan: Scan | None = None, view_size: int = 1024, fusion: Fusion = "max"
+) -> Oracle:
+    """What the views of a method can give at best: an oracle that looks through them."""
+    about = _about(name)
+    return Oracle(about.views, _scan(about, scan), view_size, fusion)
+
+
+class Clicked:
+    """A predictor as a method: it sees the clicks and nothing else."""
+
+    def __init__(self, predictor: SapPredictor) -> None:
+        self.predictor = predictor
+
+    def set_panorama(self, image: NDArray[np.uint8]) -> None:
+        self.predictor.set_panorama(image)
+
+    def predict_many(self, prompts: Sequence[Prompt], scores: bool = False) -> list[Prediction]:
+        return self.predictor.predict_many([prompt.clicks for prompt in prompts], scores)
+
+
+class Oracle:
+    """The truth, seen through every view, carried back and fused: no model can be expected to do
+    better through the same views. It stays below 1 because small things fall between the pixels of
+    a view, and because maximum fusion dilates."""
+
+    def __init__(self, views: ViewsOf, scan: Scan, view_size: int, fusion: Fusion) -> None:
+        self.views_of, self.scan, self.view_size = views, scan, view_size
+        self.fusion: Fusion = fusion
+        self._views: Views | None = None
+        self._width = 0
+
+    def set_panorama(self, image: NDArray[np.uint8]) -> None:
+        """Only its size counts."""
+        if self._views is None or self._width != image.shape[1]:
+            self._width = image.shape[1]
+            self._views = self.views_of(self.scan, self.view_size, self._width)
+
+    def predict_many(self, prompts: Sequence[Prompt], scores: bool = False) -> list[Prediction]:
+        if self._views is None:
+            raise RuntimeError("predict before set_panorama")
+        predictions = []
+        for prompt in prompts:
+            if prompt.truth is None:
+                raise UserError("the oracle needs the truth of every object: Prompt(clicks, truth)")
+            masks = self._views.render_ids(prompt.truth)
+            soft = self._views.soft_panorama(masks, self.fusion) if scores else None
+            predictions.append(Prediction(self._views.to_panorama(masks, self.fusion), 1.0, soft))
+        return predictions
+
+
+def table() -> str:
+    """The methods as a Markdown table."""
+    lines = ["| method | weights | what it does |", "|---|---|---|"]
+    lines += [f"| {name} | {a.weights} | {a.description} |" for name, a in METHODS.items()]
+    return "\n".join(lines)
+
+
+def _about(name: str) -> About:
+    if name not in METHODS:
+        raise UserError(f"method {name!r}: choose one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _scan(about: About, scan: Scan | None) -> Scan:
+    scan = scan or Scan()
+    return scan if about.overlap is None else Scan(scan.fov, about.overlap, scan.order)

@@ -1,0 +1,54 @@
+"""Small models with fresh weights whose answers vary, for tests that need no trained one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sap_model.model.build import build
+from sap_model.model.tracker import ScanTracker
+from tests.synthetic import disc_ids, picture
+
+WIDTH = 256
+"""Of the panoramas, in pixels: their 45° are 32 whole columns."""
+
+SOME, NONE = 0.4, -100.0
+"""Biases at which nano misses the object in some frames and in all of them."""
+
+
+def panorama(turn: float = 0.0) -> NDArray[np.uint8]:
+    """A picture (WIDTH / 2, WIDTH, 3) of discs."""
+    return picture(disc_ids(WIDTH, turn), seed=0)
+
+
+def responsive(size: str = "nano", image_size: int = 64, presence: float = 2.0) -> ScanTracker:
+    """A model whose masks depend on image and clicks more than fresh weights' would.
+
+    Fresh weights give logits of about 0.1, nearly the same everywhere. Here the image's fine
+    features and the mask's weights are scaled up, and logits are moved to both sides of 0.
+
+    Args:
+        size, image_size: See `build`.
+        presence: Bias of the object score: the object is seen in all frames, or in SOME or NONE.
+    """
+    model = build(size, image_size)
+    decoder = model.sam_mask_decoder
+    with torch.no_grad():
+        for convolution in (decoder.conv_s0, decoder.conv_s1):
+            convolution.weight *= 4
+        # one channel of the mask's features becomes the constant gelu(1) = 0.84, so that the
+        # bias of its weight shifts all logits
+        upscaling = decoder.output_upscaling[3]
+        upscaling.weight[:, 0], upscaling.bias[0] = 0, 1
+        decoder.conv_s0.weight[0], decoder.conv_s0.bias[0] = 0, 0
+        for head in decoder.output_hypernetworks_mlps:
+            head.layers[-1].weight *= 20
+            head.layers[-1].weight[0], head.layers[-1].bias[0] = 0, -8
+        # looking at memory changes more than it would
+        for layer in model.memory_attention.layers:
+            layer.cross_attn_image.out_proj.weight *= 4
+        decoder.pred_obj_score_head.layers[-1].weight *= 4
+        decoder.pred_obj_score_head.layers[-1].bias.fill_(presence)
+    assert isinstance(model, ScanTracker)
+    return model
