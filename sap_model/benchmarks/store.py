@@ -30,7 +30,7 @@ from pipeline.outputs import (
 )
 from pipeline.shards.plan import ROW_GROUP_BYTES, Panorama, cut_into_shards
 from pipeline.shards.schema import IMAGE_FILES, make_schema
-from pipeline.shards.writer import SHARD_BYTES, _update
+from pipeline.shards.writer import SHARD_BYTES, update_shards
 from sap_model.benchmarks.rows import Source, make_row
 
 _OURS = "import.json"
