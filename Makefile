@@ -134,7 +134,7 @@ check: $(STAMPS)/test ## ruff and mypy
 test: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training $(STAMPS)/test check ## check, then the whole test suite
 	@$(PYTHON) -m pytest
 
-bench: $(STAMPS)/render $(STAMPS)/test ## measure what the README's table says (takes an hour)
+bench: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training $(STAMPS)/test ## measure what the README's table says (takes hours)
 	@$(PYTHON) -m tests.benchmarks.run
 
 lock: clean ## pin anew: reinstall without the old pins of indirect packages, write constraints.txt

@@ -1,4 +1,4 @@
-"""Everything the README's table says, one after the other (`make bench`; two hours on 2 cores).
+"""Everything the README's table says, one after the other (`make bench`; three hours on 2 cores).
 
 Results stay in `out-bench/`; a second call goes on where the first stopped.
 """
@@ -24,6 +24,8 @@ def main() -> None:
     scene = next(path.parent for path in sorted(Path(ROOT).glob("out-bench/indoors/*/*/*.blend")))
     _run(sys.executable, "-m", "tests.benchmarks.faces", str(scene))
     _run(sys.executable, "-m", "tests.benchmarks.first")
+    for name in ("verifying", "statistics", "reading", "views", "predicting"):
+        _run(sys.executable, "-m", f"tests.benchmarks.{name}")
 
 
 def _run(*command: str) -> None:
