@@ -65,7 +65,6 @@ from pipeline.statistics.counts import (
     SOLID_ANGLE_FIRST,
     SOLID_ANGLE_PER_DECADE,
     Counts,
-    unfit,
 )
 
 FORMAT = 1

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.errors import UserError
+from pipeline.cli import Parser, run_command, whole
 from sap_model.benchmarks import coco, hunyuan, pavs
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run an importer and exit: 0 when done, 2 after one line for the user."""
-    options = vars(_parser().parse_args(arguments))
-    importer = options.pop("importer")
-    try:
-        counts = importer(**options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; nothing was changed, the same command begins again", file=sys.stderr)
-        sys.exit(130)
+    """Run an importer and exit as `pipeline.cli.main` does."""
+    options = _parser().parse_args(arguments)
+    options.command = convert
+    run_command(options)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """A benchmark → shards."""
+    given = {k: v for k, v in vars(options).items() if k not in ("command", "importer")}
+    counts = options.importer(**given)
     print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
-    sys.exit(0)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sap_model.benchmarks", description=__doc__)
+    parser = Parser(prog="python -m sap_model.benchmarks", description=__doc__)
     importers = parser.add_subparsers(required=True, metavar="importer")
 
     def importer(name: str, function, help: str) -> argparse.ArgumentParser:
@@ -36,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(importer=function)
         added.add_argument("source", type=Path, help="the benchmark as it was downloaded")
         added.add_argument("out", type=Path, help="a new folder for the shards")
-        added.add_argument("--min-area", type=int, default=1, help="smallest object, pixels")
+        added.add_argument("--min-area", type=whole, default=1, help="smallest object, pixels")
         return added
 
     one = importer("coco", coco.import_coco, "a COCO JSON and a folder of panoramas")
@@ -44,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     one = importer("pavs", pavs.import_pavs, "PAV-SOD's PAVS10K: three frames of each video")
     one.add_argument("--frames", default="Frames", help="folder of the frames in SOURCE")
     one.add_argument("--masks", default="Instances", help="folder of the masks in SOURCE")
-    one.add_argument("--seed", type=int, default=0, help="of the draw")
-    one.add_argument("--per-video", type=int, default=pavs.FRAMES_PER_VIDEO, help="frames drawn")
+    one.add_argument("--seed", type=whole, default=0, help="of the draw")
+    one.add_argument("--per-video", type=whole, default=pavs.FRAMES_PER_VIDEO, help="frames drawn")
     importer("hunyuan", hunyuan.import_hunyuan, "a folder per panorama, a mask per object")
     return parser
 

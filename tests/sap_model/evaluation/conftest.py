@@ -32,7 +32,7 @@ def weights(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(shards, weights) -> EvalSettings:
     """The oracle and SAM2 on the whole panorama, for one click: quick."""
     return EvalSettings(

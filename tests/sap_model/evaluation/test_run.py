@@ -33,16 +33,8 @@ def results(folder, methods):
 
 
 @pytest.fixture(scope="module")
-def done(shards, weights, tmp_path_factory):
+def done(settings, tmp_path_factory):
     """An evaluation that is finished."""
-    settings = EvalSettings(
-        data=str(shards),
-        methods=("oracle", "sam2"),
-        size="nano",
-        sam2=str(weights),
-        image_size=64,
-        clicks=1,
-    )
     folder = tmp_path_factory.mktemp("eval")
     assert evaluate(settings, folder) == 8
     return settings, folder

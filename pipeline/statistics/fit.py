@@ -1,0 +1,89 @@
+"""Can a batch of rows be counted? Shards may be damaged, or a stranger's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.annotations.sizes import SIZES
+from pipeline.shards.schema import make_schema
+from pipeline.statistics.counts import COLUMNS, PANORAMA_NUMBERS
+
+_SCHEMA = make_schema()
+_DEGREES = 360
+"""No angle of a spherical box is larger."""
+_SPHERE = 4 * np.pi * (1 + 1e-6)
+"""Steradian; pixels' solid angles are summed, so a whole sphere may have a bit more than 4 pi."""
+_MOST = 1e12
+"""No seconds and no stops are more: a sum of them stays a number that JSON has."""
+
+
+def unfit(batch: pa.RecordBatch) -> str | None:
+    """Why a batch of `COLUMNS` cannot be counted, in a few words; None where it can.
+
+    Shards may be damaged, or a stranger's. What is let through here is counted without surprises:
+    nothing is null but numbers of the provenance, and numbers are in their range.
+    """
+    leaves = {}
+    for path in COLUMNS:
+        name = path.replace(".list.element", "")
+        try:
+            leaves[name] = _leaf(batch, name)
+        except ValueError as error:
+            return f"{name} {error}"
+    provenance = leaves.pop("provenance")
+    for name in (*PANORAMA_NUMBERS, "scene_seconds"):
+        if not _within(provenance.field(name).drop_null(), -_MOST, _MOST):
+            return f"provenance.{name} is out of range"
+    ranges = {
+        "width": (1, 2**31),
+        "height": (1, 2**31),
+        "objects.area": (1, 2**62),
+        "objects.solid_angle": (0, _SPHERE),
+    }
+    for name, (low, high) in ranges.items():
+        if not _within(leaves[name], low, high):
+            return f"{name} is out of range"
+    boxes = leaves["objects.bfov"]
+    if not pc.all(pc.equal(pc.list_value_length(boxes), 4), min_count=0).as_py():
+        return "objects.bfov does not hold four numbers"
+    angles = boxes.flatten()
+    if angles.null_count or not _within(angles, -_DEGREES, _DEGREES):
+        return "objects.bfov is out of range"
+    sizes = pc.is_in(leaves["objects.size"], value_set=pa.array(SIZES))
+    if not pc.all(sizes, min_count=0).as_py():
+        return f"objects.size is none of {', '.join(SIZES)}"
+    return None
+
+
+def _leaf(batch: pa.RecordBatch, path: str) -> pa.Array:
+    """A column, or what is inside it, such as `objects.area`, of all rows.
+
+    Raises:
+        ValueError: It is missing, of another type than our schema has, or something in it is null.
+    """
+    name, *inside = path.split(".")
+    array, kind = batch.column(name), _SCHEMA.field(name).type
+    while True:
+        if array.null_count:
+            raise ValueError("is null")
+        if not inside:
+            break
+        if not pa.types.is_list(array.type) or not pa.types.is_struct(array.type.value_type):
+            raise ValueError("has another type")
+        array, kind, field = array.flatten(), kind.value_type, inside.pop(0)
+        if array.null_count:
+            raise ValueError("is null")
+        if array.type.get_field_index(field) < 0:
+            raise ValueError("is missing")
+        array, kind = array.field(field), kind.field(field).type
+    if array.type != kind:
+        raise ValueError("has another type")
+    return array
+
+
+def _within(numbers: pa.Array, low: float, high: float) -> bool:
+    """Whether all numbers are from low to high; NaN is not."""
+    values = numbers.to_numpy(zero_copy_only=False)
+    return bool(np.all((values >= low) & (values <= high)))
