@@ -66,6 +66,7 @@ from pipeline.statistics.counts import (
     SOLID_ANGLE_PER_DECADE,
     Counts,
 )
+from pipeline.statistics.fit import unfit
 
 FORMAT = 1
 """Raised when the layout changes, so that older files can be told apart."""
