@@ -13,12 +13,6 @@ from pipeline.outputs import write_atomic, write_json
 from sap_model.evaluation.results import METRICS, RESULTS, check_results
 from sap_model.evaluation.tables import CLICKS, seam_pole_table, size_table
 
-TITLES = {
-    "iou": "IoU",
-    "spherical_iou": "IoU by solid angle",
-    "boundary_iou": "boundary IoU",
-}
-
 
 def read_methods(folder: Path, methods: tuple[str, ...]) -> tuple[pa.Table, dict[str, list[float]]]:
     """All rows that were evaluated, and the seconds of each panorama, by method.

@@ -25,7 +25,12 @@ from pipeline.annotations.sizes import SIZES
 from pipeline.errors import UserError
 
 ORACLE = "oracle"
-METRICS = ("iou", "spherical_iou", "boundary_iou")
+METRIC_NAMES = {
+    "iou": "IoU",
+    "spherical_iou": "IoU by solid angle",
+    "boundary_iou": "boundary IoU",
+}
+METRICS = tuple(METRIC_NAMES)
 """Columns that hold scores; the first is the paper's."""
 
 _FIELDS: dict[str, pa.DataType] = {

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
 from sap_model.evaluation.bootstrap import CONFIDENCE, RESAMPLES, Bootstrap, Estimate
-from sap_model.evaluation.results import ORACLE, Name, Scored, align
+from sap_model.evaluation.results import METRIC_NAMES, ORACLE, Name, Scored, align
 
 CLICKS = (1, 3)
 """The paper's two settings (section 5.2)."""
@@ -78,7 +78,7 @@ class Table:
         lines.append(["instances", *(str(np.count_nonzero(c.chosen)) for c in self.columns)])
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
-            f"**{self.title}.** Mean {self.metric} in percent, with {CONFIDENCE:.0%} intervals "
+            f"**{self.title}.** Mean {METRIC_NAMES[self.metric]} in percent, with {CONFIDENCE:.0%} intervals "
             f"({self.resamples} resamples by {self.cluster}).\n\n{text}\n"
         )
 
