@@ -30,7 +30,8 @@ h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(-
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
 pre { overflow-x: auto; font-size: 13px }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 13px }
-th, td { padding: .25rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+th, td { padding: .25rem .5rem; text-align: right; white-space: nowrap }
+tr { border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: .8rem }
 figure { margin: 0 } img { width: 100%; height: 180px; object-fit: contain; background: #0002 }

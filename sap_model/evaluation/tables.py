@@ -78,8 +78,9 @@ class Table:
         lines.append(["instances", *(str(np.count_nonzero(c.chosen)) for c in self.columns)])
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
-            f"**{self.title}.** Mean {METRIC_NAMES[self.metric]} in percent, with {CONFIDENCE:.0%} intervals "
-            f"({self.resamples} resamples by {self.cluster}).\n\n{text}\n"
+            f"**{self.title}.** Mean {METRIC_NAMES[self.metric]} in percent, with "
+            f"{CONFIDENCE:.0%} intervals ({self.resamples} resamples by {self.cluster})."
+            f"\n\n{text}\n"
         )
 
     def json(self) -> dict[str, Any]:
