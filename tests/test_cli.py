@@ -250,9 +250,9 @@ def test_a_missing_package_is_one_line(capsys, monkeypatch, run):
 
         return status
 
-    monkeypatch.setattr(cli, "status", no_module("pyarrow"))
+    monkeypatch.setattr(run_commands, "status", no_module("pyarrow"))
     assert "package pyarrow is missing; run: make" in refusal(capsys, "status")
     for ours in ("pipeline.nothing", "pipeline", "json"):
-        monkeypatch.setattr(cli, "status", no_module(ours))
+        monkeypatch.setattr(run_commands, "status", no_module(ours))
         with pytest.raises(ModuleNotFoundError):
             cli.main(["status"])

@@ -135,18 +135,21 @@ for row in rows["train"] + rows["validation"]:
 """
 
 FRAMES = """
-import pandas, pyarrow.dataset, sys
+import pandas, pyarrow.parquet
 from huggingface_hub import HfFileSystem
 from pycocotools import mask
-folder = "hf://datasets/user/panoramas/data/"
-frame = pandas.read_parquet(folder + "train-00000.parquet", columns=["image_id", "objects"])
+folder = "datasets/user/panoramas/data/"
+frame = pandas.read_parquet(
+    "hf://" + folder + "train-00000.parquet", columns=["image_id", "objects"]
+)
 for thing in frame["objects"][0]:
     rle = thing["segmentation"]
     assert mask.area({"size": list(rle["size"]), "counts": rle["counts"]}) == thing["area"]
-table = pyarrow.dataset.dataset(folder.removeprefix("hf://"), filesystem=HfFileSystem()).to_table(
-    columns=["image_id"]
-)
-print(len(frame), len(table))
+count = 0
+for path in HfFileSystem().glob(folder + "*.parquet"):
+    with HfFileSystem().open(path) as file:
+        count += len(pyarrow.parquet.ParquetFile(file).read(columns=["image_id"]))
+print(len(frame), count)
 """
 
 READ = """
