@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline.cli import Parser, flag, run_command, whole
+from pipeline.shards.reader import ShardReader
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -19,8 +20,10 @@ def evaluate(options: argparse.Namespace) -> None:
     """Shards and weights → scores, tables, a page."""
     from sap_model.evaluation.page import write_page
     from sap_model.evaluation.report import write_report
-    from sap_model.evaluation.run import Progress, evaluate
+    from sap_model.evaluation.run import Progress
+    from sap_model.evaluation.run import evaluate as score
     from sap_model.evaluation.settings import EvalSettings
+    from sap_model.evaluation.units import method_folder, panoramas
 
     settings = EvalSettings(
         data=options.data,
@@ -47,15 +50,17 @@ def evaluate(options: argparse.Namespace) -> None:
             left = "" if state.seconds_left is None else f", {state.seconds_left / 60:.0f} min left"
             print(f"{state.done} of {state.total} evaluated{left}", flush=True)
 
-    evaluate(
+    score(
         settings,
         options.out,
         workers=options.workers,
         ray_address=options.ray_address,
         progress=progress,
     )
-    text = write_report(options.out, settings.methods, settings.benchmark, settings.clicks)
-    page = write_page(settings, options.out, text)
+    wanted = panoramas(settings, ShardReader(settings.data, settings.split))
+    benchmark = method_folder(options.out, settings, "oracle").parent.name
+    text = write_report(options.out, benchmark, wanted)
+    page = write_page(settings, options.out, wanted, text)
     print(text)
     print(f"tables: {options.out / 'tables.md'}\nlook:   {page}")
 

@@ -12,13 +12,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pycocotools import mask as coco
 
 from pipeline.outputs import write_atomic
 from pipeline.shards.reader import ShardReader, decode_image
 from sap_model.evaluation.pictures import case_picture
-from sap_model.evaluation.report import read_methods
+from sap_model.evaluation.report import read_benchmark
 from sap_model.evaluation.settings import EvalSettings
+from sap_model.evaluation.units import Panorama, method_folder
 
 CASES = 6
 """Of each kind."""
@@ -55,21 +57,22 @@ class Case:
     index: int  # of its panorama in the shards
 
 
-def write_page(settings: EvalSettings, folder: Path, tables: str) -> Path:
+def write_page(settings: EvalSettings, folder: Path, wanted: list[Panorama], tables: str) -> Path:
     """Write EVAL/index.html.
 
     Args:
         settings: The evaluation's.
         folder: EVAL, evaluated.
+        wanted: Its panoramas.
         tables: As `sap_model.evaluation.report.write_report` returns them.
     """
     reader = ShardReader(settings.data, settings.split)
-    numbers = {row["image_id"]: i for i, row in enumerate(reader.annotations(["image_id"]))}
-    found, _ = read_methods(folder, settings.methods)
+    numbers = {panorama.image_id: panorama.index for panorama in wanted}
+    methods, _ = read_benchmark(method_folder(folder, settings, "oracle").parent, wanted)
     parts = [f"<h1>{html.escape(settings.benchmark)}</h1>", *_tables(tables), KEY]
-    for method in settings.methods:
-        parts.append(f"<h2>{html.escape(method)}</h2>")
-        for title, rows in pick(found, method):
+    for method in methods:
+        parts.append(f"<h2>{html.escape(method.name)}</h2>")
+        for title, rows in pick(pa.concat_tables(method.tables.values())):
             cases = [Case(row, numbers[row["image_id"]]) for row in rows]
             figures = "".join(_figure(reader, case) for case in cases)
             parts.append(f'<h3>{html.escape(title)}</h3><div class="cases">{figures}</div>')
@@ -79,19 +82,28 @@ def write_page(settings: EvalSettings, folder: Path, tables: str) -> Path:
     return page
 
 
-def pick(found: pa.Table, method: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The worst, middling and best instances of a method after one click, with their titles.
+def pick(found: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The worst, middling and best instances of a method, with their titles.
 
     Equal scores are told apart by name, so that the same results give the same page.
     """
-    rows = [row for row in found.to_pylist() if row["method"] == method and row["clicks"] == 1]
-    rows.sort(key=lambda row: (row["iou"], row["image_id"], row["object_id"]))
-    middle = max(0, len(rows) // 2 - CASES // 2)
-    yield "worst after one click", rows[:CASES]
-    if len(rows) > 3 * CASES:
-        yield "around the median", rows[middle : middle + CASES]
-    if len(rows) > CASES:
-        yield "best", rows[::-1][:CASES]
+    last = pc.max(found["clicks"]).as_py()
+    first = _ranked(found, 1)
+    middle = max(0, len(first) // 2 - CASES // 2)
+    yield "worst after one click", first[:CASES]
+    if last > 1:
+        yield f"worst after {last} clicks", _ranked(found, last)[:CASES]
+    if len(first) > 3 * CASES:
+        yield "around the median after one click", first[middle : middle + CASES]
+    if len(first) > 2 * CASES:
+        yield "best after one click", first[::-1][:CASES]
+
+
+def _ranked(found: pa.Table, clicks: int) -> list[dict[str, Any]]:
+    """All instances after some clicks, worst first."""
+    rows = found.filter(pc.equal(found["clicks"], clicks))
+    keys = ("iou", "image_id", "object_id")
+    return rows.sort_by([(key, "ascending") for key in keys]).to_pylist()
 
 
 def _figure(reader: ShardReader, case: Case) -> str:

@@ -58,7 +58,8 @@ def judge(
     Yields:
         For each object, in chunks, one result for each round.
     """
-    method.set_panorama(image)
+    if objects:
+        method.set_panorama(image)
     for start in range(0, len(objects), CHUNK):
         yield from _judge_chunk(method, objects[start : start + CHUNK], rounds)
 

@@ -1,8 +1,7 @@
 """Evaluate methods on all panoramas: what is left to do, and who does it.
 
-Files are the truth: a panorama is evaluated when its file exists (`worker.result_path`), so an
-evaluation may be killed at any moment and run again. Ray's processes each hold one model at a time;
-panoramas go to them method by method.
+Files are the truth (`units`), so an evaluation may be killed at any moment and run again. Ray's
+processes each hold one model at a time; panoramas go to them method by method.
 """
 
 from __future__ import annotations
@@ -16,22 +15,17 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
-from pipeline.outputs import LEFTOVER, only_process, read_json, write_json
+from pipeline.outputs import only_process
 from pipeline.shards.reader import ShardReader
 from sap_model.evaluation.settings import EvalSettings, basis
-from sap_model.evaluation.worker import Worker, result_path
+from sap_model.evaluation.units import Unit, claim, open_units, panoramas
+from sap_model.evaluation.worker import Worker
+
+RECENT = 6
+"""Panoramas whose time says how long the rest will take."""
 
 ATTEMPTS = 3
 """How often a panorama may end its process (out of memory, a crash) before the run stops."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A method on a panorama."""
-
-    method: str
-    index: int
-    image_id: str
 
 
 @dataclass(frozen=True)
@@ -68,54 +62,21 @@ def evaluate(
         UserError: The folder holds results of other settings, another process evaluates into it,
             weights cannot be had or do not fit, or a panorama keeps ending its process.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"EVAL={folder} is a file; choose a folder")
     with only_process(folder, "evaluating into"):
-        reader = ShardReader(settings.data, settings.split)
+        wanted = panoramas(settings, ShardReader(settings.data, settings.split))
         for method in settings.methods:
-            _claim(folder, method, basis(settings, method, reader))
-        units = list(open_units(settings, folder, reader))
-        total = len(settings.methods) * len(chosen(settings, reader))
-        done, started = total - len(units), time.monotonic()
+            claim(folder, settings, method, basis(settings, method))
+        units = list(open_units(settings, folder, wanted))
+        total = len(settings.methods) * len(wanted)
+        done, times = total - len(units), deque([time.monotonic()], maxlen=RECENT)
         progress(Progress(done, total, None))
         for number, _ in enumerate(_work(settings, folder, units, workers, ray_address), start=1):
-            each = (time.monotonic() - started) / number
+            times.append(time.monotonic())  # of the last few alone: methods differ a hundredfold
+            each = (times[-1] - times[0]) / (len(times) - 1)
             progress(Progress(done + number, total, each * (len(units) - number)))
     return len(units)
-
-
-def chosen(settings: EvalSettings, reader: ShardReader) -> list[int]:
-    """Indices of the panoramas: all, or `limit` evenly spaced ones."""
-    count, limit = len(reader), settings.limit
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]
-
-
-def open_units(settings: EvalSettings, folder: Path, reader: ShardReader) -> Iterator[Unit]:
-    """What has no result yet, method by method."""
-    wanted = set(chosen(settings, reader))
-    names = [row["image_id"] for row in reader.annotations(["image_id"])]
-    for method in settings.methods:
-        for index in sorted(wanted):
-            if not result_path(folder, method, names[index]).exists():
-                yield Unit(method, index, names[index])
-
-
-def _claim(folder: Path, method: str, rests_on: dict) -> None:
-    """Refuse results of other settings; sweep what a killed process left."""
-    path = folder / "results" / method / "method.json"
-    if path.exists():
-        known = read_json(path)
-        differing = sorted(k for k in known.keys() | rests_on if known.get(k) != rests_on.get(k))
-        if differing:
-            raise UserError(
-                f"{path.parent} holds results of other settings ({', '.join(differing)} differ); "
-                "choose another EVAL, or delete that folder"
-            )
-        for leftover in path.parent.iterdir():
-            if LEFTOVER.fullmatch(leftover.name):
-                leftover.unlink()
-    else:
-        write_json(path, rests_on)
 
 
 def _work(
@@ -133,7 +94,7 @@ def _work(
     if not ray_address and (workers or max(1, torch.cuda.device_count())) == 1:
         worker = Worker(settings, folder)
         for unit in units:
-            worker.evaluate(unit.method, unit.index)
+            worker.evaluate(unit)
             yield unit
         return
     from pipeline.farm.cluster import connected
@@ -151,18 +112,17 @@ def _in_ray(
 
     total = ray.cluster_resources()
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
-    count = min(workers or gpus or 1, len(units))
+    # no more than Ray can place, or those that wait for a place would keep their panoramas
+    count = min(workers or gpus or 1, gpus or cpus, len(units))
     threads = None if gpus else max(1, cpus // count)
-    actor: Any = ray.remote(Worker).options(
-        max_restarts=0, num_gpus=min(gpus, 1), num_cpus=threads or 1
-    )
+    actor: Any = ray.remote(Worker).options(max_restarts=0, num_gpus=min(gpus, 1), num_cpus=1)
     waiting, tried = deque(units), Counter[Unit]()
     running: dict = {}
     idle = [actor.remote(settings, folder.resolve(), threads) for _ in range(count)]
     while waiting or running:
         while waiting and idle:
             unit, handle = waiting.popleft(), idle.pop()
-            running[handle.evaluate.remote(unit.method, unit.index)] = unit, handle
+            running[handle.evaluate.remote(unit)] = unit, handle
         (ended,), _ = ray.wait(list(running), num_returns=1)
         unit, handle = running.pop(ended)
         try:
@@ -171,8 +131,8 @@ def _in_ray(
             tried[unit] += 1
             if tried[unit] >= ATTEMPTS:
                 raise UserError(
-                    f"{unit.method} on {unit.image_id} ended its process {ATTEMPTS} times (out of "
-                    "memory?); choose a smaller IMAGE_SIZE or fewer WORKERS, and run it again"
+                    f"{unit.method} on {unit.panorama.image_id} ended its process {ATTEMPTS} times "
+                    "(out of memory?); choose a smaller IMAGE_SIZE or fewer WORKERS and run again"
                 ) from None
             waiting.appendleft(unit)
             idle.append(actor.remote(settings, folder.resolve(), threads))

@@ -9,8 +9,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from pipeline.shards.reader import ShardReader
-from sap_model.model.checkpoints import find
+from sap_model.model.checkpoints import OFFICIAL, find
 from sap_model.predict.methods import METHODS
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import Fusion
@@ -81,28 +80,28 @@ class EvalSettings:
         ]
 
 
-def basis(settings: EvalSettings, method: str, reader: ShardReader) -> dict[str, Any]:
-    """All that a method's results depend on, as plain JSON types; results of others do not mix.
+def model_of(settings: EvalSettings, method: str) -> str:
+    """The model's name in results: its size; empty for the oracle."""
+    return "" if METHODS[method].weights == "none" else Path(settings.size).stem
+
+
+def basis(settings: EvalSettings, method: str) -> dict[str, Any]:
+    """All that a method's results depend on besides the panoramas, as plain JSON types.
 
     Raises:
         UserError: Its weights cannot be had.
     """
     about = asdict(settings)
-    for name in ("methods", "checkpoint", "sam2", "scan", "limit", "data"):
+    for name in ("methods", "checkpoint", "sam2", "scan", "limit", "data", "split", "size"):
         del about[name]
     weights = settings.weights_of(method)
-    if weights is None:
-        del about["size"]
-    else:
-        about["weights_sha256"] = _sha256(_file(weights, settings.size))
-    shards = hashlib.sha256(repr([(s, reader.splits) for s in reader.shards]).encode())
-    return {**about, "method": method, "shards": shards.hexdigest(), "version": __version__}
-
-
-def _file(weights: str, size: str) -> Path:
-    from sap_model.model.checkpoints import OFFICIAL
-
-    return find(OFFICIAL.get(size, weights) if weights == "official" else weights)
+    if weights is not None:
+        path = find(OFFICIAL.get(settings.size, weights) if weights == "official" else weights)
+        about["weights_sha256"] = _sha256(path)
+        if Path(settings.size).is_file():
+            about["size_sha256"] = _sha256(Path(settings.size))
+        about["size"] = model_of(settings, method)
+    return {**about, "method": method, "version": __version__}
 
 
 def _sha256(path: Path) -> str:

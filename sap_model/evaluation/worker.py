@@ -1,18 +1,14 @@
-"""What one process does: load the models once, then evaluate one panorama after the other.
+"""What one process does: load a model once, then evaluate one panorama after the other.
 
-    EVAL/results/<method>/
-      method.json               what the results rest on; others are refused
-      <panorama>.parquet        marker: this panorama is evaluated
-
-A file holds the columns of `sap_model.evaluation.results.RESULTS`, and two of its own for the page:
-`prediction` (run-length counts) and `points` (the clicks, as [x, y, label]).
+A result file holds the columns of `sap_model.evaluation.results.RESULTS`, and two of its own for
+the page: `prediction` (run-length counts) and `points` (the clicks, as [x, y, label]).
 """
 
 from __future__ import annotations
 
 import io
 import time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +19,9 @@ from pipeline.outputs import write_atomic
 from pipeline.shards.reader import ShardReader, decode_image
 from sap_model.evaluation.panorama import Judged, judge
 from sap_model.evaluation.results import ORACLE, RESULTS
-from sap_model.evaluation.settings import EvalSettings
-from sap_model.predict.methods import METHODS, Method, make
+from sap_model.evaluation.settings import EvalSettings, model_of
+from sap_model.evaluation.units import FINGERPRINT, Unit, result_path
+from sap_model.predict.methods import Method, make
 
 FILE = pa.schema(
     [
@@ -33,11 +30,6 @@ FILE = pa.schema(
         pa.field("points", pa.list_(pa.list_(pa.int32()))),
     ]
 )
-
-
-def result_path(folder: Path, method: str, image_id: str) -> Path:
-    """Where a panorama's results are; image ids hold letters, digits, `-`, `_`, `.` and one `/`."""
-    return folder / "results" / method / f"{image_id.replace('/', '-')}.parquet"
 
 
 def choose(objects: list[dict[str, Any]], settings: EvalSettings) -> list[dict[str, Any]]:
@@ -67,22 +59,27 @@ class Worker:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
         self.settings, self.folder = settings, folder
-        self.reader = ShardReader(settings.data, settings.split)
         self.method = lru_cache(maxsize=1)(self._make)  # one model in memory at a time
 
-    def evaluate(self, name: str, index: int) -> float:
-        """Evaluate a method on the panorama at an index; returns the seconds it took."""
+    @cached_property
+    def reader(self) -> ShardReader:
+        return ShardReader(self.settings.data, self.settings.split)
+
+    def evaluate(self, unit: Unit) -> float:
+        """Evaluate a method on a panorama; returns the seconds it took, without loading."""
+        columns = ["image", "image_id", "scene_id", "objects"]
+        row = self.reader.row(unit.panorama.index, columns)
+        method = self.method(unit.method)
         started = time.monotonic()
-        row = self.reader.row(index, ["image", "image_id", "scene_id", "objects"])
         things = choose(row["objects"], self.settings)
-        rounds = 1 if name == ORACLE else self.settings.clicks
-        found = judge(self.method(name), decode_image(row["image"]), things, rounds)
-        table = pa.Table.from_pylist([self._record(name, row, one) for one in found], FILE)
+        rounds = 1 if unit.method == ORACLE else self.settings.clicks
+        found = judge(method, decode_image(row["image"]), things, rounds)
+        table = pa.Table.from_pylist([self._record(unit.method, row, one) for one in found], FILE)
         seconds = time.monotonic() - started
-        table = table.replace_schema_metadata({"seconds": f"{seconds:.3f}"})
+        about = {FINGERPRINT: unit.panorama.fingerprint, b"seconds": f"{seconds:.3f}"}
         file = io.BytesIO()
-        pq.write_table(table, file, compression="zstd")
-        write_atomic(result_path(self.folder, name, row["image_id"]), file.getvalue())
+        pq.write_table(table.replace_schema_metadata(about), file, compression="zstd")
+        write_atomic(result_path(self.folder, self.settings, unit), file.getvalue())
         return seconds
 
     def _make(self, name: str) -> Method:
@@ -105,7 +102,7 @@ class Worker:
         thing = one.thing
         return {
             "method": name,
-            "model": "" if METHODS[name].weights == "none" else Path(self.settings.size).stem,
+            "model": model_of(self.settings, name),
             "benchmark": self.settings.benchmark,
             "scene_id": row["scene_id"],
             "image_id": row["image_id"],

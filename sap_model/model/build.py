@@ -38,6 +38,9 @@ PREDICTOR = "sap_model.model.tracker.ScanTracker"
 STRIDE = 16
 """Pixels of the input per pixel of the features that memory works on (SAM2's backbone_stride)."""
 
+TARGETS = ("sam2.modeling.", "sam2.sam2_video_predictor.", "sap_model.", "training.model.")
+"""Where classes that a configuration names may come from: it may be a stranger's."""
+
 CLEAR_MATCH = 1.5
 """Square of the scale of a nano decoder's tied query and key weights at the start: a token that
 matches a place then has a logit of about 6 there. Measured on 128 × 128 images."""
@@ -56,10 +59,28 @@ def read_config(size: str) -> DictConfig:
         text = Path(size).read_text()
     else:
         raise UserError(f"model size {size!r}: choose one of {', '.join(SIZES)}, or a YAML file")
-    config = OmegaConf.create(text)
+    try:
+        config = OmegaConf.create(text)
+    except Exception as error:  # of the YAML parser
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise UserError(f"{size} is no YAML file: {reason}") from None
     if not isinstance(config, DictConfig) or "model" not in config:
         raise UserError(f"{size} does not describe a model: it has no `model:` at its top level")
+    _refuse_foreign(OmegaConf.to_container(config), size)
     return config
+
+
+def _refuse_foreign(node: Any, size: str) -> None:
+    """A configuration names classes that are called: none but those of models may be."""
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and not str(target).startswith(TARGETS):
+            raise UserError(f"{size} names {target}, which is no part of a model: refused")
+        for part in node.values():
+            _refuse_foreign(part, size)
+    elif isinstance(node, list):
+        for part in node:
+            _refuse_foreign(part, size)
 
 
 def build(

@@ -83,6 +83,9 @@ def fill(network: SAM2Base, state: State, source: Path) -> None:
         ours, theirs = size_of(wanted), size_of(state)
         hint = f"; it is for size {theirs}" if theirs and theirs != ours else ""
         raise UserError(f"{source} does not fit size {ours or 'of your own'}{hint}: {differences}")
+    broken = [n for n, w in state.items() if w.is_floating_point() and not w.isfinite().all()]
+    if broken:
+        raise UserError(f"{source} holds weights that are no numbers (NaN): {broken[0]}")
     network.load_state_dict(state)
 
 

@@ -13,6 +13,7 @@ and with equally many points.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -77,6 +78,8 @@ class Visit(NamedTuple):
 class ScanTracker(SAM2VideoPredictor):
     """A SAM2VideoPredictor with the same weights and another source of frames."""
 
+    pred_obj_scores: bool  # SAM2's own: whether masks are gated by the object score
+
     @torch.inference_mode()
     def encode(self, frames: NDArray[np.uint8], at_once: int = 4) -> Features:
         """Features of N views.
@@ -96,7 +99,11 @@ class ScanTracker(SAM2VideoPredictor):
 
     @torch.inference_mode()
     def follow(
-        self, features: Features, batch: Batch, offload_state_to_cpu: bool = False
+        self,
+        features: Features,
+        batch: Batch,
+        offload_state_to_cpu: bool = False,
+        gated: bool = True,
     ) -> Iterator[Visit]:
         """Segment B objects on all their frames, in order.
 
@@ -107,6 +114,7 @@ class ScanTracker(SAM2VideoPredictor):
             features: Of the views that `batch.views` points into.
             batch: At least one conditioning frame.
             offload_state_to_cpu: Keep memories and masks off the GPU, as in SAM2's `init_state`.
+            gated: Empty the mask of an object that is judged absent, as SAM2 does in videos.
 
         Yields:
             One Visit per frame, on the model's device.
@@ -118,6 +126,7 @@ class ScanTracker(SAM2VideoPredictor):
             "device": self.device,
             "storage_device": torch.device("cpu") if offload_state_to_cpu else self.device,
             "constants": {},
+            "gated": gated and self.pred_obj_scores,
         }
         outputs: dict[str, dict[int, dict]] = {
             "cond_frame_outputs": {},
@@ -156,7 +165,7 @@ class ScanTracker(SAM2VideoPredictor):
             points: Clicks on it, if any.
             alone: Segment it from its clicks as a single image, without memory of other frames.
         """
-        with self._precision():
+        with self._precision(), self._gating(state["gated"]):
             output, _ = self._run_single_frame_inference(
                 inference_state=state,
                 output_dict=outputs,
@@ -208,6 +217,15 @@ class ScanTracker(SAM2VideoPredictor):
         coords = torch.from_numpy(points.coords).to(self.device)
         labels = torch.from_numpy(points.labels).to(self.device)
         return {"point_coords": coords, "point_labels": labels}
+
+    @contextmanager
+    def _gating(self, gated: bool) -> Iterator[None]:
+        """Have SAM2 look at the object score, or not, for a while."""
+        before, self.pred_obj_scores = self.pred_obj_scores, gated
+        try:
+            yield
+        finally:
+            self.pred_obj_scores = before
 
     def _precision(self) -> torch.autocast:
         """bfloat16 on GPUs, as in SAM2's examples; float32 on CPUs."""

@@ -60,14 +60,19 @@ class About:
     views: ViewsOf = PerspectiveViews
     overlap: float | None = None
     """Overlap of the scan in place of the one that is asked for."""
+    gated: bool = True
+    """Whether an object that is judged absent has no mask; SAM2's image predictor has no gate."""
 
 
 METHODS = {
-    "sam2": About("the whole panorama, stretched to SAM2's square input", "official", WholeView),
+    "sam2": About(
+        "the whole panorama, stretched to SAM2's square input", "official", WholeView, gated=False
+    ),
     "sam2-pad": About(
         "the whole panorama, padded to SAM2's square input",
         "official",
         partial(WholeView, fit="pad"),
+        gated=False,
     ),
     "scan": About("SAM2 along the scan, without training (SAM2+scan)", "official"),
     "sap": About("SAP: the scan, with weights fine-tuned on it", "fine-tuned"),
@@ -78,7 +83,10 @@ METHODS = {
         "the scan with views that do not overlap (table 5, row 2)", "fine-tuned", overlap=0.0
     ),
     "sap-no-scan": About(
-        "no scan, neither in training nor here (table 5, row 1)", "fine-tuned", WholeView
+        "no scan, neither in training nor here (table 5, row 1)",
+        "fine-tuned",
+        WholeView,
+        gated=False,
     ),
     "oracle": About("the truth through the scan's views and back: the ceiling", "none"),
 }
@@ -112,7 +120,13 @@ def make(
     if model is None:
         raise UserError(f"method {name} needs a model with {about.weights} weights")
     predictor = SapPredictor(
-        model, _scan(about, scan), about.views, view_size, fusion=fusion, **options
+        model,
+        _scan(about, scan),
+        about.views,
+        view_size,
+        fusion=fusion,
+        gated=about.gated,
+        **options,
     )
     return Clicked(predictor)
 

@@ -11,6 +11,7 @@ mask, call again with the clicks so far and the new one: nothing is remembered b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -101,6 +102,7 @@ class SapPredictor:
         max_batch: int | None = None,
         encode_batch: int = 4,
         offload_state_to_cpu: bool = False,
+        gated: bool = True,
     ) -> None:
         if max_batch is None:
             max_batch = 1 if model.device.type == "cpu" else 8
@@ -123,6 +125,7 @@ class SapPredictor:
         self.max_batch = max_batch
         self.encode_batch = encode_batch
         self.offload_state_to_cpu = offload_state_to_cpu
+        self.gated = gated
         self._views: Views | None = None
         self._width = 0
         self._features: Features | None = None
@@ -162,11 +165,14 @@ class SapPredictor:
             happens between views that do not overlap, has an empty mask and an IoU of 0.
 
         Raises:
-            UserError: An object has no positive click.
+            UserError: An object has no positive click, or one lies above or below the panorama.
         """
         views, features = self._views, self._features
         if views is None or features is None:
             raise RuntimeError("predict before set_panorama")
+        for x, y, _ in (click for each in objects for click in each):
+            if not (math.isfinite(x) and -0.5 <= y <= self._width // 2 - 0.5):
+                raise UserError(f"click ({x}, {y}) lies outside of the panorama")
         side = self.model.image_size
         plans = [plan(each, views, self.cycles, side, self.prompted) for each in objects]
         nothing = np.zeros((self._width // 2, self._width), bool)
@@ -195,13 +201,14 @@ class SapPredictor:
         rows, side = np.arange(len(batch.views)), self.model.image_size // 4
         seen = np.full((len(rows), len(features), side, side), ABSENT, np.float32)
         ious = np.zeros((len(rows), len(features)), np.float32)
-        for visit in self.model.follow(features, batch, self.offload_state_to_cpu):
+        for visit in self.model.follow(features, batch, self.offload_state_to_cpu, self.gated):
             views = batch.views[:, visit.frame]
             new = visit.logits.cpu().numpy()
             if self.visits == "all":
                 new = np.maximum(new, seen[rows, views])
             seen[rows, views] = new
-            ious[rows, views] = (visit.ious * (visit.presence > 0)).cpu().numpy()
+            present = (visit.presence > 0) | (not self.gated)
+            ious[rows, views] = (visit.ious * present).cpu().numpy()
         return seen, ious
 
     def _fuse(

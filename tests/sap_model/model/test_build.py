@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from pipeline.errors import UserError
 from sap_model.model import checkpoints
@@ -226,3 +227,34 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch):
     ) as error:
         find("user/name:some.pt")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["model", "image_encoder"])
+def test_a_configuration_that_calls_something_else_is_refused(tmp_path, place):
+    evil = {"_target_": "os.system", "command": f"touch {tmp_path / 'called'}"}
+    config = OmegaConf.to_container(read_config("nano"))
+    if place == "model":
+        config["model"] |= evil
+    else:
+        config["model"]["image_encoder"] = evil
+    path = tmp_path / "size.yaml"
+    path.write_text(OmegaConf.to_yaml(config))
+    with pytest.raises(UserError, match=r"names os\.system, which is no part of a model"):
+        build(str(path), 64)
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path):
+    path = tmp_path / "size.yaml"
+    path.write_text("model: [")
+    with pytest.raises(UserError, match="is no YAML file") as caught:
+        build(str(path), 64)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    state = build("nano", 64).state_dict()
+    state["no_mem_embed"] = state["no_mem_embed"] * float("nan")
+    torch.save({"model": state}, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match=r"no numbers \(NaN\): no_mem_embed"):
+        checkpoints.load("nano", tmp_path / "nan.pt", 64)

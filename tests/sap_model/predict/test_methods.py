@@ -14,7 +14,7 @@ from sap_model.model.build import build
 from sap_model.predict.methods import METHODS, Prompt, ceiling, make, table
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.whole import WholeView
-from tests.sap_model.models import WIDTH, panorama, responsive
+from tests.sap_model.models import NONE, WIDTH, panorama, responsive
 from tests.synthetic import DISCS, PLAIN, SEAM, ZENITH, disc, disc_ids
 
 TRUTHS = [disc_ids(WIDTH) == label for label in (PLAIN, SEAM, ZENITH)]
@@ -161,3 +161,16 @@ def test_the_table_names_every_method():
     lines = table().splitlines()
     assert len(lines) == len(METHODS) + 2
     assert all(any(line.startswith(f"| {name} |") for line in lines) for name in METHODS)
+
+
+def test_sam2_on_an_image_asks_for_no_object_score():
+    """SAM2's image predictor has no such gate; its video predictor has, and so has the scan."""
+    model = responsive(presence=NONE)
+    image, prompt = panorama(), Prompt([Click(60, 60, 1)])
+    found = {}
+    for name in ("sam2", "scan"):
+        method = make(name, model)
+        method.set_panorama(image)
+        (found[name],) = method.predict_many([prompt])
+    assert found["sam2"].mask.any() and found["sam2"].iou > 0
+    assert not found["scan"].mask.any() and found["scan"].iou == 0

@@ -289,3 +289,13 @@ def test_settings_that_do_not_exist_are_refused(predictor):
         predictor.predict([BEHIND])
     with pytest.raises(RuntimeError, match="before set_panorama"):
         SapPredictor(predictor.model).predict([AHEAD])
+
+
+@pytest.mark.parametrize(
+    "click", [(10, -1, 1), (10, 128, 1), (float("nan"), 5, 1), (5, float("inf"), 1)]
+)
+def test_a_click_outside_of_the_panorama_is_refused(click):
+    predictor = SapPredictor(responsive())
+    predictor.set_panorama(panorama())
+    with pytest.raises(UserError, match="lies outside of the panorama"):
+        predictor.predict([Click(*click)])
