@@ -191,6 +191,8 @@ def test_what_was_added_one_by_one_is_reported_together(compared):
     assert "| SAM2-nano+scan |" in text and "| SAP-nano |" in text
     assert "# other: 1 panoramas" in text and "| SAM2-nano |" in text
     assert "3-click overall" in text
+    (folder / "results" / "unfinished").mkdir()
+    assert "unfinished is left out: " in report(folder, scan)
 
 
 def test_more_workers_than_cpus_do_not_wait_for_ever(settings, tmp_path):
