@@ -128,6 +128,7 @@ class Patch:
         centre = (self.size - 1) / 2
         lon = (np.asarray(u, np.float64) - centre) * self._pixel
         lat = pitch - (np.asarray(v, np.float64) - centre) * self._pixel
+        # two arrays in, two out: NumPy types a list
         return tuple(np.broadcast_arrays(lon, lat))  # type: ignore[return-value]
 
     def to_view(

@@ -139,6 +139,7 @@ class MappedViews:
         strips, views = self._strips(np.ascontiguousarray(ids).view(carrier))
         for strip, view, place in zip(strips, views, self.maps.places, strict=True):
             nearest = self.maps.nearest(place.pitch, place.fraction)
+            # OpenCV takes no second map here, and its types do not know
             cv2.remap(strip, nearest, None, cv2.INTER_NEAREST, dst=view)  # type: ignore[call-overload]
         return views.view(ids.dtype)
 
