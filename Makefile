@@ -76,8 +76,8 @@ help: ## list the targets
 	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
 	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS=   (see README.md)"
-	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large CHECKPOINT=FILE|user/name SAM2=official"
-	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
+	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"
+	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 256) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
 	@echo "Settings of publish: REPO=user/name LICENSE=cc-by-4.0|…|FILE PRIVATE=1 DRY_RUN=0 REPLACE=0"
 
 setup: $(foreach extra,$(EXTRAS),$(STAMPS)/$(extra)) ## install into .venv (EXTRAS="render hub test training")

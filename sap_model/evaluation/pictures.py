@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from pipeline.annotations.boxes import coco_box, wrapped_crop
 from pipeline.sphere import take_columns
+from sap_model.predict.overlay import CLICKS, PREDICTED
 
-PREDICTED = (230, 120, 20)
 TRUE = (255, 255, 255)
-CLICKS = {1: (40, 200, 80), 0: (230, 40, 60)}
-"""Colours in RGB: filled, outline, positive and negative clicks."""
+"""Colour of the outline in RGB."""
 
 SIDE = 360
 """Pixels of a picture's longer side, at least; larger cut-outs are reduced to it."""

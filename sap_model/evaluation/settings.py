@@ -9,8 +9,9 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from sap_model.model.checkpoints import OFFICIAL, find
-from sap_model.predict.methods import METHODS
+from sap_model.model.build import default_image_size
+from sap_model.model.checkpoints import find
+from sap_model.predict.methods import METHODS, checkpoint_of
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import Fusion
 
@@ -25,9 +26,10 @@ class EvalSettings:
         benchmark: The data's name in results and tables.
         split: Split of the shards; None takes all of them.
         size: Model size, or a YAML file.
-        checkpoint: Fine-tuned weights, for the methods that need them: a file or a Hub id.
+        checkpoint: Fine-tuned weights, for the methods that need them: a file, a Hub id or a
+            shipped name. None takes the shipped ones for `sap`, where the size has some.
         sam2: SAM2's own weights, for the others: a file, a Hub id, or "official".
-        image_size: Side of the model's square input in pixels; views are rendered at this size.
+        image_size: Side of the model's square input in pixels. None takes the size's own.
         fov, overlap: Of the scan, degrees and share.
         fusion: "max" (the paper's) or "mean".
         clicks: Rounds of the protocol; the paper reports 1 and 3.
@@ -43,7 +45,7 @@ class EvalSettings:
     size: str = "large"
     checkpoint: str | None = None
     sam2: str = "official"
-    image_size: int = 1024
+    image_size: int | None = None
     fov: float = 90.0
     overlap: float = 0.5
     fusion: Fusion = "max"
@@ -59,8 +61,7 @@ class EvalSettings:
         for name in self.methods:
             if name not in METHODS:
                 raise UserError(f"method {name!r}: choose from {', '.join(METHODS)}")
-            if METHODS[name].weights == "fine-tuned" and not self.checkpoint:
-                raise UserError(f"method {name} needs CHECKPOINT=: a file or a Hub id of weights")
+            self.weights_of(name)  # or say that it needs some
         if len(set(self.methods)) != len(self.methods):
             raise UserError("METHODS names a method twice")
         if self.fusion not in ("max", "mean"):
@@ -73,11 +74,15 @@ class EvalSettings:
                 raise UserError(f"{name.upper()} must be at least 1, not {value}")
         object.__setattr__(self, "scan", Scan(self.fov, self.overlap))
 
+    # Defaults are resolved here and not in the fields: `replace` with another size gets its own.
+    @property
+    def side(self) -> int:
+        """Side of the model's square input in pixels; views are rendered at this size."""
+        return default_image_size(self.size) if self.image_size is None else self.image_size
+
     def weights_of(self, method: str) -> str | None:
         """The checkpoint that a method is run with; None for the oracle."""
-        return {"official": self.sam2, "fine-tuned": self.checkpoint, "none": None}[
-            METHODS[method].weights
-        ]
+        return checkpoint_of(method, self.size, self.sam2, self.checkpoint)
 
 
 def model_of(settings: EvalSettings, method: str) -> str:
@@ -91,13 +96,12 @@ def basis(settings: EvalSettings, method: str) -> dict[str, Any]:
     Raises:
         UserError: Its weights cannot be had.
     """
-    about = asdict(settings)
+    about = asdict(settings) | {"image_size": settings.side}
     for name in ("methods", "checkpoint", "sam2", "scan", "limit", "data", "split", "size"):
         del about[name]
     weights = settings.weights_of(method)
     if weights is not None:
-        path = find(OFFICIAL.get(settings.size, weights) if weights == "official" else weights)
-        about["weights_sha256"] = _sha256(path)
+        about["weights_sha256"] = _sha256(find(weights, settings.size))
         if Path(settings.size).is_file():
             about["size_sha256"] = _sha256(Path(settings.size))
         about["size"] = model_of(settings, method)

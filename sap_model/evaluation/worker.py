@@ -89,12 +89,12 @@ class Worker:
         if weights is not None:
             from sap_model.model.checkpoints import load
 
-            model = load(settings.size, weights, settings.image_size)
+            model = load(settings.size, weights, settings.side)
         return make(
             name,
             model,
             settings.scan,
-            settings.image_size,
+            settings.side,
             settings.fusion,
         )
 

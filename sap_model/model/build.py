@@ -4,7 +4,8 @@ tiny, small, base_plus and large are what the `sam2` package's own configuration
 ours (`configs/sam2.1_hiera_nano.yaml`), for CPUs and tests.
 
 No size has weights of its own for an input size, so that every size can be built for any
-`image_size` that is a multiple of 32; the official weights were trained at 1024.
+`image_size` that is a multiple of 32. Unless told otherwise it is the one that weights of that size
+were made for: 1024 for the official ones, 256 for nano's.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ CONFIGS = {
 """Size: the package and the file in it that describe it."""
 
 SIZES = tuple(CONFIGS)
+
+OFFICIAL_IMAGE_SIZE = 1024
+"""Side of the input in pixels that SAM2's weights were trained at; also for YAML files."""
+
+IMAGE_SIZES = {"nano": 256}
+"""Size: side of the input unless told otherwise, where it is not SAM2's own."""
 
 PREDICTOR = "sap_model.model.tracker.ScanTracker"
 """The class that `build` makes unless told otherwise."""
@@ -84,13 +91,18 @@ def _refuse_foreign(node: Any, size: str) -> None:
 
 
 def build(
-    size: str, image_size: int = 1024, target: str = PREDICTOR, seed: int = 0, **options: Any
+    size: str,
+    image_size: int | None = None,
+    target: str = PREDICTOR,
+    seed: int = 0,
+    **options: Any,
 ) -> SAM2Base:
     """A model with fresh weights, on the CPU, in evaluation mode.
 
     Args:
         size: One of `SIZES`, or the path of a YAML file.
-        image_size: Side S of the square input in pixels, a multiple of 32.
+        image_size: Side S of the square input in pixels, a multiple of 32; `default_image_size`
+            unless told otherwise.
         target: Dotted name of the class, `SAM2Base` or below; for training "training.model.sam2
             .SAM2Train" or a subclass. All give state dicts that fit each other.
         seed: Of the fresh weights. The global random state is left as it was.
@@ -99,6 +111,8 @@ def build(
     Raises:
         UserError: The size or image_size does not exist.
     """
+    if image_size is None:
+        image_size = default_image_size(size)
     if image_size < 32 or image_size % 32:
         raise UserError(f"image_size {image_size}: choose a multiple of 32, such as 1024 or 256")
     config = read_config(size)
@@ -124,6 +138,15 @@ def build(
             # a mapping with text keys, which OmegaConf's types do not tell
             _widen_decoder(network, **OmegaConf.to_container(config.decoder))  # type: ignore[arg-type]
     return network.eval()
+
+
+def default_image_size(size: str) -> int:
+    """Side of the square input in pixels of a size of `SIZES` or a YAML file.
+
+    >>> default_image_size("nano"), default_image_size("mine.yaml")
+    (256, 1024)
+    """
+    return IMAGE_SIZES.get(size, OFFICIAL_IMAGE_SIZE)
 
 
 def signature(size: str) -> tuple[int, int]:

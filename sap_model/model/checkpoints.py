@@ -1,4 +1,4 @@
-"""Loading weights: official SAM2 checkpoints and fine-tuned ones, from a file or the Hub.
+"""Loading weights: official SAM2 checkpoints and fine-tuned ones, from a file, the Hub or our own.
 
 A checkpoint is what SAM2 publishes: a file of `torch.save({"model": state_dict})`, beside which
 other entries are allowed and ignored. It is read with `weights_only`, so that a file that would run
@@ -19,13 +19,24 @@ from pipeline.errors import UserError
 from sap_model.model.build import SIZES, build, signature
 from sap_model.model.tracker import ScanTracker
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""Folder of the weights that come with this package."""
+
+SHIPPED = {
+    "sam2-nano": "sam2_nano.pt",
+    "sap-nano": "sap_nano.pt",
+}
+"""Name of a checkpoint: its file in `WEIGHTS`. sap-<size> was fine-tuned along the scan; the same
+model before that is sam2-<size>, in place of SAM2's weights: Meta has none of that size."""
+
 OFFICIAL = {
+    "nano": "sam2-nano",
     "tiny": "facebook/sam2.1-hiera-tiny:sam2.1_hiera_tiny.pt",
     "small": "facebook/sam2.1-hiera-small:sam2.1_hiera_small.pt",
     "base_plus": "facebook/sam2.1-hiera-base-plus:sam2.1_hiera_base_plus.pt",
     "large": "facebook/sam2.1-hiera-large:sam2.1_hiera_large.pt",
 }
-"""Size: where Meta publishes its SAM2.1 weights on the Hub."""
+"""Size: where Meta publishes its SAM2.1 weights on the Hub, or the shipped ones in their place."""
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<file>.+))?")
 
@@ -40,26 +51,22 @@ State = dict[str, torch.Tensor]
 def load(
     size: str | None,
     checkpoint: str | Path,
-    image_size: int = 1024,
+    image_size: int | None = None,
     device: str | torch.device | None = None,
 ) -> ScanTracker:
     """A model for prediction, with the weights of a checkpoint.
 
     Args:
         size: One of `SIZES` or a YAML file; None for whichever of `SIZES` the checkpoint fits.
-        checkpoint: A file, a Hub id "user/name[:file]", or "official" for Meta's weights of
-            that size.
-        image_size: Side S of the square input in pixels.
+        checkpoint: A file, a name of `SHIPPED`, a Hub id "user/name[:file]", or "official" for
+            the weights of that size in `OFFICIAL`.
+        image_size: Side S of the square input in pixels; the size's own unless told otherwise.
         device: The GPU if there is one, unless told otherwise.
 
     Raises:
         UserError: The checkpoint cannot be had, or does not fit.
     """
-    if checkpoint == "official":
-        if size not in OFFICIAL:
-            raise UserError(f"no official weights of size {size}: choose one of {list(OFFICIAL)}")
-        checkpoint = OFFICIAL[size]
-    path = find(checkpoint)
+    path = find(checkpoint, size)
     state = read(path)
     if size is None:
         size = size_of(state)
@@ -89,13 +96,38 @@ def fill(network: SAM2Base, state: State, source: Path) -> None:
     network.load_state_dict(state)
 
 
-def find(checkpoint: str | Path) -> Path:
+def sap_weights(size: str) -> str | None:
+    """The shipped checkpoint of `SHIPPED` that was fine-tuned along the scan, if there is one."""
+    name = f"sap-{size}"
+    return name if name in SHIPPED else None
+
+
+def find(checkpoint: str | Path, size: str | None = None) -> Path:
     """The file of a checkpoint, fetched from the Hub if it is a Hub id and not yet in its cache.
 
-    An existing file wins over a Hub id of the same name.
+    An existing file wins over a shipped checkpoint or a Hub id of the same name.
+
+    Args:
+        checkpoint: See `load`.
+        size: Whose "official" weights are meant; needed for no other checkpoint.
+
+    Raises:
+        UserError: There is no such checkpoint, or it cannot be fetched.
     """
+    if checkpoint == "official":
+        if size not in OFFICIAL:
+            raise UserError(f"no official weights of size {size}: choose one of {list(OFFICIAL)}")
+        checkpoint = OFFICIAL[size]
     path = Path(checkpoint)
     if path.is_file():
+        return path
+    if str(checkpoint) in SHIPPED:
+        path = WEIGHTS / SHIPPED[str(checkpoint)]
+        if not path.is_file():
+            raise UserError(
+                f"the weights {checkpoint} should come with this package but {path} is missing: "
+                "get the package again, or name another checkpoint"
+            )
         return path
     hub_id = HUB_ID.fullmatch(str(checkpoint))
     if hub_id is None or (hub_id["file"] is None and path.suffix in SUFFIXES):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from sap_model.clicks import Click
+from sap_model.model.checkpoints import sap_weights
 from sap_model.model.tracker import ScanTracker
 from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
 from sap_model.predict.prompts import Views
@@ -131,6 +132,33 @@ def make(
     return Clicked(predictor)
 
 
+def checkpoint_of(
+    name: str, size: str, official: str = "official", fine_tuned: str | None = None
+) -> str | None:
+    """The checkpoint that a method is run with.
+
+    Args:
+        name: One of `METHODS`.
+        size: Of the model, or a YAML file.
+        official: SAM2's own weights.
+        fine_tuned: Fine-tuned ones. Without them `sap` takes the shipped ones of its size; its
+            ablations do not, for those were not trained their way.
+
+    Returns:
+        None for the oracle, which needs none.
+
+    Raises:
+        UserError: The method needs fine-tuned weights, and there are none.
+    """
+    weights = _about(name).weights
+    if weights != "fine-tuned":
+        return official if weights == "official" else None
+    checkpoint = fine_tuned or (sap_weights(size) if name == "sap" else None)
+    if not checkpoint:
+        raise UserError(f"method {name} needs CHECKPOINT: a file or a Hub id of weights")
+    return checkpoint
+
+
 def ceiling(
     name: str, scan: Scan | None = None, view_size: int = 1024, fusion: Fusion = "max"
 ) -> Oracle:
@@ -187,6 +215,15 @@ def table() -> str:
     lines = ["| method | weights | what it does |", "|---|---|---|"]
     lines += [f"| {name} | {a.weights} | {a.description} |" for name, a in METHODS.items()]
     return "\n".join(lines)
+
+
+def scan_of(name: str, scan: Scan | None = None) -> Scan:
+    """The trajectory of a method, also for training its weights.
+
+    Raises:
+        UserError: There is no such method.
+    """
+    return _scan(_about(name), scan)
 
 
 def _about(name: str) -> About:

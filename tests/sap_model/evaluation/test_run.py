@@ -236,7 +236,8 @@ def test_other_weights_do_not_mix(done, tmp_path):
         ({"methods": ("magic",)}, "method 'magic': choose from"),
         ({"methods": ()}, "METHODS is empty"),
         ({"methods": ("sam2", "sam2")}, "names a method twice"),
-        ({"methods": ("sap",)}, "method sap needs CHECKPOINT="),
+        ({"methods": ("sap",), "size": "large"}, "method sap needs CHECKPOINT"),
+        ({"methods": ("erp",)}, "method erp needs CHECKPOINT"),
         ({"clicks": 0}, "CLICKS must be at least 1"),
         ({"limit": 0}, "LIMIT must be at least 1"),
         ({"fusion": "min"}, "FUSION must be max or mean"),
@@ -290,6 +291,6 @@ def test_the_command(shards, weights, tmp_path):
     assert "2 of 2 evaluated" in done.stdout and (tmp_path / "index.html").exists()
     assert len(pq.read_table(tmp_path / "results.parquet")) > 4
     refused = subprocess.run(
-        [*command, "--methods", "sap"], cwd=ROOT, capture_output=True, text=True
+        [*command, "--methods", "sap", "--size", "large"], cwd=ROOT, capture_output=True, text=True
     )
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,8 @@ from omegaconf import OmegaConf
 
 from pipeline.errors import UserError
 from sap_model.model import checkpoints
-from sap_model.model.build import SIZES, build, read_config, signature
-from sap_model.model.checkpoints import find, load, size_of
+from sap_model.model.build import SIZES, build, default_image_size, read_config, signature
+from sap_model.model.checkpoints import find, load, sap_weights, size_of
 from sap_model.model.tracker import ScanTracker
 
 TRAINING = "training.model.sam2.SAM2Train"
@@ -187,20 +189,78 @@ def test_official_weights_are_fetched_under_their_published_names(monkeypatch, n
     monkeypatch.setattr(
         huggingface_hub, "hf_hub_download", lambda *args: asked.append(args) or str(nano_file)
     )
-    for size, hub_id in checkpoints.OFFICIAL.items():
-        assert find(hub_id) == nano_file
+    published_sizes = [size for size in SIZES if size != "nano"]
+    assert sorted(checkpoints.OFFICIAL) == sorted(SIZES)
+    for size in published_sizes:
+        assert find("official", size) == nano_file
         repo, name = asked[-1]
         config, published = HF_MODEL_ID_TO_FILENAMES[repo]
         assert published == name
         assert config == read_config_name(size)
-    with pytest.raises(UserError, match="no official weights of size nano"):
-        load("nano", "official")
+    with pytest.raises(UserError, match=r"no official weights of size mine\.yaml"):
+        load("mine.yaml", "official")
 
 
 def read_config_name(size: str) -> str:
     from sap_model.model.build import CONFIGS
 
     return CONFIGS[size][1]
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """An empty folder in place of the one that weights come with."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    monkeypatch.setattr(checkpoints, "WEIGHTS", folder)
+    return folder
+
+
+def test_shipped_weights_are_loaded_by_name_at_their_own_image_size(shipped, nano_file):
+    for seed, name in enumerate(("sam2_nano.pt", "sap_nano.pt")):
+        torch.save({"model": build("nano", seed=seed).state_dict()}, shipped / name)
+    for seed, name in enumerate(("official", "sap-nano")):
+        model = load("nano", name, device="cpu")
+        expected = build("nano", seed=seed).state_dict()
+        assert model.image_size == 256
+        assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert load(None, "sap-nano", device="cpu").image_size == 256
+    assert find("sam2-nano") == find("official", "nano")
+    with pytest.raises(UserError, match="does not fit size tiny; it is for size nano"):
+        load("tiny", "sap-nano", 64)
+
+
+def test_an_existing_file_wins_over_a_shipped_name(shipped, monkeypatch, tmp_path):
+    (shipped / "sap_nano.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert find("sap-nano") == shipped / "sap_nano.pt"
+    (tmp_path / "sap-nano").touch()
+    assert find("sap-nano") == Path("sap-nano")
+
+
+@pytest.mark.parametrize("name", ["official", "sap-nano", "sam2-nano"])
+def test_shipped_weights_that_are_missing_are_one_line(shipped, name):
+    with pytest.raises(UserError, match=rf"{shipped}/\w+\.pt is missing: get the package") as error:
+        load("nano", name)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_have_an_image_size_and_perhaps_weights_of_their_own():
+    assert [default_image_size(size) for size in (*SIZES, "mine.yaml")] == [256] + [1024] * 5
+    assert [sap_weights(size) for size in (*SIZES, "mine.yaml")] == ["sap-nano"] + [None] * 5
+    assert build("nano").image_size == 256
+
+
+def test_shipped_weights_go_into_the_package():
+    root = Path(__file__).parents[3]
+    declared = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = declared["tool"]["setuptools"]["package-data"]["sap_model.model"]
+    for name in checkpoints.SHIPPED.values():
+        path = checkpoints.WEIGHTS / name
+        inside = path.relative_to(root / "sap_model" / "model")
+        assert any(inside.match(pattern) for pattern in patterns)
+        ignored = subprocess.run(["git", "check-ignore", "-q", path], cwd=root)
+        assert ignored.returncode != 0
 
 
 @pytest.mark.parametrize(

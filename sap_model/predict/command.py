@@ -1,0 +1,210 @@
+"""What `python -m sap_model.predict` does: a panorama's file and clicks → a mask's file.
+
+Everything that can be wrong with files and clicks is found before the model is loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pipeline.errors import UserError
+from pipeline.outputs import write_atomic
+from pipeline.sphere import pixel_solid_angles
+from sap_model.clicks import POSITIVE, Click
+from sap_model.predict.overlay import overlay
+from sap_model.scan.views import Fusion
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""Panoramas that are read, in Pillow's words."""
+
+MASKS, OVERLAYS = (".png",), (".png", ".jpg", ".jpeg")
+"""Suffixes of what is written; a mask must not lose a bit."""
+
+PNG_DEPTH = 24
+"""Byte of a PNG that holds its bits per channel."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        image: File of the panorama.
+        clicks: On the object and beside it, in pixels of the panorama.
+        out: Where the mask goes: PNG, 0 or 255, as large as the panorama. None: nowhere.
+        overlay: Where the picture for a person's eyes goes, PNG or JPEG. None: nowhere.
+        size: Of the model, or a YAML file.
+        checkpoint: Its weights: a file, a Hub id, a shipped name. None takes SAM2's own or the
+            shipped ones, as the method wants.
+        image_size: Side of the model's input in pixels. None takes the size's own.
+        fusion: "max" (the paper's) or "mean".
+        method: One of `sap_model.predict.methods.METHODS`, but for the oracle.
+    """
+
+    image: Path
+    clicks: Sequence[Click]
+    out: Path | None = None
+    overlay: Path | None = None
+    size: str = "nano"
+    checkpoint: str | None = None
+    image_size: int | None = None
+    fusion: Fusion = "max"
+    method: str = "sap"
+
+
+def segment(request: Request) -> str:
+    """Segment an object and write what was asked for.
+
+    Returns:
+        What was found and what it took, in lines for the user.
+
+    Raises:
+        UserError: The panorama, a click, a place to write to, the method or its weights are at
+            fault.
+    """
+    image = read_panorama(request.image)
+    check_clicks(request.clicks, image.shape[1], image.shape[0])
+    check_outputs(request)
+    started = time.monotonic()
+    # late: loading torch takes seconds that nobody should wait for to read what is wrong
+    from sap_model.model.checkpoints import load
+    from sap_model.predict.methods import Prompt, checkpoint_of, make
+
+    checkpoint = checkpoint_of(request.method, request.size, fine_tuned=request.checkpoint)
+    if checkpoint is None:
+        raise UserError(f"method {request.method} needs the truth, not clicks: choose another")
+    model = load(request.size, request.checkpoint or checkpoint, request.image_size)
+    method = make(request.method, model, fusion=request.fusion)
+    loaded = time.monotonic()
+    method.set_panorama(image)
+    encoded = time.monotonic()
+    (found,) = method.predict_many([Prompt(request.clicks)])
+    ended = time.monotonic()
+    lines = describe(found.mask, found.iou)
+    lines += (
+        f"seconds:       {ended - started:.1f} ({loaded - started:.1f} to load the model, "
+        f"{encoded - loaded:.1f} to look at the panorama, {ended - encoded:.1f} to segment)\n"
+    )
+    if request.out:
+        _write(request.out, found.mask.astype(np.uint8) * np.uint8(255))
+        lines += f"mask:          {request.out}\n"
+    if request.overlay:
+        painted = overlay(image, found.mask, request.clicks)
+        _write(request.overlay, np.ascontiguousarray(painted[..., ::-1]))
+        lines += f"look:          {request.overlay}\n"
+    return lines
+
+
+def read_panorama(path: Path) -> NDArray[np.uint8]:
+    """A panorama (H, W, 3), uint8 RGB with W = 2 H, from a JPEG, PNG or WebP of 8 bits.
+
+    It is turned as its EXIF data say, which is how viewers show it; transparency is ignored.
+
+    Raises:
+        UserError: It is missing, truncated, something else, or of another shape or depth.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"panorama {path} cannot be read: {error.strerror}") from None
+    try:
+        with warnings.catch_warnings():
+            # of a picture that is large on purpose
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+                if file.format == "PNG" and data[PNG_DEPTH] > 8:  # Pillow would cut it silently
+                    raise UserError(f"panorama {path} has 16 bits per channel; convert it to 8")
+                image = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except Image.UnidentifiedImageError:
+        raise UserError(f"panorama {path} is no JPEG, PNG or WebP") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"panorama {path} is too large; bring it to 8192 × 4096") from None
+    except (
+        OSError,
+        EOFError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+    ) as error:  # what Pillow says of damaged files
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise UserError(f"panorama {path} is damaged: {reason}") from None
+    height, width = image.shape[:2]
+    if width != 2 * height:
+        raise UserError(f"panorama {path} has {width} × {height} pixels: twice as wide as high due")
+    return image
+
+
+def check_clicks(clicks: Sequence[Click], width: int, height: int) -> None:
+    """Refuse clicks outside of a panorama of W × H pixels, and those that name no object.
+
+    Raises:
+        UserError: See above.
+    """
+    for click in clicks:
+        if not (0 <= click.x < width and 0 <= click.y < height):
+            raise UserError(
+                f"click {click.x},{click.y} lies outside of the panorama: "
+                f"0 to {width - 1},{height - 1}"
+            )
+    if not any(click.label == POSITIVE for click in clicks):
+        raise UserError("no click on the object: give one without ,0 behind it")
+
+
+def check_outputs(request: Request) -> None:
+    """Refuse places that cannot be written to, before work is done for them.
+
+    Raises:
+        UserError: A suffix, a folder that is missing or not writable, or a file that is needed.
+    """
+    taken = {request.image.resolve(): "the panorama"}
+    for name, path, suffixes in (
+        ("OUT", request.out, MASKS),
+        ("OVERLAY", request.overlay, OVERLAYS),
+    ):
+        if path is None:
+            continue
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"{name} {path} must end in {' or '.join(suffixes)}")
+        if not os.access(path.parent, os.F_OK) or not path.parent.is_dir():
+            raise UserError(f"{name} {path}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise UserError(f"{name} {path}: the folder {path.parent} is not writable")
+        if path.is_dir():
+            raise UserError(f"{name} {path} is a folder; name a file")
+        place = path.resolve()
+        if place in taken:
+            raise UserError(f"{name} {path} is {taken[place]}; choose another name")
+        taken[place] = "the mask"
+
+
+def describe(mask: NDArray[np.bool_], iou: float) -> str:
+    """A mask (H, W) and the model's opinion of it, in lines for the user."""
+    if not mask.any():
+        return "found:         nothing; the model sees no object there\n"
+    height, width = mask.shape
+    sphere = mask.sum(axis=1) @ pixel_solid_angles(width, height) / (4 * np.pi)
+    return (
+        f"found:         {mask.mean():.2%} of the pixels, {sphere:.2%} of the sphere\n"
+        f"estimated IoU: {iou:.2f} (the model's own guess)\n"
+    )
+
+
+def _write(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an image (H, W) or (H, W, 3) in BGR, whole or not at all."""
+    _, encoded = cv2.imencode(path.suffix.lower(), image)
+    try:
+        write_atomic(path, encoded.tobytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,67 @@
+"""A mask on its panorama for a person's eyes: the object tinted and outlined, clicks as dots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sap_model.clicks import NEGATIVE, POSITIVE, Click
+
+PREDICTED = (230, 120, 20)
+CLICKS = {POSITIVE: (40, 200, 80), NEGATIVE: (230, 40, 60)}
+"""Colours in RGB: the predicted mask; positive and negative clicks."""
+
+WHITE = (255, 255, 255)
+
+LINES = 1024
+"""Panoramas of this width have an outline of one pixel, wider ones a thicker one in proportion."""
+
+DOT = 3
+"""Radius of a click's dot in the same panoramas, inside its white rim."""
+
+
+def overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.bool_], clicks: Sequence[Click]
+) -> NDArray[np.uint8]:
+    """Paint a mask and its clicks on a panorama.
+
+    What lies on the seam goes on at the other border; the seam itself is no outline.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; left as it is.
+        mask: (H, W), tinted in orange; its outline of white, just outside of it.
+        clicks: In panorama pixels; green dots on the object, red ones beside it.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    width = image.shape[1]
+    line = max(1, round(width / LINES))
+    painted = image.copy()
+    painted[mask] = image[mask] // 2 + np.array(PREDICTED, np.uint8) // 2
+    painted[outline(mask, line)] = WHITE
+    radius = DOT * line
+    reach = radius + 2 * line
+    for x, y, label in clicks:
+        # cut out, because OpenCV knows no seam
+        top = max(0, y - reach)
+        columns = np.arange(x - reach, x + reach + 1) % width
+        dot = np.take(painted[top : y + reach + 1], columns, axis=1)
+        cv2.circle(dot, (reach, y - top), radius + line, WHITE, -1, cv2.LINE_AA)
+        cv2.circle(dot, (reach, y - top), radius, CLICKS[label], -1, cv2.LINE_AA)
+        painted[top : y + reach + 1, columns] = dot
+    return painted
+
+
+def outline(mask: NDArray[np.bool_], line: int) -> NDArray[np.bool_]:
+    """Pixels (H, W) outside of a mask (H, W) at most `line` pixels from it, also across the seam.
+
+    >>> outline(np.array([[1, 0, 0, 0, 0, 0]], bool), 1).astype(int)
+    array([[0, 1, 0, 0, 0, 1]])
+    """
+    padded = np.pad(mask, ((0, 0), (line, line)), mode="wrap").view(np.uint8)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
+    return cv2.dilate(padded, kernel)[:, line:-line].astype(bool) & ~mask

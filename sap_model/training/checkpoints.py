@@ -1,0 +1,113 @@
+"""What a run leaves behind, so that it can go on, and what it gives away.
+
+    RUN/
+      settings.json         what the run is; other settings are refused
+      state/<step>.pt       everything to go on from: the last few
+      best.pt               weights with the best validation score so far
+      weights.pt            the result, as official SAM2 checkpoints are laid out
+      tensorboard/          curves
+      pictures/<step>.jpg   predictions on fixed objects
+      log.jsonl             a line for each logged step
+
+Files appear whole or not at all. A state needs no random state: clips, prompts and dropout of a
+step follow from its number.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.outputs import disk_full_is_for_the_user, open_atomic, read_json, write_json
+from sap_model.training.settings import TrainSettings, settings_hash, to_json
+
+KEPT = 2
+"""States that are kept: the last one, and one before it in case that is damaged."""
+
+
+def open_run(folder: Path, settings: TrainSettings) -> None:
+    """Make a run's folder, or see that it is this run's.
+
+    Raises:
+        UserError: Another run lives there, or nothing can be written.
+    """
+    record = folder / "settings.json"
+    about = {"settings": to_json(settings), "hash": settings_hash(settings)}
+    try:
+        if record.is_file():
+            before = read_json(record)
+            differing = [
+                name
+                for name, value in about["settings"].items()
+                if before.get("settings", {}).get(name) != value
+            ]
+            if differing or before.get("hash") != about["hash"]:
+                names = ", ".join(name.upper() for name in differing) or "our version"
+                raise UserError(
+                    f"{folder} holds a run with other settings ({names}): choose another RUN, or "
+                    "remove it"
+                )
+        else:
+            write_json(record, about)
+    except PermissionError as error:
+        raise UserError(
+            f"{folder} cannot be written: {error.strerror}; choose another RUN"
+        ) from error
+
+
+def save_state(folder: Path, step: int, parts: Mapping[str, Any]) -> None:
+    """Keep everything that a run goes on from after `step` steps; drop old states."""
+    with disk_full_is_for_the_user(f"no room for {folder}/state; free some and run it again"):
+        save(folder / "state" / f"{step:08d}.pt", {"step": step, **parts})
+    for old in states(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def states(folder: Path) -> list[Path]:
+    """Kept states, oldest first."""
+    return sorted((folder / "state").glob("[0-9]*.pt"))
+
+
+def last_state(folder: Path) -> dict[str, Any] | None:
+    """The newest state that can be read; None if the run has none.
+
+    Raises:
+        UserError: There are states, and none of them can be read.
+    """
+    found = states(folder)
+    for path in reversed(found):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError):
+            print(f"{path} is damaged; going on from the one before it", flush=True)
+    if found:
+        raise UserError(f"no state in {folder / 'state'} can be read: remove it to start anew")
+    return None
+
+
+def export(network: nn.Module, path: Path, precision: torch.dtype = torch.float32) -> None:
+    """Write weights as SAM2 publishes its own: {"model": state dict}.
+
+    Args:
+        network: A SAM2Train or below.
+        path: The file.
+        precision: Of the stored weights; float16 halves the file, and SAM2 loads it all the same.
+    """
+    weights: dict[str, Tensor] = {
+        name: part.detach().cpu().to(precision) if part.is_floating_point() else part.cpu()
+        for name, part in network.state_dict().items()
+    }
+    with disk_full_is_for_the_user(f"no room for {path}; free some and run it again"):
+        save(path, {"model": weights})
+
+
+def save(path: Path, content: Any) -> None:
+    """`torch.save`, atomically."""
+    with open_atomic(path) as file:
+        torch.save(content, file)

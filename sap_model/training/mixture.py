@@ -1,0 +1,153 @@
+"""Which clip comes when: sources mixed by weight, in an order that depends on numbers alone.
+
+Part number i of a run is the same whoever asks for it: its random numbers come from (seed, i). So a
+run goes on after a stop by going on to count, and processes share a step by sharing its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import UserError
+from sap_model.predict.methods import METHODS, scan_of
+from sap_model.training.clip import Batch, Clip, NoObjectError, collate
+from sap_model.training.crops import Crops
+from sap_model.training.panoramas import Rows, Scans
+from sap_model.training.sa1b import Sa1b
+from sap_model.training.sav import Sav
+from sap_model.training.settings import TrainSettings
+
+TRIES = 100
+"""Rows in a row without anything to train on before a source is given up."""
+
+KEPT_BYTES = 2 * 2**30
+"""Decoded panoramas that a loader process keeps, if all of them fit: at nano scale they do."""
+
+
+class Source(Protocol):
+    """Rows, images or videos that clips can be made of."""
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int, rng: np.random.Generator) -> Clip:
+        """Raises NoObjectError where there is nothing to train on."""
+
+
+class Mixture(Dataset):
+    """Parts of batches by number; each is drawn from one source.
+
+    Args:
+        sources: What is mixed, with shares of 1.
+        together: Clips of a part.
+        seed: Of everything drawn.
+    """
+
+    def __init__(
+        self, sources: Sequence[tuple[Source, float]], together: int = 1, seed: int = 0
+    ) -> None:
+        self.sources, self.together, self.seed = list(sources), together, seed
+        self.ends = np.cumsum([share for _, share in sources])
+
+    def __getitem__(self, number: int) -> list[Batch]:
+        """Part `number`: its clips, those of equal shape as one batch."""
+        rng = np.random.default_rng([self.seed, number])
+        place = int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right"))
+        source = self.sources[min(place, len(self.sources) - 1)][0]
+        alike: dict[tuple, list[Clip]] = {}
+        for k in range(self.together):
+            clip = self._clip(source, number * self.together + k, rng)
+            alike.setdefault(clip.shape, []).append(clip)
+        return [collate(clips) for clips in alike.values()]
+
+    def _clip(self, source: Source, count: int, rng: np.random.Generator) -> Clip:
+        """The clip that comes `count`-th: rows in an order that is new in every round."""
+        for again in range(TRIES):
+            turn, place = divmod(count + again, len(source))
+            row = np.random.default_rng([self.seed, turn]).permutation(len(source))[place]
+            try:
+                return source.clip(int(row), rng)
+            except NoObjectError:
+                continue
+        raise UserError(
+            f"{TRIES} of {len(source)} rows of {type(source).__name__} have no object to train on: "
+            "render more, or ask for fewer pixels (MIN_PIXELS=)"
+        )
+
+
+def make(settings: TrainSettings, split: str = "train") -> Mixture:
+    """The sources that settings name, over a split of the shards."""
+    rows = rows_of(settings, split)
+    about = METHODS[settings.method]
+    size, objects = settings.image_size, settings.objects
+    frames = settings.frames
+    sources: list[tuple[Source, float]] = []
+    for name, share in settings.mix:
+        source: Source
+        if name == "panoramas" and rows:
+            source = Scans(
+                rows, size, objects, frames, settings.sap, settings.min_pixels,
+                scan_of(settings.method), about.views,
+            )  # fmt: skip
+        elif name == "crops" and rows:
+            source = Crops(
+                rows, size, objects, settings.crop_frames, settings.crop_step, settings.crop_fov,
+                settings.min_pixels,
+            )  # fmt: skip
+        elif name == "sa1b":
+            source = Sa1b(settings.sa1b or "", size, objects)
+        else:
+            source = Sav(settings.sav or "", size, objects, min(frames, 8))
+        sources.append((source, share))
+    return Mixture(sources, settings.together, settings.seed)
+
+
+def rows_of(settings: TrainSettings, split: str) -> Rows | None:
+    """The rows of a split, kept in memory once decoded if they are small enough; None: no shards.
+
+    Raises:
+        UserError: A folder has no such split.
+    """
+    if not settings.data:
+        return None
+    rows = Rows(settings.data, split)
+    first = rows[0]
+    if (first.image.nbytes + first.ids.nbytes) * len(rows) <= KEPT_BYTES:
+        rows = Rows(settings.data, split, kept=len(rows))
+    return rows
+
+
+def refuse_leaks(settings: TrainSettings) -> None:
+    """Raise UserError if a scene is trained on and watched, such as when folders were mixed up."""
+    train, watched = rows_of(settings, "train"), rows_of(settings, "validation")
+    if train and watched:
+        common = sorted(train.scenes() & watched.scenes())
+        if common:
+            raise UserError(
+                f"{len(common)} scenes are in the train and in the validation split of DATA, such "
+                f"as {common[0]}: leave out the folder that holds them the second time"
+            )
+
+
+def load(
+    mixture: Mixture, numbers: Sequence[int], workers: int, pin: bool
+) -> Iterator[list[Batch]]:
+    """Parts in the order of their numbers, made ahead by other processes."""
+    loader = DataLoader(
+        mixture,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+    )
+    return iter(loader)
+
+
+def _as_it_is(part: list[Batch]) -> list[Batch]:
+    return part

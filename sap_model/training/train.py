@@ -1,0 +1,278 @@
+"""The training loop: shards → SAM2 fine-tuned on the scan. One process, or several by torchrun.
+
+    weights = train(TrainSettings(data=("out/shards",), size="tiny"), Path("runs/sap-tiny"))
+
+A step sees `batch` clips, a few at a time. Which clips, which prompts and which dropout follows
+from the numbers of the parts that it is made of, so that a run that was killed goes on exactly from
+its last state, and several processes do together what one would do alone. Gradients are summed over
+the processes once a step, after the last backward pass. (DistributedDataParallel sums within
+each, and would have to find out which parameters were used: a clip of one frame uses no memory.)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from training.loss_fns import CORE_LOSS_KEY
+
+from pipeline.errors import UserError
+from pipeline.outputs import only_process
+from sap_model.model.build import build
+from sap_model.model.checkpoints import OFFICIAL, fill, find, read
+from sap_model.predict.methods import METHODS, scan_of
+from sap_model.training import checkpoints, validation
+from sap_model.training.clip import Batch
+from sap_model.training.loss import FromNothing, Sam2Loss
+from sap_model.training.mixture import load, make, refuse_leaks, rows_of
+from sap_model.training.network import PROMPTS, TRAIN, SapTrain
+from sap_model.training.panoramas import Scans
+from sap_model.training.processes import World, processes
+from sap_model.training.records import Records
+from sap_model.training.settings import TrainSettings
+
+DIVERGED, PATIENCE = 20.0, 20
+"""A loss that is this many times its running mean for this many steps will not come back."""
+
+BALANCED = (0.04, 0.2)
+"""Shares of the run between which the loss `FromNothing` goes from balanced to plain."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a run is watched and kept. Changes nothing about the weights but which are best.
+
+    Attributes:
+        log_every, save_every, validate_every: Steps.
+        clips: Fixed validation clips; 0 validates nothing.
+        frames: Frames of each; a whole cycle by default.
+        workers: Loader processes.
+    """
+
+    log_every: int = 10
+    save_every: int = 200
+    validate_every: int = 500
+    clips: int = 16
+    frames: int = 24
+    workers: int = 4
+
+
+def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Path:
+    """Train, or go on with a run that was stopped.
+
+    Args:
+        settings: What the run is.
+        out: The run's folder; `checkpoints` says what is in it.
+        watch: How it is watched.
+
+    Returns:
+        The file with the weights after the last step, as SAM2 publishes its own.
+
+    Raises:
+        UserError: Settings, data, checkpoint or folder will not do; or the loss diverged.
+    """
+    with processes() as world:
+        if world.rank:
+            return _train(settings, out, watch or Watch(), world)
+        with only_process(out, "training"):
+            return _train(settings, out, watch or Watch(), world)
+
+
+def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Path:
+    # ---- everything that can be refused is, before the first step
+    chunks = settings.chunks(world.size)
+    mixture = make(settings)
+    network = new_network(settings).to(world.device).train()
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = new_optimizer(network, settings)
+    loss_of = Sam2Loss() if settings.loss == "sam2" else FromNothing()
+    watched: list[Batch] = []
+    if world.rank == 0:
+        refuse_leaks(settings)
+        checkpoints.open_run(out, settings)
+        watched = validation_clips(settings, watch)
+
+    # ---- where an earlier call stopped
+    done, best, usual = 0, -1.0, 0.0
+    state = checkpoints.last_state(out)
+    if state is not None:
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done, best, usual = state["step"], state["best"], state["usual"]
+    records = Records(out, settings.steps, done) if world.rank == 0 else None
+
+    # ---- the parts of all steps to come: part k of step s is number s * chunks + k of its process
+    first, last = (count * chunks * world.size + world.rank for count in (done, settings.steps))
+    numbers = range(first, last, world.size)
+    parts = iter(zip(numbers, load(mixture, numbers, watch.workers, world.on_gpu), strict=True))
+    half = world.on_gpu if settings.precision == "auto" else settings.precision == "bf16"
+    strikes = 0
+
+    for step in range(done + 1, settings.steps + 1):
+        started, waited = time.perf_counter(), 0.0
+        lr = rate(step - 1, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if isinstance(loss_of, FromNothing):
+            low, high = BALANCED
+            loss_of.balance = float(np.clip((high - step / settings.steps) / (high - low), 0, 1))
+
+        # ---- forward and backward, part by part
+        sums: dict[str, Tensor] = {}
+        for _ in range(chunks):
+            asked = time.perf_counter()
+            number, batches = next(parts)
+            waited += time.perf_counter() - asked
+            for k, batch in enumerate(batches):
+                batch = batch.to(world.device)
+                network.seed(_seed(settings.seed, number, k))
+                with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
+                    outputs = network(batch)
+                losses = loss_of(outputs, batch.masks())
+                share = len(batch.bits) / (settings.batch * settings.objects)
+                (losses[CORE_LOSS_KEY] * share).backward()
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu() * share
+
+        # ---- one step for all processes
+        world.sum_gradients(trained)
+        values = world.sum_values(sums)
+        norm = float(nn.utils.clip_grad_norm_(trained, settings.clip))
+        loss = values[CORE_LOSS_KEY]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UserError(
+                f"step {step}: the loss is {loss:g} and its gradient's norm {norm:g}; stopped "
+                f"before that reached the weights. {out / 'state'} holds the last good ones: the "
+                "same command goes on from there; if it comes back, start a RUN with a lower LR"
+            )
+        strikes = strikes + 1 if step > PATIENCE and loss > DIVERGED * usual else 0
+        if strikes == PATIENCE:
+            raise UserError(
+                f"step {step}: for {PATIENCE} steps the loss was over {DIVERGED:g} times its usual "
+                f"{usual:.3g}; {out / 'best.pt'} holds the best weights so far. Start a RUN with a "
+                "lower LR"
+            )
+        if not strikes:
+            usual += (loss - usual) / min(step, 100)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+        # ---- what is seen and kept of it
+        if records is None:
+            continue
+        records.step(step, values, lr, norm, time.perf_counter() - started, waited)
+        end = step == settings.steps
+        if step % watch.log_every == 0 or end:
+            records.show()
+        if watched and (step % watch.validate_every == 0 or end):
+            score, masks = validation.score(network, watched, settings.min_pixels)
+            records.validated(step, score)
+            validation.draw(out / "pictures" / f"{step:08d}.jpg", watched, masks)
+            if score.both > best:
+                best = score.both
+                checkpoints.export(network, out / "best.pt")
+        if step % watch.save_every == 0 or end:
+            parts_of_it = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoints.save_state(out, step, parts_of_it | {"best": best, "usual": usual})
+
+    if records is not None:
+        records.close()
+        checkpoints.export(network, out / "weights.pt")
+    return out / "weights.pt"
+
+
+def new_network(settings: TrainSettings) -> SapTrain:
+    """The network with the weights that training starts from.
+
+    Raises:
+        UserError: The checkpoint cannot be had, or is for another architecture.
+    """
+    prompts = PROMPTS | {
+        "prob_to_use_pt_input_for_train": settings.clicks,
+        "prob_to_use_box_input_for_train": settings.boxes,
+        "num_correction_pt_per_frame": settings.corrections,
+    }
+    network = build(
+        settings.size,
+        settings.image_size,
+        TRAIN,
+        settings.seed,
+        frozen=settings.frozen,
+        true_presence=settings.true_presence,
+        true_memory=settings.true_memory,
+        checkpointing=settings.checkpointing,
+        **prompts,
+    )
+    if settings.checkpoint is not None:
+        name = settings.checkpoint
+        path = find(OFFICIAL.get(settings.size, name) if name == "official" else name)
+        fill(network, read(path), path)
+    return cast(SapTrain, network)
+
+
+def new_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW as SAM2's configuration has it: biases and layer norms do not decay."""
+    norms = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters()
+    }
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups["bias" not in name and id(parameter) not in norms].append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": settings.weight_decay},
+            {"params": groups[False], "weight_decay": 0.0},
+        ],
+        lr=settings.lr,
+        betas=settings.betas,
+    )
+
+
+def rate(step: int, settings: TrainSettings) -> float:
+    """The learning rate of a step, counted from 0: a cosine after the warm-up.
+
+    >>> settings = TrainSettings(data=("shards",), steps=101, lr=1.0)
+    >>> [round(rate(step, settings), 3) for step in (0, 50, 100)]
+    [1.0, 0.55, 0.1]
+    """
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    flat = settings.warmup + round(settings.flat * settings.steps)
+    if step < flat:
+        return settings.lr
+    progress = (step - flat) / max(1, settings.steps - 1 - flat)
+    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
+    return settings.lr * (settings.last_lr + (1 - settings.last_lr) * cosine)
+
+
+def validation_clips(settings: TrainSettings, watch: Watch) -> list[Batch]:
+    """Fixed clips of the validation split, prompted as at inference."""
+    rows = rows_of(settings, "validation") if watch.clips else None
+    if rows is None:
+        return []
+    source = Scans(
+        rows,
+        settings.image_size,
+        settings.objects,
+        watch.frames,
+        sap=1.0,
+        min_pixels=settings.min_pixels,
+        scan=scan_of(settings.method),
+        views=METHODS[settings.method].views,
+    )
+    return validation.fixed_clips(source, watch.clips)
+
+
+def _seed(seed: int, number: int, batch: int) -> int:
+    """What the prompts and the dropout of a batch are drawn from."""
+    return int(np.random.SeedSequence([seed, number, batch]).generate_state(1)[0])
