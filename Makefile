@@ -44,11 +44,28 @@ CLICKS =
 STRUCTURE =
 OBJECTS =
 EVAL =
+RUN =
+MIX =
+SA1B =
+SAV =
+METHOD =
+FRAMES =
+BATCH =
+TOGETHER =
+STEPS =
+LR =
+MIN_PIXELS =
+PRECISION =
+CHECKPOINTING =
+VALIDATE_EVERY =
+SAVE_EVERY =
+GPUS =
 EXTRAS = render
 SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
             RENDER_CPUS KEEP_SCENES RAY_ADDRESS LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
             REPLACE METHODS BENCHMARK SPLIT SIZE CHECKPOINT SAM2 IMAGE_SIZE FUSION CLICKS STRUCTURE \
-            OBJECTS EVAL EXTRAS
+            OBJECTS EVAL RUN MIX SA1B SAV METHOD FRAMES BATCH TOGETHER STEPS LR MIN_PIXELS PRECISION \
+            CHECKPOINTING VALIDATE_EVERY SAVE_EVERY GPUS EXTRAS
 
 # A mistyped setting must not be ignored silently.
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
@@ -67,7 +84,7 @@ endif
 flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
 out := $(call flag,out,OUT)
 
-.PHONY: help setup render status shards preview verify stats coco card publish eval test check \
+.PHONY: help setup render status shards preview verify stats coco card publish eval train test check \
         bench lock clean
 
 help: ## list the targets
@@ -125,6 +142,19 @@ eval: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## score methods on pano
 	  $(call flag,fusion,FUSION) $(call flag,clicks,CLICKS) $(call flag,structure,STRUCTURE) \
 	  $(call flag,objects,OBJECTS) $(call flag,limit,LIMIT) $(call flag,workers,WORKERS) \
 	  $(call flag,ray-address,RAY_ADDRESS)
+
+train: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## fine-tune SAM2 on the scan (DATA= SIZE= CHECKPOINT= RUN=OUT/train GPUS=1)
+	@$(if $(filter-out 1,$(GPUS)),$(PYTHON) -m torch.distributed.run --standalone \
+	  --nproc-per-node '$(subst ','\'',$(GPUS))' -m,$(PYTHON) -m) sap_model train \
+	  --data '$(subst ','\'',$(or $(DATA),$(OUT)/shards))' \
+	  --run '$(subst ','\'',$(or $(RUN),$(OUT)/train))' $(call flag,size,SIZE) \
+	  $(call flag,checkpoint,CHECKPOINT) $(call flag,image-size,IMAGE_SIZE) \
+	  $(call flag,method,METHOD) $(call flag,mix,MIX) $(call flag,sa1b,SA1B) $(call flag,sav,SAV) \
+	  $(call flag,objects,OBJECTS) $(call flag,frames,FRAMES) $(call flag,batch,BATCH) \
+	  $(call flag,together,TOGETHER) $(call flag,steps,STEPS) $(call flag,lr,LR) \
+	  $(call flag,min-pixels,MIN_PIXELS) $(call flag,seed,SEED) $(call flag,precision,PRECISION) \
+	  $(call flag,checkpointing,CHECKPOINTING) $(call flag,validate-every,VALIDATE_EVERY) \
+	  $(call flag,save-every,SAVE_EVERY) $(call flag,workers,WORKERS)
 
 check: $(STAMPS)/test ## ruff and mypy
 	@$(PYTHON) -m ruff check .

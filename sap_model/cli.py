@@ -1,14 +1,27 @@
-"""The command line that make calls for the model: `python -m sap_model eval`."""
+"""The command line that make calls for the model: `python -m sap_model eval` and `train`."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline.cli import Parser, flag, run_command, whole
 from pipeline.shards.reader import ShardReader
+
+
+def shares(text: str) -> tuple[tuple[str, float], ...]:
+    """A mix by weight, such as "panoramas:2,sa1b:1"; a name alone weighs 1."""
+    parts = []
+    for part in text.split(","):
+        name, _, weight = part.strip().partition(":")
+        try:
+            parts.append((name, float(weight or 1)))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{part!r}: a name and a weight due") from None
+    return tuple(parts)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -65,6 +78,46 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"tables: {options.out / 'tables.md'}\nlook:   {page}")
 
 
+def train(options: argparse.Namespace) -> None:
+    """Shards and weights → weights that are fine-tuned on the scan."""
+    from sap_model.training.settings import TrainSettings
+    from sap_model.training.train import Watch
+    from sap_model.training.train import train as fit
+
+    given = {name: getattr(options, name) for name in TRAIN_OPTIONS}
+    settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
+    watch = {name: getattr(options, name) for name in ("validate_every", "save_every", "workers")}
+    weights = fit(
+        settings,
+        options.run,
+        Watch(**{name: value for name, value in watch.items() if value is not None}),
+    )
+    print(f"weights: {weights}")
+
+
+TRAIN_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "data": (lambda text: tuple(text.split()), "folders or URLs of shards, space between them"),
+    "sa1b": (str, "folder of SA-1B"),
+    "sav": (str, "folder of SA-V"),
+    "mix": (shares, "sources by weight: panoramas:2,sa1b:1,sav:1"),
+    "method": (str, "what the weights are for: sap, erp, sap-no-overlap, sap-no-scan"),
+    "size": (str, "model size, or a YAML file"),
+    "checkpoint": (str, "weights to start from: a file, a Hub id or official"),
+    "image_size": (whole, "side of the model's input"),
+    "objects": (whole, "objects of a clip"),
+    "frames": (whole, "frames of a clip; 24 are one cycle of the scan"),
+    "batch": (whole, "clips of a step, over all processes"),
+    "together": (whole, "clips of a forward pass"),
+    "steps": (whole, "optimiser steps"),
+    "lr": (float, "learning rate"),
+    "min_pixels": (whole, "least pixels of an object where it is clicked"),
+    "seed": (whole, "of everything random"),
+    "precision": (str, "auto, bf16 or float32"),
+    "checkpointing": (flag, "0 keeps activations: more memory, less time"),
+}
+"""Settings of `TrainSettings` that have an option of their own."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m sap_model", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -86,4 +139,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=whole, help="panoramas, at most")
     one.add_argument("--workers", type=whole, help="processes; one for each GPU by default")
     one.add_argument("--ray-address", help="a Ray cluster instead of this machine")
+    one = commands.add_parser("train", help="fine-tune SAM2 on the scan")
+    one.set_defaults(command=train)
+    one.add_argument("--run", type=Path, default=Path("out/train"), help="the run's folder")
+    for name, (kind, help) in TRAIN_OPTIONS.items():
+        one.add_argument(f"--{name.replace('_', '-')}", type=kind, help=help)
+    one.add_argument("--validate-every", type=whole, help="steps between validations")
+    one.add_argument("--save-every", type=whole, help="steps between kept states")
+    one.add_argument("--workers", type=whole, help="processes that make clips")
     return parser

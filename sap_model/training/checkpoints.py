@@ -38,7 +38,7 @@ def open_run(folder: Path, settings: TrainSettings) -> None:
         UserError: Another run lives there, or nothing can be written.
     """
     record = folder / "settings.json"
-    about = {"settings": to_json(settings), "hash": settings_hash(settings)}
+    about: dict[str, Any] = {"settings": to_json(settings), "hash": settings_hash(settings)}
     try:
         if record.is_file():
             before = read_json(record)

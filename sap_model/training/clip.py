@@ -104,29 +104,25 @@ def collate(clips: Sequence[Clip]) -> Batch:
     views = [clip.views + first for clip, first in zip(clips, firsts, strict=False)]
     prompts = None
     if clips[0].prompts is not None:
+        given = [clip.prompts for clip in clips if clip.prompts is not None]
         prompts = {
             frame: {
-                name: torch.from_numpy(np.concatenate(parts))
-                for name, parts in (
-                    (
-                        "point_coords",
-                        [clip.prompts[frame].coords for clip in clips if clip.prompts],
-                    ),
-                    (
-                        "point_labels",
-                        [clip.prompts[frame].labels for clip in clips if clip.prompts],
-                    ),
-                )
+                "point_coords": _joined([points[frame].coords for points in given]),
+                "point_labels": _joined([points[frame].labels for points in given]),
             }
-            for frame in clips[0].prompts
+            for frame in given[0]
         }
     return Batch(
-        torch.from_numpy(np.concatenate([clip.images for clip in clips])).permute(0, 3, 1, 2),
-        torch.from_numpy(np.concatenate([clip.truth for clip in clips])),
+        _joined([clip.images for clip in clips]).permute(0, 3, 1, 2),
+        _joined([clip.truth for clip in clips]),
         torch.from_numpy(np.concatenate(views, axis=1)),
-        torch.from_numpy(np.concatenate([np.arange(clip.views.shape[1]) for clip in clips])),
+        _joined([np.arange(clip.views.shape[1]) for clip in clips]),
         prompts,
     )
+
+
+def _joined(parts: Sequence[NDArray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def bits_of(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -201,7 +201,7 @@ class Scans:
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
         if not able.size:
             raise NoObjectError(panorama.name)
-        chosen = _draw(able, self.objects, rng)
+        chosen = draw(able, self.objects, rng)
         starts = [rng.choice(np.flatnonzero(pixels[:, k] >= self.min_pixels)) for k in chosen]
         windows = [views.scan.cyclic(start, self._cycles(views))[: self.frames] for start in starts]
         return chosen, np.array(windows).T
@@ -217,7 +217,7 @@ class Scans:
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
         found: dict[tuple, list[tuple[int, Plan]]] = {}
         first: tuple | None = None
-        for k in _draw(able, TRIES, rng) if able.size else ():
+        for k in draw(able, TRIES, rng) if able.size else ():
             each = self._plan(panorama, int(k), views, rng)
             if each is not None and pixels[each.views[0], k] >= self.min_pixels:
                 found.setdefault(tuple(each.conditioning), []).append((int(k), each))
@@ -225,7 +225,7 @@ class Scans:
         if first is None:
             raise NoObjectError(panorama.name)
         alike = found[first]
-        alike = [alike[i] for i in _draw(np.arange(len(alike)), self.objects, rng)]
+        alike = [alike[i] for i in draw(np.arange(len(alike)), self.objects, rng)]
         prompts = {}
         for frame in first:
             if frame < self.frames:
@@ -258,7 +258,7 @@ def pixels_of(ids: NDArray[np.uint16], objects: NDArray[np.int64]) -> NDArray[np
     return counts[:, objects]
 
 
-def _draw(able: NDArray, count: int, rng: np.random.Generator) -> NDArray:
+def draw(able: NDArray, count: int, rng: np.random.Generator) -> NDArray:
     """`count` of some indices in random order, all of them before any twice."""
     rounds = [rng.permutation(able) for _ in range(-(-count // len(able)))]
     return np.concatenate(rounds)[:count]

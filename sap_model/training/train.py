@@ -25,7 +25,7 @@ from training.loss_fns import CORE_LOSS_KEY
 from pipeline.errors import UserError
 from pipeline.outputs import only_process
 from sap_model.model.build import build
-from sap_model.model.checkpoints import OFFICIAL, fill, find, read
+from sap_model.model.checkpoints import fill, find, read
 from sap_model.predict.methods import METHODS, scan_of
 from sap_model.training import checkpoints, validation
 from sap_model.training.clip import Batch
@@ -210,8 +210,7 @@ def new_network(settings: TrainSettings) -> SapTrain:
         **prompts,
     )
     if settings.checkpoint is not None:
-        name = settings.checkpoint
-        path = find(OFFICIAL.get(settings.size, name) if name == "official" else name)
+        path = find(settings.checkpoint, settings.size)
         fill(network, read(path), path)
     return cast(SapTrain, network)
 
