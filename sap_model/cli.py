@@ -24,6 +24,17 @@ def shares(text: str) -> tuple[tuple[str, float], ...]:
     return tuple(parts)
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` on."""
+
+    def number(text: str) -> int:
+        if whole(text) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return whole(text)
+
+    return number
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit as `pipeline.cli.main` does."""
     run_command(_parser().parse_args(arguments))
@@ -144,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--run", type=Path, default=Path("out/train"), help="the run's folder")
     for name, (kind, help) in TRAIN_OPTIONS.items():
         one.add_argument(f"--{name.replace('_', '-')}", type=kind, help=help)
-    one.add_argument("--validate-every", type=whole, help="steps between validations")
-    one.add_argument("--save-every", type=whole, help="steps between kept states")
-    one.add_argument("--workers", type=whole, help="processes that make clips")
+    one.add_argument("--validate-every", type=at_least(1), help="steps between validations")
+    one.add_argument("--save-every", type=at_least(1), help="steps between kept states")
+    one.add_argument("--workers", type=at_least(0), help="processes that make clips")
     return parser

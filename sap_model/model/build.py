@@ -52,6 +52,12 @@ CLEAR_MATCH = 1.5
 """Square of the scale of a nano decoder's tied query and key weights at the start: a token that
 matches a place then has a logit of about 6 there. Measured on 128 × 128 images."""
 
+CLEAR_MEMORY = 2.0
+"""The same for what a frame looks for in memories."""
+
+FAST_TURNS = 12
+"""Of 32 rotary frequencies, those that turn by more than about 2° from one place to the next."""
+
 
 def read_config(size: str) -> DictConfig:
     """The configuration of a size of `SIZES`, or of a YAML file laid out like SAM2's own.
@@ -137,6 +143,7 @@ def build(
         if "decoder" in config:
             # a mapping with text keys, which OmegaConf's types do not tell
             _widen_decoder(network, **OmegaConf.to_container(config.decoder))  # type: ignore[arg-type]
+            _match_memories(network)
     return network.eval()
 
 
@@ -176,3 +183,39 @@ def _widen_decoder(network: SAM2Base, **arguments: Any) -> None:
     network.sam_mask_decoder.transformer = transformer
     # SAM2 starts it at zero and counts on pretrained weights
     torch.nn.init.trunc_normal_(network.image_encoder.trunk.pos_embed, std=0.2)
+
+
+def _match_memories(network: SAM2Base) -> None:
+    """Let a frame find its own contents in the memories of other frames from the first step.
+
+    A memory is the sum of image features and an embedding of the mask, narrowed to a few channels.
+    Here the narrowing starts as a rotation cut off, and queries and keys of the attention to
+    memories start as the same projection of the same features, into channels that the rotary
+    position code turns slowly: what looks alike matches, wherever it has moved to. With independent
+    weights a thin model does not learn within hours to carry a mask to the next view.
+    """
+    encoder, width, memory = network.memory_encoder, network.hidden_dim, network.mem_dim
+    narrowing = torch.linalg.qr(torch.randn(width, width))[0][:memory]
+    with torch.no_grad():
+        encoder.pix_feat_proj.weight.copy_(torch.eye(width)[:, :, None, None])
+        encoder.out_proj.weight.copy_(narrowing[:, :, None, None])
+        encoder.pix_feat_proj.bias.zero_()
+        encoder.out_proj.bias.zero_()
+        # rotary codes: pairs of channels, a quarter of the width for each axis, fast ones first
+        pairs = width // 4
+        slow = [
+            2 * (axis * pairs + k) + part
+            for axis in (0, 1)
+            for k in range(FAST_TURNS * pairs // 32, pairs)
+            for part in (0, 1)
+        ]
+        contents = 3 * memory // 4  # the rest is left to the mask
+        for layer in network.memory_attention.layers:
+            attention = layer.cross_attn_image
+            keys = torch.zeros(width, memory)
+            keys[slow, :contents] = torch.linalg.qr(torch.randn(len(slow), contents))[0]
+            keys *= CLEAR_MEMORY**0.5
+            attention.k_proj.weight.copy_(keys)
+            attention.q_proj.weight.copy_(keys @ narrowing)
+            attention.k_proj.bias.zero_()
+            attention.q_proj.bias.zero_()

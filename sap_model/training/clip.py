@@ -47,10 +47,10 @@ class Clip:
     @property
     def shape(self) -> tuple:
         """Clips of equal shape can be a batch: T, and the frames and numbers of clicks."""
-        prompted = self.prompts and tuple(
-            (frame, points.labels.shape[1]) for frame, points in sorted(self.prompts.items())
-        )
-        return len(self.views), prompted
+        if self.prompts is None:
+            return len(self.views), None
+        prompts = sorted(self.prompts.items())
+        return len(self.views), tuple((frame, spots.labels.shape[1]) for frame, spots in prompts)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Batch:
     """Clips of equal shape as tensors; B objects in all.
 
     Attributes:
-        images: (V, 3, S, S) float32, normalised as SAM2 wants it, or uint8 before `prepare`.
+        images: (V, 3, S, S) float32, normalised as SAM2 wants it, or uint8 before `to`.
         truth: (V, S, S) uint8, see `Clip`.
         views: (T, B) int64 into `images`.
         bits: (B,) int64: the bit of `truth` that tells of each object.
@@ -73,7 +73,22 @@ class Batch:
 
     def masks(self) -> Tensor:
         """(T, B, S, S) bool: the truth on every frame."""
-        return ((self.truth[self.views] >> self.bits[:, None, None]) & 1).bool()
+        bit = (1 << self.bits).to(torch.uint8)  # a byte per pixel all the way, not eight
+        return (self.truth[self.views] & bit[:, None, None]).bool()
+
+    def pin_memory(self) -> Batch:
+        """In memory from which a GPU copies while it computes; torch's loader asks for this."""
+        return Batch(
+            self.images.pin_memory(),
+            self.truth.pin_memory(),
+            self.views.pin_memory(),
+            self.bits.pin_memory(),
+            self.prompts
+            and {
+                frame: {name: part.pin_memory() for name, part in points.items()}
+                for frame, points in self.prompts.items()
+            },
+        )
 
     def to(self, device: torch.device) -> Batch:
         """On another device, with the images normalised."""
@@ -131,6 +146,8 @@ def bits_of(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
     >>> bits_of(np.array([[[True, False]], [[True, True]]]))
     array([[3, 2]], dtype=uint8)
     """
+    if len(masks) > MAX_OBJECTS:
+        raise ValueError(f"{len(masks)} objects, not 1 to {MAX_OBJECTS}")
     truth = np.zeros(masks.shape[1:], np.uint8)
     for bit, mask in enumerate(masks):
         truth |= mask.astype(np.uint8) << bit

@@ -71,7 +71,7 @@ class Crops:
             able = np.flatnonzero(pixels >= self.min_pixels)
             if able.size >= min(3, self.objects):
                 break
-        else:
+        if not able.size:
             raise NoObjectError(panorama.name)
         chosen = panorama.objects[draw(able, self.objects, rng)]
         images = np.stack([_read(image, m, cv2.INTER_LINEAR) for m in maps])

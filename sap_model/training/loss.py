@@ -77,6 +77,9 @@ class FromNothing(nn.Module):
                 )
         means = {part: losses[part] / steps for part in PARTS}
         total = means["loss_mask"] + means["loss_dice"] + means["loss_iou"]
+        if "grouping" in outputs[0]:
+            means["loss_grouping"] = outputs[0]["grouping"]
+            total = total + means["loss_grouping"]
         return means | {CORE_LOSS_KEY: total + 0.2 * means["loss_class"]}
 
     def _entropy(self, masks: Tensor, truth: Tensor) -> Tensor:
@@ -88,3 +91,37 @@ class FromNothing(nn.Module):
         on = (each * truth).sum(dim=(1, 2, 3)) / truth.sum(dim=(1, 2, 3)).clamp(min=1)
         off = (each * (1 - truth)).sum(dim=(1, 2, 3)) / (1 - truth).sum(dim=(1, 2, 3)).clamp(min=1)
         return self.balance * (on + off) / 2 + (1 - self.balance) * plain
+
+
+def grouping(features: Tensor, truth: Tensor, anchors: int = 48) -> Tensor:
+    """How badly the finest features tell which pixels belong together.
+
+    Pixels of an object shall have features of like direction, others not. Every pixel is a click
+    here whose answer needs no decoder, which teaches an encoder that starts from nothing to group
+    pixels several times faster than masks alone.
+
+    Args:
+        features: (V, C, h, w), what the mask decoder makes masks of.
+        truth: (V, S, S) uint8, a bit for each object, as in `Batch`.
+        anchors: Pixels of each image that are compared with all others; small objects have more
+            than their share.
+
+    Returns:
+        Balanced cross-entropy plus dice, a scalar.
+    """
+    step = truth.shape[-1] // features.shape[-1]
+    labels = truth[:, step // 2 :: step, step // 2 :: step].flatten(1).long()
+    sizes = functional.one_hot(labels, 256).sum(dim=1).float()
+    weights = torch.where(labels > 0, sizes.gather(1, labels).rsqrt(), 1e-6)
+    chosen = torch.multinomial(weights, anchors, replacement=True)
+    directions = functional.normalize(features.flatten(2), dim=1)
+    ours = directions.gather(2, chosen[:, None].expand(-1, directions.shape[1], -1))
+    logits = 10.0 * torch.einsum("vca,vcn->van", ours, directions) - 5.0
+    same = ((labels.gather(1, chosen)[:, :, None] & labels[:, None]) > 0).float()
+    each = functional.binary_cross_entropy_with_logits(logits, same, reduction="none")
+    on = (each * same).sum(-1) / same.sum(-1).clamp(min=1)
+    off = (each * (1 - same)).sum(-1) / (1 - same).sum(-1).clamp(min=1)
+    soft = logits.sigmoid()
+    dice = 1 - (2 * (soft * same).sum(-1) + 1) / (soft.sum(-1) + same.sum(-1) + 1)
+    known = (labels.gather(1, chosen) > 0).float()
+    return (((on + off) / 2 + dice) * known).sum() / known.sum().clamp(min=1)

@@ -7,16 +7,19 @@ run goes on after a stop by going on to count, and processes share a step by sha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.errors import UserError
 from sap_model.predict.methods import METHODS, scan_of
 from sap_model.training.clip import Batch, Clip, NoObjectError, collate
 from sap_model.training.crops import Crops
-from sap_model.training.panoramas import Rows, Scans
+from sap_model.training.panoramas import NoSplitError, Rows, Scans
 from sap_model.training.sa1b import Sa1b
 from sap_model.training.sav import Sav
 from sap_model.training.settings import TrainSettings
@@ -67,15 +70,21 @@ class Mixture(Dataset):
         """The clip that comes `count`-th: rows in an order that is new in every round."""
         for again in range(TRIES):
             turn, place = divmod(count + again, len(source))
-            row = np.random.default_rng([self.seed, turn]).permutation(len(source))[place]
+            row = _order(self.seed, turn, len(source))[place]
             try:
                 return source.clip(int(row), rng)
             except NoObjectError:
                 continue
         raise UserError(
-            f"{TRIES} of {len(source)} rows of {type(source).__name__} have no object to train on: "
-            "render more, or ask for fewer pixels (MIN_PIXELS=)"
+            f"{type(source).__name__}: no object to train on in {TRIES} rows one after another, of "
+            f"{len(source)}: take other data, or ask for fewer pixels (MIN_PIXELS=)"
         )
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, turn: int, rows: int) -> NDArray[np.int64]:
+    """Kept, for that of the 11 million pictures of SA-1B takes half a second to draw."""
+    return np.random.default_rng([seed, turn]).permutation(rows)
 
 
 def make(settings: TrainSettings, split: str = "train") -> Mixture:
@@ -106,14 +115,22 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
 
 
 def rows_of(settings: TrainSettings, split: str) -> Rows | None:
-    """The rows of a split, kept in memory once decoded if they are small enough; None: no shards.
+    """The rows of a split, kept in memory once decoded if they are small enough.
+
+    Returns:
+        None without shards, or for a validation split that a small dataset does not have.
 
     Raises:
-        UserError: A folder has no such split.
+        UserError: There is no such split.
     """
     if not settings.data:
         return None
-    rows = Rows(settings.data, split)
+    try:
+        rows = Rows(settings.data, split)
+    except NoSplitError:
+        if split == "validation":
+            return None
+        raise
     first = rows[0]
     if (first.image.nbytes + first.ids.nbytes) * len(rows) <= KEPT_BYTES:
         rows = Rows(settings.data, split, kept=len(rows))
@@ -135,9 +152,13 @@ def refuse_leaks(settings: TrainSettings) -> None:
 def load(
     mixture: Mixture, numbers: Sequence[int], workers: int, pin: bool
 ) -> Iterator[list[Batch]]:
-    """Parts in the order of their numbers, made ahead by other processes."""
+    """Parts in the order of their numbers, made ahead by other processes.
+
+    Raises:
+        UserError: As it was raised in the other process.
+    """
     loader = DataLoader(
-        mixture,
+        _Telling(mixture),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
@@ -145,9 +166,31 @@ def load(
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
         pin_memory=pin,
+        worker_init_fn=_alone,
     )
-    return iter(loader)
+    for part in loader:
+        if isinstance(part, UserError):
+            raise part
+        yield part
 
 
-def _as_it_is(part: list[Batch]) -> list[Batch]:
+class _Telling(Dataset):
+    """A mixture that gives its UserErrors as parts: torch would wrap a traceback round them."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture = mixture
+
+    def __getitem__(self, number: int) -> list[Batch] | UserError:
+        try:
+            return self.mixture[number]
+        except UserError as error:
+            return error
+
+
+def _as_it_is(part: list[Batch] | UserError) -> list[Batch] | UserError:
     return part
+
+
+def _alone(worker: int) -> None:
+    """One thread for OpenCV too: torch gives each of its loader processes one."""
+    cv2.setNumThreads(1)

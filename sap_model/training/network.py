@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from training.model.sam2 import SAM2Train
 
 from sap_model.training.clip import Batch
+from sap_model.training.loss import grouping
 
 TRAIN = f"{__name__}.SapTrain"
 """What `sap_model.model.build.build` is told to make for training."""
@@ -65,6 +66,8 @@ class SapTrain(SAM2Train):
             of the predicted object score. SAM2's gate replaces the mask of an object that it
             judges absent by a constant, through which nothing is learnt; a model that starts from
             nothing is then stuck. For fine-tuning SAM2, leave it as SAM2 has it.
+        grouping: While training, also give `loss.grouping` of the finest features, as "grouping"
+            among the outputs of the first frame.
         true_memory: Share of batches, while training, whose memories are made from true masks.
         checkpointing: Recompute instead of keeping what the memory attention, the memory encoder
             and the mask decoder need for the backward pass.
@@ -77,6 +80,7 @@ class SapTrain(SAM2Train):
         frozen: bool = True,
         true_presence: bool = False,
         true_memory: float = 0.0,
+        grouping: bool = False,
         checkpointing: bool = False,
         encode_batch: int = 8,
         **kwargs: Any,
@@ -84,6 +88,7 @@ class SapTrain(SAM2Train):
         super().__init__(*args, freeze_image_encoder=frozen, **kwargs)
         self.frozen, self.true_presence, self.true_memory = frozen, true_presence, true_memory
         self.checkpointing, self.encode_batch = checkpointing, encode_batch
+        self.grouping = grouping
         self._truth: Tensor | None = None  # of the frame at hand, where it is to be told
         self._remember_truth = False
         if checkpointing:
@@ -113,12 +118,17 @@ class SapTrain(SAM2Train):
         video = _Video(masks, batch.views, len(batch.views))
         if batch.prompts is None:
             features = self.prepare_prompt_inputs(features, video)
-            if not self.num_correction_pt_per_frame:
-                features["frames_to_add_correction_pt"] = []
         else:
             features = features | self._given(batch.prompts, masks)
-        self._remember_truth = self.training and self.rng.random() < self.true_memory
-        return self.forward_tracking(features, video)
+        if not self.num_correction_pt_per_frame:  # SAM2's loop needs at least one
+            features["frames_to_add_correction_pt"] = []
+        # without true memory nothing is drawn that SAM2 would not draw
+        told = self.training and self.true_memory > 0
+        self._remember_truth = told and self.rng.random() < self.true_memory
+        outputs = self.forward_tracking(features, video)
+        if self.training and self.grouping:
+            outputs[0]["grouping"] = grouping(features["backbone_fpn"][0], batch.truth)
+        return outputs
 
     def encode(self, images: Tensor) -> dict[str, Any]:
         """Features of (V, 3, S, S) images as SAM2's `forward_image` gives them."""

@@ -38,6 +38,10 @@ TRIES = 64
 """Objects that are looked at for ones that can be followed together."""
 
 
+class NoSplitError(UserError):
+    """None of some folders of shards has a split."""
+
+
 @dataclass(frozen=True)
 class Panorama:
     """A row, decoded.
@@ -61,16 +65,25 @@ class Rows:
     """Rows of one or more folders of shards, decoded when they are asked for.
 
     Args:
-        folders: Folders or URLs of shards.
+        folders: Folders or URLs of shards; small ones may lack a split that another has.
         split: Of the rows.
         kept: Decoded rows that stay in memory; a 1024 × 512 one takes 2.6 MB, a 4K one 42 MB.
 
     Raises:
-        UserError: There are no shards, or no such split.
+        NoSplitError: No folder has it.
+        UserError: There are no shards.
     """
 
     def __init__(self, folders: Sequence[Path | str], split: str | None, kept: int = 0) -> None:
-        self.readers = [ShardReader(folder, split) for folder in folders]
+        self.readers = [
+            ShardReader(folder, split)
+            for folder in folders
+            if split is None or split in ShardReader(folder).splits
+        ]
+        if not self.readers:
+            raise NoSplitError(
+                f"no {split} panoramas in {', '.join(map(str, folders))}: render more"
+            )
         self.kept = kept
         self._keep()
 
@@ -114,6 +127,11 @@ def decode(row: dict) -> Panorama:
     name, objects = row["image_id"], row["objects"]
     if ids.shape != image.shape[:2]:
         raise UserError(f"{name}: ids of {ids.shape} for an image of {image.shape[:2]}; pack again")
+    if image.shape[1] != 2 * image.shape[0]:
+        raise UserError(
+            f"{name}: {image.shape[1]} × {image.shape[0]} pixels are no panorama, which is twice "
+            "as wide as high"
+        )
     for thing in objects:
         if tuple(thing["segmentation"]["size"]) != ids.shape:
             raise UserError(
@@ -140,8 +158,8 @@ class Scans:
         sap: Share of clips that are prompted as at inference, the same click in every view that
             sees it, from the start of `predict.prompts`. The others start at any view that shows
             the object, and leave prompts to SAM2.
-        min_pixels: Pixels that an object has at least in the view at which it starts, on average
-            over what is drawn there, so that it is more than noise at this image size.
+        min_pixels: Pixels that an object has at least in the view at which it starts, so that it
+            is more than noise at this image size.
         scan, views: The trajectory, and what a view is; the paper's unless told otherwise.
     """
 
@@ -215,26 +233,29 @@ class Scans:
         depend on where it lies in the grid of views, and most clicks share theirs with many.
         """
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
-        found: dict[tuple, list[tuple[int, Plan]]] = {}
-        first: tuple | None = None
+        alike: dict[int, Plan] = {}
+        frames: list[int] = []
         for k in draw(able, TRIES, rng) if able.size else ():
             each = self._plan(panorama, int(k), views, rng)
-            if each is not None and pixels[each.views[0], k] >= self.min_pixels:
-                found.setdefault(tuple(each.conditioning), []).append((int(k), each))
-                first = first or tuple(each.conditioning)
-        if first is None:
+            if each is None or pixels[each.views[0], k] < self.min_pixels:
+                continue
+            prompted = [frame for frame in each.conditioning if frame < self.frames]
+            frames = frames or prompted
+            if prompted == frames:
+                alike.setdefault(int(k), each)
+            if len(alike) == self.objects:
+                break
+        if not alike:
             raise NoObjectError(panorama.name)
-        alike = found[first]
-        alike = [alike[i] for i in draw(np.arange(len(alike)), self.objects, rng)]
+        chosen = draw(np.array(list(alike)), self.objects, rng)
+        plans = [alike[int(k)] for k in chosen]
         prompts = {}
-        for frame in first:
-            if frame < self.frames:
-                spots = np.array([each.conditioning[frame] for _, each in alike])
-                prompts[frame] = Points(
-                    spots[..., :2].astype(np.float32), spots[..., 2].astype(np.int32)
-                )
-        sequences = np.array([each.views[: self.frames] for _, each in alike]).T
-        return np.array([k for k, _ in alike]), sequences, prompts
+        for frame in frames:
+            spots = np.array([each.conditioning[frame] for each in plans])
+            prompts[frame] = Points(
+                spots[..., :2].astype(np.float32), spots[..., 2].astype(np.int32)
+            )
+        return chosen, np.array([each.views[: self.frames] for each in plans]).T, prompts
 
     def _plan(
         self, panorama: Panorama, k: int, views: Views, rng: np.random.Generator

@@ -45,6 +45,7 @@ class TrainSettings:
         lr, last_lr: Learning rate, and its share at the end of the cosine (SAM2: a tenth).
         flat: Share of the steps after the warm-up, before the cosine, at the full rate.
         betas: Of AdamW.
+        optimizer: "adamw", or "muon" for the matrices of a model without pretrained weights.
         weight_decay: Of AdamW; biases and norms have none, as in SAM2's configuration.
         clip: Largest norm of the gradient.
         seed: Of fresh weights, the order of clips, and all prompts.
@@ -52,7 +53,7 @@ class TrainSettings:
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         frozen: Keep the image encoder (the paper's way). Without, everything is trained.
         loss: "sam2", or "from-nothing" for a model without pretrained weights.
-        true_presence, true_memory: See `SapTrain`; for models without pretrained weights.
+        true_presence, true_memory, grouping: See `SapTrain`; for models without pretrained weights.
         corrections: Clicks that correct a frame on which SAM2's training corrects (SAM2: 7).
         clicks: Probability that a clip that SAM2 prompts is prompted with clicks or boxes rather
             than with a mask (SAM2: 0.5).
@@ -80,6 +81,7 @@ class TrainSettings:
     last_lr: float = 0.1
     flat: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.1
     clip: float = 0.1
     seed: int = 0
@@ -89,6 +91,7 @@ class TrainSettings:
     loss: Literal["sam2", "from-nothing"] = "sam2"
     true_presence: bool = False
     true_memory: float = 0.0
+    grouping: bool = False
     corrections: int = 7
     clicks: float = 0.5
     boxes: float = 0.5
@@ -110,13 +113,16 @@ class TrainSettings:
             raise UserError("MIX must name at least one source, and none of them twice")
         total = sum(weight for _, weight in self.mix)
         object.__setattr__(self, "mix", tuple((n, round(w / total, 9)) for n, w in self.mix))
+        for name, weight in self.mix:
+            if not weight:
+                raise UserError(f"the weight of {name} in MIX is too small beside the others")
         if self.method not in TRAINED:
             raise UserError(f"METHOD {self.method!r}: choose from {', '.join(TRAINED)}")
         if not 1 <= self.objects <= MAX_OBJECTS:
             raise UserError(f"OBJECTS must be from 1 to {MAX_OBJECTS}, not {self.objects}")
-        if self.image_size % (2 * STRIDE):
+        if self.image_size < 1 or self.image_size % (2 * STRIDE):
             raise UserError(f"IMAGE_SIZE {self.image_size}: choose a multiple of {2 * STRIDE}")
-        for name in ("frames", "batch", "together", "steps", "min_pixels"):
+        for name in ("frames", "batch", "together", "steps", "min_pixels", "crop_frames"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.upper()} must be at least 1, not {getattr(self, name)}")
         for name in ("sap", "last_lr", "flat", "true_memory", "clicks", "boxes"):
@@ -127,12 +133,23 @@ class TrainSettings:
                 raise UserError(f"{name.upper()} must be positive, not {getattr(self, name)}")
         if self.corrections < 0:
             raise UserError(f"CORRECTIONS must not be negative: {self.corrections}")
-        if not 0 <= self.warmup <= self.steps or self.weight_decay < 0:
+        if not 0 <= self.warmup <= self.steps or not 0 <= self.weight_decay < float("inf"):
             raise UserError("WARMUP must be from 0 to STEPS, and WEIGHT_DECAY not negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"BETAS must be from 0 to less than 1, not {self.betas}")
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"SEED must be from 0 to {2**31 - 1}, not {self.seed}")
+        if not 0 <= self.crop_step < 180 or not 0 < self.crop_fov[0] <= self.crop_fov[1] < 180:
+            raise UserError(
+                "CROP_STEP must be from 0 to less than 180 degrees, and CROP_FOV a range within 0 "
+                f"to 180, not {self.crop_step} and {self.crop_fov}"
+            )
         if self.precision not in ("auto", "bf16", "float32"):
             raise UserError(f"PRECISION {self.precision!r}: choose auto, bf16 or float32")
         if self.loss not in ("sam2", "from-nothing"):
             raise UserError(f"LOSS {self.loss!r}: choose sam2 or from-nothing")
+        if self.optimizer not in ("adamw", "muon"):
+            raise UserError(f"OPTIMIZER {self.optimizer!r}: choose adamw or muon")
         if self.batch % self.together:
             raise UserError(f"BATCH {self.batch} is no multiple of TOGETHER {self.together}")
 

@@ -32,6 +32,7 @@ from sap_model.training.clip import Batch
 from sap_model.training.loss import FromNothing, Sam2Loss
 from sap_model.training.mixture import load, make, refuse_leaks, rows_of
 from sap_model.training.network import PROMPTS, TRAIN, SapTrain
+from sap_model.training.optimizer import new_optimizers, rate, set_rate
 from sap_model.training.panoramas import Scans
 from sap_model.training.processes import World, processes
 from sap_model.training.records import Records
@@ -90,7 +91,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
     mixture = make(settings)
     network = new_network(settings).to(world.device).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = new_optimizer(network, settings)
+    optimizers = new_optimizers(network, settings)
     loss_of = Sam2Loss() if settings.loss == "sam2" else FromNothing()
     watched: list[Batch] = []
     if world.rank == 0:
@@ -103,7 +104,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
     state = checkpoints.last_state(out)
     if state is not None:
         network.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, its in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(its)
         done, best, usual = state["step"], state["best"], state["usual"]
     records = Records(out, settings.steps, done) if world.rank == 0 else None
 
@@ -117,8 +119,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
     for step in range(done + 1, settings.steps + 1):
         started, waited = time.perf_counter(), 0.0
         lr = rate(step - 1, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(optimizers, lr)
         if isinstance(loss_of, FromNothing):
             low, high = BALANCED
             loss_of.balance = float(np.clip((high - step / settings.steps) / (high - low), 0, 1))
@@ -160,8 +161,9 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
             )
         if not strikes:
             usual += (loss - usual) / min(step, 100)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         # ---- what is seen and kept of it
         if records is None:
@@ -178,8 +180,13 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
                 best = score.both
                 checkpoints.export(network, out / "best.pt")
         if step % watch.save_every == 0 or end:
-            parts_of_it = {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
-            checkpoints.save_state(out, step, parts_of_it | {"best": best, "usual": usual})
+            kept = {
+                "model": network.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "best": best,
+                "usual": usual,
+            }
+            checkpoints.save_state(out, step, kept)
 
     if records is not None:
         records.close()
@@ -206,6 +213,7 @@ def new_network(settings: TrainSettings) -> SapTrain:
         frozen=settings.frozen,
         true_presence=settings.true_presence,
         true_memory=settings.true_memory,
+        grouping=settings.grouping,
         checkpointing=settings.checkpointing,
         **prompts,
     )
@@ -213,45 +221,6 @@ def new_network(settings: TrainSettings) -> SapTrain:
         path = find(settings.checkpoint, settings.size)
         fill(network, read(path), path)
     return cast(SapTrain, network)
-
-
-def new_optimizer(network: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW as SAM2's configuration has it: biases and layer norms do not decay."""
-    norms = {
-        id(parameter)
-        for module in network.modules()
-        if isinstance(module, nn.LayerNorm)
-        for parameter in module.parameters()
-    }
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            groups["bias" not in name and id(parameter) not in norms].append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": groups[True], "weight_decay": settings.weight_decay},
-            {"params": groups[False], "weight_decay": 0.0},
-        ],
-        lr=settings.lr,
-        betas=settings.betas,
-    )
-
-
-def rate(step: int, settings: TrainSettings) -> float:
-    """The learning rate of a step, counted from 0: a cosine after the warm-up.
-
-    >>> settings = TrainSettings(data=("shards",), steps=101, lr=1.0)
-    >>> [round(rate(step, settings), 3) for step in (0, 50, 100)]
-    [1.0, 0.55, 0.1]
-    """
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    flat = settings.warmup + round(settings.flat * settings.steps)
-    if step < flat:
-        return settings.lr
-    progress = (step - flat) / max(1, settings.steps - 1 - flat)
-    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    return settings.lr * (settings.last_lr + (1 - settings.last_lr) * cosine)
 
 
 def validation_clips(settings: TrainSettings, watch: Watch) -> list[Batch]:
