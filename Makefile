@@ -84,7 +84,7 @@ endif
 flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
 out := $(call flag,out,OUT)
 
-.PHONY: help setup render status shards preview verify stats coco card publish eval train test check \
+.PHONY: help setup render status shards preview verify stats coco card publish eval train nano test check \
         bench lock clean
 
 help: ## list the targets
@@ -155,6 +155,11 @@ train: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## fine-tune SAM2 on th
 	  $(call flag,min-pixels,MIN_PIXELS) $(call flag,seed,SEED) $(call flag,precision,PRECISION) \
 	  $(call flag,checkpointing,CHECKPOINTING) $(call flag,validate-every,VALIDATE_EVERY) \
 	  $(call flag,save-every,SAVE_EVERY) $(call flag,workers,WORKERS)
+
+nano: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## make the shipped small models from nothing (DATA= RUN=OUT/nano)
+	@$(PYTHON) -m sap_model nano --data '$(subst ','\'',$(or $(DATA),$(OUT)/shards))' \
+	  --run '$(subst ','\'',$(or $(RUN),$(OUT)/nano))' \
+	  --weights '$(subst ','\'',$(or $(RUN),$(OUT)/nano))'
 
 check: $(STAMPS)/test ## ruff and mypy
 	@$(PYTHON) -m ruff check .

@@ -106,6 +106,13 @@ def train(options: argparse.Namespace) -> None:
     print(f"weights: {weights}")
 
 
+def nano(options: argparse.Namespace) -> None:
+    """Shards → the two small models that ship with the package."""
+    from sap_model.training.nano import make
+
+    make(options.data.split(), options.run, options.weights)
+
+
 TRAIN_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "data": (lambda text: tuple(text.split()), "folders or URLs of shards, space between them"),
     "sa1b": (str, "folder of SA-1B"),
@@ -158,4 +165,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--validate-every", type=at_least(1), help="steps between validations")
     one.add_argument("--save-every", type=at_least(1), help="steps between kept states")
     one.add_argument("--workers", type=at_least(0), help="processes that make clips")
+    one = commands.add_parser("nano", help="make the small models from nothing")
+    one.set_defaults(command=nano)
+    one.add_argument("--data", default="out/shards", help="folders or URLs of shards")
+    one.add_argument("--run", type=Path, default=Path("out/nano"), help="where its runs go")
+    one.add_argument("--weights", type=Path, default=Path("out/nano"), help="where results go")
     return parser

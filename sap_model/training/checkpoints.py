@@ -16,7 +16,8 @@ step follow from its number.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +25,58 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.outputs import disk_full_is_for_the_user, open_atomic, read_json, write_json
+from pipeline.outputs import (
+    disk_full_is_for_the_user,
+    only_process,
+    open_atomic,
+    read_json,
+    write_json,
+)
 from sap_model.training.settings import TrainSettings, settings_hash, to_json
 
 KEPT = 2
 """States that are kept: the last one, and one before it in case that is damaged."""
 
 
-def open_run(folder: Path, settings: TrainSettings) -> None:
-    """Make a run's folder, or see that it is this run's.
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made where it is missing, against other processes.
 
     Raises:
-        UserError: Another run lives there, or nothing can be written.
+        UserError: Another process trains there, or nothing can be written.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_process(folder, "training"))
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written: {error.strerror}; choose another RUN"
+            ) from error
+        yield
+
+
+def open_run(folder: Path, settings: TrainSettings) -> None:
+    """Note in a run's folder what the run is, or see that it is this one.
+
+    Raises:
+        UserError: Another run lives there.
     """
     record = folder / "settings.json"
     about: dict[str, Any] = {"settings": to_json(settings), "hash": settings_hash(settings)}
-    try:
-        if record.is_file():
-            before = read_json(record)
-            differing = [
-                name
-                for name, value in about["settings"].items()
-                if before.get("settings", {}).get(name) != value
-            ]
-            if differing or before.get("hash") != about["hash"]:
-                names = ", ".join(name.upper() for name in differing) or "our version"
-                raise UserError(
-                    f"{folder} holds a run with other settings ({names}): choose another RUN, or "
-                    "remove it"
-                )
-        else:
-            write_json(record, about)
-    except PermissionError as error:
+    if not record.is_file():
+        write_json(record, about)
+        return
+    before = read_json(record)
+    differing = [
+        name
+        for name, value in about["settings"].items()
+        if before.get("settings", {}).get(name) != value
+    ]
+    if differing or before.get("hash") != about["hash"]:
+        names = ", ".join(name.upper() for name in differing) or "our version"
         raise UserError(
-            f"{folder} cannot be written: {error.strerror}; choose another RUN"
-        ) from error
+            f"{folder} holds a run with other settings ({names}): choose another RUN, or remove it"
+        )
 
 
 def save_state(folder: Path, step: int, parts: Mapping[str, Any]) -> None:

@@ -1,26 +1,41 @@
 """How the nano models are made from nothing: `make nano`.
 
     images   single perspective images: what a click is
-    videos   a camera that turns in steps of up to 45°: what memory is for
+    videos   a camera that turns by up to 45° a frame: what memory is for
+    larger   the same at the size of the scan's views: what is far apart
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
-    scan     the scan, with the encoder frozen, as SAM2 becomes SAP
+    scan     the scan, with the encoder frozen and SAM2's loss, as SAM2 becomes SAP
              → sap_nano.pt
 
-Each phase starts with the weights of the one before. All of it can be stopped and called again.
+Each phase is a training run of its own and starts with the weights of the one before. All of it can
+be stopped and called again.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sap_model.training.settings import TrainSettings
+import torch
+
+from pipeline import __version__
+from pipeline.outputs import read_json, write_json
+from sap_model.model import checkpoints as weights_files
+from sap_model.model.build import default_image_size
+from sap_model.training.checkpoints import export
+from sap_model.training.panoramas import Rows
+from sap_model.training.settings import TrainSettings, to_json
 from sap_model.training.train import Watch, train
+
+WATCH = Watch(log_every=50, save_every=100, validate_every=400, clips=8, workers=0)
+"""Nothing is gained by loader processes: a crop takes a millisecond."""
 
 
 class Phase(NamedTuple):
-    """A training run, and the file its result is given away as, if it is."""
+    """A training run, and the file that its weights are given away as, if they are."""
 
     name: str
     settings: TrainSettings
@@ -28,7 +43,7 @@ class Phase(NamedTuple):
 
 
 def phases(data: tuple[str, ...]) -> list[Phase]:
-    """The recipe over shards of draft panoramas; CPU hours are those of one core."""
+    """The recipe, over shards of panoramas of any width from 1024 pixels."""
     images = TrainSettings(
         data=data,
         mix=(("crops", 1.0),),
@@ -36,7 +51,7 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         image_size=128,
         checkpoint=None,
         crop_frames=1,
-        crop_fov=(30.0, 70.0),  # 128 pixels for 53° are what 256 are for a view of the scan
+        crop_fov=(30.0, 70.0),  # 128 pixels for 53° are as sharp as 256 for a view of the scan
         objects=6,
         min_pixels=16,
         batch=16,
@@ -60,24 +75,75 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         boxes=0.1,
         corrections=0,
     )
-    return [Phase("images", images)]
+    videos = replace(
+        images,
+        crop_frames=3,
+        crop_step=45.0,
+        batch=6,
+        together=6,
+        steps=450,
+        flat=0.3,
+        lr=1e-3,
+        true_memory=0.7,
+        corrections=1,
+    )
+    larger = replace(videos, image_size=256, crop_fov=(60.0, 100.0), batch=4, together=4, steps=200)
+    scan = replace(
+        larger,
+        mix=(("panoramas", 3.0), ("crops", 1.0)),
+        objects=8,
+        frames=10,
+        sap=0.75,
+        batch=1,
+        together=1,
+        steps=300,
+        lr=4e-4,
+        optimizer="adamw",
+        weight_decay=0.1,
+        frozen=True,
+        true_memory=0.3,
+        grouping=False,
+    )
+    return [
+        Phase("images", images),
+        Phase("videos", videos),
+        Phase("larger", larger, "sam2-nano"),
+        Phase("scan", scan, "sap-nano"),
+    ]
 
 
-def make(data: tuple[str, ...], run: Path, out: Path) -> None:
-    """Run what is left of the recipe, and write the results as 16-bit files with a record each.
+def make(data: Sequence[str], run: Path, out: Path) -> None:
+    """Do what is left of the recipe, and write its results.
 
     Args:
         data: Folders of shards.
-        run: Where the phases leave their runs.
-        out: Where sam2_nano.pt, sap_nano.pt and nano.json go.
+        run: Where the phases have their runs.
+        out: Where the weights go, in 16 bits, each with a record of how it was made.
     """
-    weights: str | None = None
-    for phase in phases(data):
-        settings = replace(phase.settings, checkpoint=weights)
-        weights = str(
-            train(
-                settings,
-                run / phase.name,
-                Watch(log_every=50, save_every=200, validate_every=400, clips=8, workers=0),
-            )
-        )
+    weights: Path | None = None
+    done: list[dict[str, Any]] = []
+    for phase in phases(tuple(data)):
+        settings = replace(phase.settings, checkpoint=None if weights is None else str(weights))
+        folder = run / phase.name
+        record = folder / "data.json"  # shards may grow between the phases of a long recipe
+        if not record.is_file():
+            write_json(record, contents(data))
+        weights = train(settings, folder, WATCH)
+        done.append({"phase": phase.name, "settings": to_json(settings), **read_json(record)})
+        if phase.result is not None:
+            give_away(weights, out / weights_files.SHIPPED[phase.result], done)
+
+
+def contents(data: Sequence[str]) -> dict[str, Any]:
+    """What shards hold, told from their annotations: scenes and panoramas to train on."""
+    rows = Rows(data, "train")
+    return {"panoramas": len(rows), "scenes": sorted(rows.scenes()), "version": __version__}
+
+
+def give_away(weights: Path, path: Path, phases: list[dict[str, Any]]) -> None:
+    """Store weights in 16 bits, and beside them how they were made."""
+    network = weights_files.load("nano", weights, default_image_size("nano"), "cpu")
+    export(network, path, torch.float16)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    record = {"file": path.name, "sha256": digest, "bytes": path.stat().st_size, "phases": phases}
+    write_json(path.with_suffix(".json"), record)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.outputs import write_atomic
 from sap_model.training.validation import Score
 
 RECENT = 50
@@ -29,7 +30,7 @@ class Records:
         self.steps, self.done = steps, done
         self.path = folder / "log.jsonl"
         kept = [line for line in _lines(self.path) if line["step"] <= done]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self.recent: deque[dict[str, float]] = deque(maxlen=RECENT)
         self.score: Score | None = None

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from training.loss_fns import CORE_LOSS_KEY
 
 from pipeline.errors import UserError
-from pipeline.outputs import only_process
 from sap_model.model.build import build
 from sap_model.model.checkpoints import fill, find, read
 from sap_model.predict.methods import METHODS, scan_of
@@ -81,7 +80,7 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
     with processes() as world:
         if world.rank:
             return _train(settings, out, watch or Watch(), world)
-        with only_process(out, "training"):
+        with checkpoints.only_run(out):
             return _train(settings, out, watch or Watch(), world)
 
 

@@ -93,7 +93,8 @@ def score(network: SapTrain, clips: Sequence[Batch], min_pixels: int) -> tuple[S
             enough = pixels[frame] >= min_pixels
             ious[frame in (batch.prompts or {})].append(iou[frame][enough])
     network.train(training)
-    clicked, memory = torch.cat(ious[True]), torch.cat(ious[False])
+    # a clip may have frames of one kind only: all that a method without a scan has are clicked
+    clicked, memory = (torch.cat([torch.empty(0, device=device), *ious[k]]) for k in (True, False))
     return (
         Score(
             float(clicked.mean()) if len(clicked) else 0.0,
