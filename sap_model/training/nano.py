@@ -1,7 +1,7 @@
 """How the nano models are made from nothing: `make nano`.
 
     images   single perspective images: what a click is
-    videos   a camera that turns by up to 45° a frame: what memory is for
+    videos   a camera that turns by up to 20° a frame: what memory is for
     larger   the same at the size of the scan's views: what is far apart
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
     scan     the scan, with the encoder frozen and SAM2's loss, as SAM2 becomes SAP
@@ -56,9 +56,10 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         min_pixels=16,
         batch=16,
         together=16,
-        steps=3600,
+        steps=2400,
         warmup=50,
-        flat=0.2,
+        flat=0.3,
+        balanced=0.3,
         lr=2e-3,
         last_lr=0.0,
         weight_decay=0.02,
@@ -78,11 +79,11 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
     videos = replace(
         images,
         crop_frames=3,
-        crop_step=45.0,
+        crop_step=20.0,
         batch=6,
         together=6,
         steps=450,
-        flat=0.3,
+        balanced=0.0,
         lr=1e-3,
         true_memory=0.7,
         corrections=1,

@@ -53,6 +53,7 @@ class TrainSettings:
         checkpointing: Recompute activations in the backward pass: less memory, more time.
         frozen: Keep the image encoder (the paper's way). Without, everything is trained.
         loss: "sam2", or "from-nothing" for a model without pretrained weights.
+        balanced: Share of the steps after which the loss "from-nothing" is no longer balanced.
         true_presence, true_memory, grouping: See `SapTrain`; for models without pretrained weights.
         corrections: Clicks that correct a frame on which SAM2's training corrects (SAM2: 7).
         clicks: Probability that a clip that SAM2 prompts is prompted with clicks or boxes rather
@@ -89,6 +90,7 @@ class TrainSettings:
     checkpointing: bool = True
     frozen: bool = True
     loss: Literal["sam2", "from-nothing"] = "sam2"
+    balanced: float = 0.2
     true_presence: bool = False
     true_memory: float = 0.0
     grouping: bool = False
@@ -125,7 +127,7 @@ class TrainSettings:
         for name in ("frames", "batch", "together", "steps", "min_pixels", "crop_frames"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.upper()} must be at least 1, not {getattr(self, name)}")
-        for name in ("sap", "last_lr", "flat", "true_memory", "clicks", "boxes"):
+        for name in ("sap", "last_lr", "flat", "balanced", "true_memory", "clicks", "boxes"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name.upper()} must be from 0 to 1, not {getattr(self, name)}")
         for name in ("lr", "clip"):

@@ -40,9 +40,6 @@ from sap_model.training.settings import TrainSettings
 DIVERGED, PATIENCE = 20.0, 20
 """A loss that is this many times its running mean for this many steps will not come back."""
 
-BALANCED = (0.04, 0.2)
-"""Shares of the run between which the loss `FromNothing` goes from balanced to plain."""
-
 
 @dataclass(frozen=True)
 class Watch:
@@ -120,8 +117,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
         lr = rate(step - 1, settings)
         set_rate(optimizers, lr)
         if isinstance(loss_of, FromNothing):
-            low, high = BALANCED
-            loss_of.balance = float(np.clip((high - step / settings.steps) / (high - low), 0, 1))
+            left = 1 - step / settings.steps / max(settings.balanced, 1e-9)
+            loss_of.balance = float(np.clip(left / 0.8, 0, 1))
 
         # ---- forward and backward, part by part
         sums: dict[str, Tensor] = {}
