@@ -1,4 +1,4 @@
-"""The command line that make calls for the model: `python -m sap_model eval` and `train`."""
+"""The command line that make calls for the model: `python -m sap_model eval`, `train`, …"""
 
 from __future__ import annotations
 
@@ -113,6 +113,22 @@ def nano(options: argparse.Namespace) -> None:
     make(options.data.split(), options.run, options.weights)
 
 
+def ablations(options: argparse.Namespace) -> None:
+    """Shards → the paper's tables 4 to 6 at nano scale."""
+    from sap_model.training.ablations import Scored, ablate, base_settings
+
+    settings = base_settings(options.data.split(), options.checkpoint, options.steps)
+    print(ablate(settings, options.run, Scored(options.objects, options.limit, options.clicks)))
+    print(f"tables: {options.run / 'ablations.md'}")
+
+
+def card(options: argparse.Namespace) -> None:
+    """Shipped weights and their scores → their card for the Hub."""
+    from sap_model.training.card import write_card
+
+    print(f"card: {write_card(options.weights, options.scores, options.repo, options.dataset)}")
+
+
 TRAIN_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "data": (lambda text: tuple(text.split()), "folders or URLs of shards, space between them"),
     "sa1b": (str, "folder of SA-1B"),
@@ -170,4 +186,23 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data", default="out/shards", help="folders or URLs of shards")
     one.add_argument("--run", type=Path, default=Path("out/nano"), help="where its runs go")
     one.add_argument("--weights", type=Path, default=Path("out/nano"), help="where results go")
+    one = commands.add_parser("ablations", help="the paper's tables 4 to 6 at nano scale")
+    one.set_defaults(command=ablations)
+    one.add_argument("--data", default="out/shards", help="folders or URLs of shards")
+    one.add_argument("--run", type=Path, default=Path("out/ablations"), help="where all of it goes")
+    one.add_argument(
+        "--checkpoint", default="sam2-nano", help="weights to start from, or RUN of nano"
+    )
+    one.add_argument("--steps", type=at_least(1), help="optimiser steps, in place of the recipe's")
+    one.add_argument("--objects", type=at_least(1), help="objects of a panorama to score, at most")
+    one.add_argument("--limit", type=at_least(1), help="panoramas of a folder to score, at most")
+    one.add_argument("--clicks", type=at_least(1), default=1, help="rounds of the protocol")
+    one = commands.add_parser("card", help="write the card of the small models")
+    one.set_defaults(command=card)
+    one.add_argument("--weights", type=Path, default=Path("out/nano"), help="folder of make nano")
+    one.add_argument(
+        "--scores", type=Path, default=Path("out/eval/tables.json"), help="of make eval"
+    )
+    one.add_argument("--repo", help="the models' name on the Hub, for the examples")
+    one.add_argument("--dataset", help="the training data's name on the Hub")
     return parser

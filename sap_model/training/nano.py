@@ -82,26 +82,27 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         crop_step=20.0,
         batch=6,
         together=6,
-        steps=450,
+        steps=350,
         balanced=0.0,
         lr=1e-3,
         true_memory=0.7,
         corrections=1,
     )
-    larger = replace(videos, image_size=256, crop_fov=(60.0, 100.0), batch=4, together=4, steps=200)
+    larger = replace(videos, image_size=256, crop_fov=(60.0, 100.0), crop_frames=2, steps=260)
     scan = replace(
         larger,
         mix=(("panoramas", 3.0), ("crops", 1.0)),
         objects=8,
         frames=10,
         sap=0.75,
-        batch=1,
+        batch=2,
         together=1,
-        steps=300,
+        steps=110,
         lr=4e-4,
         optimizer="adamw",
         weight_decay=0.1,
         frozen=True,
+        loss="sam2",
         true_memory=0.3,
         grouping=False,
     )
