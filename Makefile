@@ -84,7 +84,7 @@ endif
 flag = $(if $($(2)),--$(1) '$(subst ','\'',$($(2)))')
 out := $(call flag,out,OUT)
 
-.PHONY: help setup render status shards preview verify stats coco card publish eval train nano test check \
+.PHONY: help setup render status shards preview verify stats coco card publish eval train nano ablations test check \
         bench lock clean
 
 help: ## list the targets
@@ -145,7 +145,7 @@ eval: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## score methods on pano
 
 train: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## fine-tune SAM2 on the scan (DATA= SIZE= CHECKPOINT= RUN=OUT/train GPUS=1)
 	@$(if $(filter-out 1,$(GPUS)),$(PYTHON) -m torch.distributed.run --standalone \
-	  --nproc-per-node '$(subst ','\'',$(GPUS))' -m,$(PYTHON) -m) sap_model train \
+	  --nproc-per-node '$(subst ','\'',$(GPUS))' -m --,$(PYTHON) -m) sap_model train \
 	  --data '$(subst ','\'',$(or $(DATA),$(OUT)/shards))' \
 	  --run '$(subst ','\'',$(or $(RUN),$(OUT)/train))' $(call flag,size,SIZE) \
 	  $(call flag,checkpoint,CHECKPOINT) $(call flag,image-size,IMAGE_SIZE) \
@@ -160,6 +160,12 @@ nano: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## make the shipped smal
 	@$(PYTHON) -m sap_model nano --data '$(subst ','\'',$(or $(DATA),$(OUT)/shards))' \
 	  --run '$(subst ','\'',$(or $(RUN),$(OUT)/nano))' \
 	  --weights '$(subst ','\'',$(or $(RUN),$(OUT)/nano))'
+
+ablations: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## the paper's tables 4 to 6 at nano scale (DATA= RUN=OUT/ablations STEPS=)
+	@$(PYTHON) -m sap_model ablations --data '$(subst ','\'',$(or $(DATA),$(OUT)/shards))' \
+	  --run '$(subst ','\'',$(or $(RUN),$(OUT)/ablations))' $(call flag,checkpoint,CHECKPOINT) \
+	  $(call flag,steps,STEPS) $(call flag,objects,OBJECTS) $(call flag,limit,LIMIT) \
+	  $(call flag,clicks,CLICKS)
 
 check: $(STAMPS)/test ## ruff and mypy
 	@$(PYTHON) -m ruff check .

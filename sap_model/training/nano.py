@@ -131,7 +131,10 @@ def make(data: Sequence[str], run: Path, out: Path) -> None:
         if not record.is_file():
             write_json(record, contents(data))
         weights = train(settings, folder, WATCH)
-        done.append({"phase": phase.name, "settings": to_json(settings), **read_json(record)})
+        about = to_json(settings)
+        for where in ("data", "checkpoint", "sa1b", "sav"):  # paths of this machine
+            del about[where]
+        done.append({"phase": phase.name, "settings": about, **read_json(record)})
         if phase.result is not None:
             give_away(weights, out / weights_files.SHIPPED[phase.result], done)
 
