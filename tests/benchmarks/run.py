@@ -24,7 +24,7 @@ def main() -> None:
     scene = next(path.parent for path in sorted(Path(ROOT).glob("out-bench/indoors/*/*/*.blend")))
     _run(sys.executable, "-m", "tests.benchmarks.faces", str(scene))
     _run(sys.executable, "-m", "tests.benchmarks.first")
-    for name in ("verifying", "statistics", "reading", "views", "predicting"):
+    for name in ("verifying", "statistics", "reading", "views", "predicting", "training"):
         _run(sys.executable, "-m", f"tests.benchmarks.{name}")
 
 
