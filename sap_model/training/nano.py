@@ -30,7 +30,7 @@ from sap_model.training.panoramas import Rows
 from sap_model.training.settings import TrainSettings, to_json
 from sap_model.training.train import Watch, train
 
-WATCH = Watch(log_every=50, save_every=100, validate_every=400, clips=8, workers=0)
+WATCH = Watch(log_every=50, save_every=50, validate_every=100, clips=8, workers=0)
 """Nothing is gained by loader processes: a crop takes a millisecond."""
 
 

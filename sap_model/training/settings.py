@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from sap_model.model.build import STRIDE
+from sap_model.model.build import STRIDE, default_image_size
 from sap_model.predict.methods import METHODS
 from sap_model.training.clip import MAX_OBJECTS
 
@@ -32,7 +32,7 @@ class TrainSettings:
         sa1b, sav: Folders of SAM2's own data, for the sources of these names.
         mix: (source, weight) pairs: how often each is drawn. Kept as shares of 1.
         method: What the weights are for, one of `TRAINED`; decides the views of a panorama.
-        size, image_size: Of the model, as in `sap_model.model.build`.
+        size, image_size: Of the model, as in `sap_model.model.build`; 0 is the size's own.
         checkpoint: Weights to start from: a file, a Hub id or "official"; None for fresh ones.
         objects: Objects of a clip (K), which share its encoded images.
         frames: Frames of a clip (T): 24 is one cycle, 48 the paper's two.
@@ -68,7 +68,7 @@ class TrainSettings:
     mix: tuple[tuple[str, float], ...] = (("panoramas", 1.0),)
     method: str = "sap"
     size: str = "large"
-    image_size: int = 1024
+    image_size: int = 0
     checkpoint: str | None = "official"
     objects: int = 6
     frames: int = 24
@@ -122,6 +122,7 @@ class TrainSettings:
             raise UserError(f"METHOD {self.method!r}: choose from {', '.join(TRAINED)}")
         if not 1 <= self.objects <= MAX_OBJECTS:
             raise UserError(f"OBJECTS must be from 1 to {MAX_OBJECTS}, not {self.objects}")
+        object.__setattr__(self, "image_size", self.image_size or default_image_size(self.size))
         if self.image_size < 1 or self.image_size % (2 * STRIDE):
             raise UserError(f"IMAGE_SIZE {self.image_size}: choose a multiple of {2 * STRIDE}")
         for name in ("frames", "batch", "together", "steps", "min_pixels", "crop_frames"):
