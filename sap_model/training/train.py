@@ -145,8 +145,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
                 f"step {step}: the loss is {loss:g} and its gradient's norm {norm:g}; stopped "
-                f"before that reached the weights. The same command goes on from the last good ones "
-                f"in {out / 'state'}, if any; if it comes back, start a RUN with a lower LR"
+                f"before that reached the weights. The same command goes on from the last good "
+                f"ones in {out / 'state'}, if any; if it comes back, start a RUN with a lower LR"
             )
         strikes = strikes + 1 if step > PATIENCE and loss > DIVERGED * usual else 0
         if strikes == PATIENCE:
