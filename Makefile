@@ -94,7 +94,10 @@ help: ## list the targets
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
 	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS=   (see README.md)"
 	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"
-	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 256) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
+	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 128) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
+	@echo "Settings of train: SIZE=large CHECKPOINT=official RUN=OUT/train DATA=OUT/shards MIX=panoramas:2,sa1b:1 SA1B= SAV="
+	@echo "  METHOD=sap BATCH=128 TOGETHER=1 STEPS=10000 LR= FRAMES=24 OBJECTS=6 MIN_PIXELS=64 SEED=0 GPUS=1 PRECISION=auto"
+	@echo "  CHECKPOINTING=1 VALIDATE_EVERY=500 SAVE_EVERY=200 WORKERS=4"
 	@echo "Settings of publish: REPO=user/name LICENSE=cc-by-4.0|…|FILE PRIVATE=1 DRY_RUN=0 REPLACE=0"
 
 setup: $(foreach extra,$(EXTRAS),$(STAMPS)/$(extra)) ## install into .venv (EXTRAS="render hub test training")

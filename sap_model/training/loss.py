@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from training.loss_fns import CORE_LOSS_KEY, MultiStepMultiMasksAndIous, dice_loss, iou_loss
 
-PARTS = ("loss_mask", "loss_dice", "loss_iou", "loss_class")
-"""Of a loss: focal (or cross-entropy), dice, estimated IoU, object score."""
-
 
 class Sam2Loss(MultiStepMultiMasksAndIous):
     """The loss of SAM2.1's published training configuration: the mean over a batch's objects, the
@@ -36,16 +33,31 @@ class Sam2Loss(MultiStepMultiMasksAndIous):
         """Losses of T frames; `outputs` as SAM2Train gives them, targets (T, B, S, S) bool."""
         losses: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=targets.device))
         for output, target in zip(outputs, targets, strict=True):
+            # as bfloat16 leaves them, sure scores and good estimates would round to no loss at all
+            output = output | {
+                name: [part.float() for part in output[name]]
+                for name in ("multistep_object_score_logits", "multistep_pred_ious")
+            }
             for name, value in self._forward(output, target, target.shape[0]).items():
                 losses[name] = losses[name] + value
         return losses
 
 
+SCORE, PRESENT = 0.2, 3.0
+"""In `FromNothing`: weight of the object score, and what a missed object weighs against a false
+one in it."""
+
+
 class FromNothing(nn.Module):
-    """A loss under which a click is learnt without pretrained weights.
+    """A loss under which clicks and memory are learnt without pretrained weights.
 
     Cross-entropy and dice on every mask. At first the object and the rest weigh the same in the
     cross-entropy, or the masks of small objects become empty and stay so.
+
+    SAM2 learns nothing from the mask of an object that is absent, which its object score gates.
+    Most frames of a scan do not show the object; the score of a model that knows little then says
+    "absent" everywhere, clicked or not. Here the mask of an absent object is taught to be empty,
+    and the score to close the gate only when it is sure (`PRESENT`).
 
     Attributes:
         balance: Weight of the balanced cross-entropy against the plain one, in [0, 1].
@@ -55,32 +67,31 @@ class FromNothing(nn.Module):
 
     def forward(self, outputs: list[dict[str, Any]], targets: Tensor) -> dict[str, Tensor]:
         """Losses of T frames; `outputs` as SAM2Train gives them, targets (T, B, S, S) bool."""
-        losses: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=targets.device))
-        steps = 0
+        parts: dict[str, list[Tensor]] = defaultdict(list)  # each (B,), of a frame and a click
         for output, target in zip(outputs, targets, strict=True):
-            present = target.flatten(1).any(1).float()
+            truth = target[:, None].float()
             for masks, ious, scores in zip(
                 output["multistep_pred_multimasks_high_res"],
                 output["multistep_pred_ious"],
                 output["multistep_object_score_logits"],
                 strict=True,
             ):
-                steps += 1
-                truth = target[:, None].float()
-                losses["loss_mask"] += (self._entropy(masks, truth) * present).mean()
-                dice = dice_loss(masks, truth, 1, loss_on_multimask=True)[:, 0]
-                losses["loss_dice"] += (dice * present).mean()
-                iou = iou_loss(masks, truth, ious, 1, loss_on_multimask=True, use_l1_loss=True)
-                losses["loss_iou"] += (iou[:, 0] * present).mean()
-                losses["loss_class"] += functional.binary_cross_entropy_with_logits(
-                    scores[:, 0].float(), present
-                )
-        means = {part: losses[part] / steps for part in PARTS}
-        total = means["loss_mask"] + means["loss_dice"] + means["loss_iou"]
+                parts["present"].append(target.flatten(1).any(1))
+                parts["loss_mask"].append(self._entropy(masks, truth))
+                parts["loss_dice"].append(dice_loss(masks, truth, 1, loss_on_multimask=True)[:, 0])
+                iou = iou_loss(masks, truth, ious.float(), 1, True, use_l1_loss=True)
+                parts["loss_iou"].append(iou[:, 0])
+                parts["scores"].append(scores[:, 0].float())
+        each = {name: torch.cat(part) for name, part in parts.items()}
+        present = each.pop("present")
+        means = {name: _mean(each[name], present) for name in ("loss_dice", "loss_iou")}
+        means["loss_mask"] = _mean(each["loss_mask"], present) + _mean(each["loss_mask"], ~present)
+        surprise = functional.softplus(torch.where(present, -each["scores"], each["scores"]))
+        means["loss_class"] = PRESENT * _mean(surprise, present) + _mean(surprise, ~present)
         if "grouping" in outputs[0]:
             means["loss_grouping"] = outputs[0]["grouping"]
-            total = total + means["loss_grouping"]
-        return means | {CORE_LOSS_KEY: total + 0.2 * means["loss_class"]}
+        total = torch.stack(list(means.values())).sum() - (1 - SCORE) * means["loss_class"]
+        return means | {CORE_LOSS_KEY: total}
 
     def _entropy(self, masks: Tensor, truth: Tensor) -> Tensor:
         """(B,) cross-entropy of masks (B, 1, S, S)."""
@@ -91,6 +102,11 @@ class FromNothing(nn.Module):
         on = (each * truth).sum(dim=(1, 2, 3)) / truth.sum(dim=(1, 2, 3)).clamp(min=1)
         off = (each * (1 - truth)).sum(dim=(1, 2, 3)) / (1 - truth).sum(dim=(1, 2, 3)).clamp(min=1)
         return self.balance * (on + off) / 2 + (1 - self.balance) * plain
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """The mean of some of (N,) values; 0 of none."""
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def grouping(features: Tensor, truth: Tensor, anchors: int = 48) -> Tensor:

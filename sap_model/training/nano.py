@@ -2,9 +2,9 @@
 
     images   single perspective images: what a click is
     videos   a camera that turns by up to 20° a frame: what memory is for
-    larger   the same at the size of the scan's views: what is far apart
+    wider    wider angles and larger turns: what is small, and what is gone
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
-    scan     the scan, with the encoder frozen and SAM2's loss, as SAM2 becomes SAP
+    scan     the scan, with the encoder frozen, as SAM2 becomes SAP
              → sap_nano.pt
 
 Each phase is a training run of its own and starts with the weights of the one before. All of it can
@@ -51,7 +51,7 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         image_size=128,
         checkpoint=None,
         crop_frames=1,
-        crop_fov=(30.0, 70.0),  # 128 pixels for 53° are as sharp as 256 for a view of the scan
+        crop_fov=(30.0, 70.0),  # closer than the scan: objects are larger
         objects=6,
         min_pixels=16,
         batch=16,
@@ -88,28 +88,25 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         true_memory=0.7,
         corrections=1,
     )
-    larger = replace(videos, image_size=256, crop_fov=(60.0, 100.0), crop_frames=2, steps=260)
+    wider = replace(videos, crop_fov=(50.0, 100.0), crop_step=60.0, true_memory=0.5, steps=300)
     scan = replace(
-        larger,
+        wider,
         mix=(("panoramas", 3.0), ("crops", 1.0)),
         objects=8,
         frames=10,
         sap=0.75,
         batch=2,
         together=1,
-        steps=110,
-        lr=4e-4,
-        optimizer="adamw",
-        weight_decay=0.1,
+        steps=300,
+        lr=8e-4,
         frozen=True,
-        loss="sam2",
-        true_memory=0.3,
+        true_memory=0.0,
         grouping=False,
     )
     return [
         Phase("images", images),
         Phase("videos", videos),
-        Phase("larger", larger, "sam2-nano"),
+        Phase("wider", wider, "sam2-nano"),
         Phase("scan", scan, "sap-nano"),
     ]
 

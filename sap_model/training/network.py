@@ -40,13 +40,6 @@ PROMPTS: dict[str, Any] = {
 """How SAM2.1 draws prompts in training (its published training configuration): a mask, or a click
 or box on one or two frames, then seven corrections on each of them."""
 
-IMAGES = PROMPTS | {
-    "prob_to_use_pt_input_for_train": 1.0,
-    "num_frames_to_correct_for_train": 1,
-    "num_init_cond_frames_for_train": 1,
-}
-"""Prompts with clicks and boxes only."""
-
 
 @dataclass(frozen=True)
 class _Video:
@@ -117,7 +110,7 @@ class SapTrain(SAM2Train):
         masks = batch.masks()
         video = _Video(masks, batch.views, len(batch.views))
         if batch.prompts is None:
-            features = self.prepare_prompt_inputs(features, video)
+            features = _only_visible(self.prepare_prompt_inputs(features, video), masks)
         else:
             features = features | self._given(batch.prompts, masks)
         if not self.num_correction_pt_per_frame:  # SAM2's loop needs at least one
@@ -127,17 +120,22 @@ class SapTrain(SAM2Train):
         self._remember_truth = told and self.rng.random() < self.true_memory
         outputs = self.forward_tracking(features, video)
         if self.training and self.grouping:
-            outputs[0]["grouping"] = grouping(features["backbone_fpn"][0], batch.truth)
+            with torch.autocast(batch.images.device.type, enabled=False):
+                finest = features["backbone_fpn"][0].float()
+                outputs[0]["grouping"] = grouping(finest, batch.truth)
         return outputs
 
     def encode(self, images: Tensor) -> dict[str, Any]:
         """Features of (V, 3, S, S) images as SAM2's `forward_image` gives them."""
         parts = [self.forward_image(part) for part in images.split(self.encode_batch)]
         levels = zip(*(part["backbone_fpn"] for part in parts), strict=True)
-        positions = zip(*(part["vision_pos_enc"] for part in parts), strict=True)
         return {
             "backbone_fpn": [torch.cat(level) for level in levels],
-            "vision_pos_enc": [torch.cat(position) for position in positions],
+            # the same for every image
+            "vision_pos_enc": [
+                position[:1].expand(len(images), -1, -1, -1)
+                for position in parts[0]["vision_pos_enc"]
+            ],
         }
 
     def _given(self, prompts: dict[int, dict[str, Tensor]], masks: Tensor) -> dict[str, Any]:
@@ -174,7 +172,10 @@ class SapTrain(SAM2Train):
     def _heads_that_are_told(
         self, present: Tensor, heads: Callable, *args: Any, **kwargs: Any
     ) -> tuple[Any, ...]:
-        """SAM2's heads with their gate driven by the truth, (B,) bool."""
+        """SAM2's heads with their gate driven by the truth, (B,) bool.
+
+        The gate acts on what memory is made of, not on what the loss sees.
+        """
         self.pred_obj_scores = False  # the gate alone; the decoder predicts scores all the same
         try:
             *masks, pointer, scores = heads(*args, **kwargs)
@@ -182,9 +183,7 @@ class SapTrain(SAM2Train):
             self.pred_obj_scores = True
         low, high, ious, best_low, best_high = masks
         gate = present[:, None, None, None]
-        low, high, best_low, best_high = (
-            torch.where(gate, mask, NO_OBJ_SCORE) for mask in (low, high, best_low, best_high)
-        )
+        best_low, best_high = (torch.where(gate, x, NO_OBJ_SCORE) for x in (best_low, best_high))
         pointer = torch.where(present[:, None], pointer, self.no_obj_ptr)
         return low, high, ious, best_low, best_high, pointer, scores
 
@@ -218,3 +217,32 @@ def _recomputed(function: Callable, *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return function(*args, **kwargs)
     return checkpoint(function, *args, use_reentrant=False, **kwargs)
+
+
+def _only_visible(features: dict[str, Any], masks: Tensor) -> dict[str, Any]:
+    """Leave frames that do not show all objects without prompts of their own.
+
+    SAM2's training prompts any frames. In a scan most do not show the object, and an empty mask
+    would give a box inside out, or a click that says where the object is not.
+
+    Args:
+        features: As `prepare_prompt_inputs` gives them.
+        masks: (T, B, S, S) bool; frame 0 shows all objects.
+    """
+    shown = {0, *masks.flatten(2).any(2).all(1).nonzero()[:, 0].tolist()}
+    prompted = [t for t in features["init_cond_frames"] if t in shown]
+    followed = [t for t in features["init_cond_frames"] if t not in shown]
+    return (
+        features
+        | {
+            "init_cond_frames": prompted,
+            "frames_not_in_init_cond": sorted(features["frames_not_in_init_cond"] + followed),
+            "frames_to_add_correction_pt": [
+                t for t in features["frames_to_add_correction_pt"] if t in shown
+            ],
+        }
+        | {
+            name: {t: prompt for t, prompt in features[name].items() if t in shown}
+            for name in ("mask_inputs_per_frame", "point_inputs_per_frame")
+        }
+    )
