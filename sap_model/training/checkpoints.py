@@ -7,7 +7,7 @@
       weights.pt            the result, as official SAM2 checkpoints are laid out
       tensorboard/          curves
       pictures/<step>.jpg   predictions on fixed objects
-      log.jsonl             a line for each logged step
+      log.jsonl             a line for every step and every validation
 
 Files appear whole or not at all. A state needs no random state: clips, prompts and dropout of a
 step follow from its number.
@@ -37,6 +37,9 @@ from sap_model.training.settings import TrainSettings, settings_hash, to_json
 KEPT = 2
 """States that are kept: the last one, and one before it in case that is damaged."""
 
+DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError)
+"""What `torch.load` raises for a file that is cut off, or not there."""
+
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
@@ -61,12 +64,20 @@ def open_run(folder: Path, settings: TrainSettings) -> None:
     Raises:
         UserError: Another run lives there.
     """
+    if not holds(folder, settings):
+        write_json(folder / "settings.json", _about(settings))
+
+
+def holds(folder: Path, settings: TrainSettings) -> bool:
+    """Whether a folder holds this run; False if it holds none.
+
+    Raises:
+        UserError: Another run lives there.
+    """
     record = folder / "settings.json"
-    about: dict[str, Any] = {"settings": to_json(settings), "hash": settings_hash(settings)}
     if not record.is_file():
-        write_json(record, about)
-        return
-    before = read_json(record)
+        return False
+    about, before = _about(settings), read_json(record)
     differing = [
         name
         for name, value in about["settings"].items()
@@ -77,6 +88,11 @@ def open_run(folder: Path, settings: TrainSettings) -> None:
         raise UserError(
             f"{folder} holds a run with other settings ({names}): choose another RUN, or remove it"
         )
+    return True
+
+
+def _about(settings: TrainSettings) -> dict[str, Any]:
+    return {"settings": to_json(settings), "hash": settings_hash(settings)}
 
 
 def save_state(folder: Path, step: int, parts: Mapping[str, Any]) -> None:
@@ -92,6 +108,15 @@ def states(folder: Path) -> list[Path]:
     return sorted((folder / "state").glob("[0-9]*.pt"))
 
 
+def lower_lr(folder: Path) -> str:
+    """What to do about a loss that went wrong: the best weights so far, or the last, are named."""
+    best = folder / "best.pt"
+    files = [best] if best.is_file() else states(folder)[-1:]
+    return "start another RUN with a lower LR" + "".join(
+        f" and CHECKPOINT={path}" for path in files
+    )
+
+
 def last_state(folder: Path) -> dict[str, Any] | None:
     """The newest state that can be read; None if the run has none.
 
@@ -102,11 +127,27 @@ def last_state(folder: Path) -> dict[str, Any] | None:
     for path in reversed(found):
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError):
+        except DAMAGED:
             print(f"{path} is damaged; going on from the one before it", flush=True)
     if found:
         raise UserError(f"no state in {folder / 'state'} can be read: remove it to start anew")
     return None
+
+
+def state_of(folder: Path, step: int) -> dict[str, Any]:
+    """The state after `step` steps, which another process could read.
+
+    Raises:
+        UserError: This one cannot.
+    """
+    path = folder / "state" / f"{step:08d}.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGED as error:
+        raise UserError(
+            f"{path}, which the first process goes on from, cannot be read by all: RUN must be on "
+            "storage that all machines share"
+        ) from error
 
 
 def export(network: nn.Module, path: Path, precision: torch.dtype = torch.float32) -> None:

@@ -15,7 +15,8 @@ from pipeline import sphere
 from sap_model.scan.geometry import Perspective
 from sap_model.scan.views import pad
 from sap_model.training.clip import Clip, NoObjectError, bits_of
-from sap_model.training.panoramas import Rows, draw, pixels_of
+from sap_model.training.panoramas import draw, pixels_of
+from sap_model.training.rows import Rows
 
 
 class Crops:

@@ -6,6 +6,7 @@ run goes on after a stop by going on to count, and processes share a step by sha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -19,7 +20,8 @@ from pipeline.errors import UserError
 from sap_model.predict.methods import METHODS, scan_of
 from sap_model.training.clip import Batch, Clip, NoObjectError, collate
 from sap_model.training.crops import Crops
-from sap_model.training.panoramas import NoSplitError, Rows, Scans
+from sap_model.training.panoramas import Scans
+from sap_model.training.rows import NoSplitError, Rows
 from sap_model.training.sa1b import Sa1b
 from sap_model.training.sav import Sav
 from sap_model.training.settings import TrainSettings
@@ -28,7 +30,11 @@ TRIES = 100
 """Rows in a row without anything to train on before a source is given up."""
 
 KEPT_BYTES = 2 * 2**30
-"""Decoded panoramas that a loader process keeps, if all of them fit: at nano scale they do."""
+"""Decoded panoramas that are kept, if all of them fit: at nano scale they do. Divided among the
+training processes of a machine; each of the loader processes of one keeps all of its share."""
+
+AHEAD = 2
+"""Parts that a loader process makes ahead. One at 1024 pixels is about 100 MB of shared memory."""
 
 
 class Source(Protocol):
@@ -67,7 +73,13 @@ class Mixture(Dataset):
         return [collate(clips) for clips in alike.values()]
 
     def _clip(self, source: Source, count: int, rng: np.random.Generator) -> Clip:
-        """The clip that comes `count`-th: rows in an order that is new in every round."""
+        """The clip of place `count`, which counts the clips of all sources together.
+
+        A round is as many places as the source has rows, in an order that is new in every round. A
+        source with a share w is asked at about w of them, and so gives about w of its rows in a
+        round, each at most once (but for rows that stand in for those without an object). Which
+        ones is new in every round too. What comes thus depends on `count` alone.
+        """
         for again in range(TRIES):
             turn, place = divmod(count + again, len(source))
             row = _order(self.seed, turn, len(source))[place]
@@ -89,7 +101,7 @@ def _order(seed: int, turn: int, rows: int) -> NDArray[np.int64]:
 
 def make(settings: TrainSettings, split: str = "train") -> Mixture:
     """The sources that settings name, over a split of the shards."""
-    rows = rows_of(settings, split)
+    rows = rows_of(settings, split) if _on_shards(settings) else None
     about = METHODS[settings.method]
     size, objects = settings.image_size, settings.objects
     frames = settings.frames
@@ -123,30 +135,48 @@ def rows_of(settings: TrainSettings, split: str) -> Rows | None:
     Raises:
         UserError: There is no such split.
     """
-    if not settings.data:
+    rows = _open(settings, split)
+    if rows is None:
         return None
-    try:
-        rows = Rows(settings.data, split)
-    except NoSplitError:
-        if split == "validation":
-            return None
-        raise
-    first = rows[0]
-    if (first.image.nbytes + first.ids.nbytes) * len(rows) <= KEPT_BYTES:
+    first, share = rows[0], KEPT_BYTES // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    if (first.image.nbytes + first.ids.nbytes) * len(rows) <= share:
         rows = Rows(settings.data, split, kept=len(rows))
     return rows
 
 
 def refuse_leaks(settings: TrainSettings) -> None:
-    """Raise UserError if a scene is trained on and watched, such as when folders were mixed up."""
-    train, watched = rows_of(settings, "train"), rows_of(settings, "validation")
-    if train and watched:
-        common = sorted(train.scenes() & watched.scenes())
-        if common:
-            raise UserError(
-                f"{len(common)} scenes are in the train and in the validation split of DATA, such "
-                f"as {common[0]}: leave out the folder that holds them the second time"
-            )
+    """Look at the annotations of all rows once, before hours are spent on them.
+
+    Raises:
+        UserError: A row will not do, see `Rows.check`; or a scene is trained on and watched, such
+            as when folders were mixed up.
+    """
+    train = _open(settings, "train") if _on_shards(settings) else None
+    watched = _open(settings, "validation")
+    trained_on = train.check() if train else set()
+    common = sorted(trained_on & watched.check()) if watched else []
+    if common:
+        raise UserError(
+            f"{len(common)} scenes are in the train and in the validation split of DATA, such "
+            f"as {common[0]}: leave out the folder that holds them the second time"
+        )
+
+
+def _on_shards(settings: TrainSettings) -> bool:
+    """Whether shards are trained on, and not only watched."""
+    return any(name in ("panoramas", "crops") for name, _ in settings.mix)
+
+
+def _open(settings: TrainSettings, split: str) -> Rows | None:
+    """See `rows_of`; nothing is decoded."""
+    if not settings.data:
+        return None
+    try:
+        return Rows(settings.data, split)
+    except NoSplitError:
+        if split == "validation":
+            return None
+        raise
 
 
 def load(
@@ -164,7 +194,7 @@ def load(
         num_workers=workers,
         collate_fn=_as_it_is,
         multiprocessing_context="spawn" if workers else None,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=AHEAD if workers else None,
         pin_memory=pin,
         worker_init_fn=_alone,
     )

@@ -1,18 +1,12 @@
-"""Our shards as training data: rows, and clips of rows along the scan (paper, section 3.5)."""
+"""Our shards as training data: clips of rows along the scan (paper, section 3.5)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
-from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from sap_model.clicks import POSITIVE, Click
 from sap_model.model.tracker import Points
 from sap_model.predict.predictor import ViewsOf
@@ -20,131 +14,14 @@ from sap_model.predict.prompts import Plan, Views, plan
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 from sap_model.training.clip import Clip, NoObjectError, bits_of
-
-COLUMNS = (
-    "image_id",
-    "scene_id",
-    "image",
-    "ids",
-    "objects.list.element.id",
-    "objects.list.element.click",
-    "objects.list.element.segmentation",
-)
+from sap_model.training.rows import NoSplitError as NoSplitError
+from sap_model.training.rows import Panorama, Rows
 
 Prompting = Literal["sam2", "sap"]
 """Prompts drawn as in SAM2's training, or the same click in every view that sees it."""
 
 TRIES = 64
 """Objects that are looked at for ones that can be followed together."""
-
-
-class NoSplitError(UserError):
-    """None of some folders of shards has a split."""
-
-
-@dataclass(frozen=True)
-class Panorama:
-    """A row, decoded.
-
-    Attributes:
-        name: Its image_id.
-        image: (H, W, 3) uint8.
-        ids: (H, W) uint16.
-        objects: (N,) ids of the annotated instances.
-        clicks: (N, 2) their stored first clicks (x, y).
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    ids: NDArray[np.uint16]
-    objects: NDArray[np.int64]
-    clicks: NDArray[np.int64]
-
-
-class Rows:
-    """Rows of one or more folders of shards, decoded when they are asked for.
-
-    Args:
-        folders: Folders or URLs of shards; small ones may lack a split that another has.
-        split: Of the rows.
-        kept: Decoded rows that stay in memory; a 1024 × 512 one takes 2.6 MB, a 4K one 42 MB.
-
-    Raises:
-        NoSplitError: No folder has it.
-        UserError: There are no shards.
-    """
-
-    def __init__(self, folders: Sequence[Path | str], split: str | None, kept: int = 0) -> None:
-        self.readers = [
-            ShardReader(folder, split)
-            for folder in folders
-            if split is None or split in ShardReader(folder).splits
-        ]
-        if not self.readers:
-            raise NoSplitError(
-                f"no {split} panoramas in {', '.join(map(str, folders))}: render more"
-            )
-        self.kept = kept
-        self._keep()
-
-    def __getstate__(self) -> dict:
-        return {"readers": self.readers, "kept": self.kept}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._keep()
-
-    def __len__(self) -> int:
-        return sum(len(reader) for reader in self.readers)
-
-    def __getitem__(self, index: int) -> Panorama:
-        return self._get(index)
-
-    def scenes(self) -> set[str]:
-        """Names of all scenes, as far as the rows' annotations tell."""
-        return {
-            row["scene_id"] for reader in self.readers for row in reader.annotations(["scene_id"])
-        }
-
-    def _keep(self) -> None:
-        self._get = lru_cache(self.kept)(self._read) if self.kept else self._read
-
-    def _read(self, index: int) -> Panorama:
-        for reader in self.readers:
-            if index < len(reader):
-                return decode(reader.row(index, COLUMNS))
-            index -= len(reader)
-        raise IndexError(index)
-
-
-def decode(row: dict) -> Panorama:
-    """A row of a shard with `COLUMNS`.
-
-    Raises:
-        UserError: Its image, ids and annotations do not fit each other.
-    """
-    image, ids = decode_image(row["image"]), decode_ids(row["ids"])
-    name, objects = row["image_id"], row["objects"]
-    if ids.shape != image.shape[:2]:
-        raise UserError(f"{name}: ids of {ids.shape} for an image of {image.shape[:2]}; pack again")
-    if image.shape[1] != 2 * image.shape[0]:
-        raise UserError(
-            f"{name}: {image.shape[1]} × {image.shape[0]} pixels are no panorama, which is twice "
-            "as wide as high"
-        )
-    for thing in objects:
-        if tuple(thing["segmentation"]["size"]) != ids.shape:
-            raise UserError(
-                f"{name}: the mask of object {thing['id']} has size "
-                f"{thing['segmentation']['size']}, its image {list(ids.shape)}; pack again"
-            )
-    return Panorama(
-        name,
-        image,
-        ids,
-        np.array([thing["id"] for thing in objects], np.int64),
-        np.array([thing["click"] for thing in objects], np.int64).reshape(-1, 2),
-    )
 
 
 class Scans:
@@ -230,25 +107,32 @@ class Scans:
         """Objects whose clicks are seen on the same frames, counted from their own starts.
 
         SAM2 follows objects together only if they are prompted at the same frames. A click's frames
-        depend on where it lies in the grid of views, and most clicks share theirs with many.
+        depend on where it lies in the grid of views, and most clicks share theirs with many. Those
+        of the first object are taken, unless too few others share them and more share some others.
         """
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
-        alike: dict[int, Plan] = {}
-        frames: list[int] = []
+        most = min(self.objects, len(able))
+        groups: dict[tuple[int, ...], dict[int, list[Plan]]] = {}  # frames: object: its clicks
         for k in draw(able, TRIES, rng) if able.size else ():
             each = self._plan(panorama, int(k), views, rng)
             if each is None or pixels[each.views[0], k] < self.min_pixels:
                 continue
-            prompted = [frame for frame in each.conditioning if frame < self.frames]
-            frames = frames or prompted
-            if prompted == frames:
-                alike.setdefault(int(k), each)
-            if len(alike) == self.objects:
+            prompted = tuple(frame for frame in each.conditioning if frame < self.frames)
+            known = groups.setdefault(prompted, {}).setdefault(int(k), [])
+            if each not in known:
+                known.append(each)
+            first = next(iter(groups.values()))
+            if len(first) >= most and sum(map(len, first.values())) >= self.objects:
                 break
-        if not alike:
+        if not groups:
             raise NoObjectError(panorama.name)
+        # the first of the largest, where no more than `most` objects count
+        frames, alike = max(groups.items(), key=lambda group: min(len(group[1]), most))
         chosen = draw(np.array(list(alike)), self.objects, rng)
-        plans = [alike[int(k)] for k in chosen]
+        plans = []
+        for place, k in enumerate(chosen.tolist()):  # once more with another click, if there is one
+            known = alike[k]
+            plans.append(known[chosen[:place].tolist().count(k) % len(known)])
         prompts = {}
         for frame in frames:
             spots = np.array([each.conditioning[frame] for each in plans])

@@ -34,6 +34,7 @@ class Records:
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self.recent: deque[dict[str, float]] = deque(maxlen=RECENT)
         self.score: Score | None = None
+        self.began, self.first = time.monotonic(), done
 
     def step(
         self,
@@ -69,14 +70,19 @@ class Records:
         )
 
     def show(self) -> None:
-        """Print where the run stands."""
+        """Print where the run stands, with the IoU of the last validation since it began."""
         count = len(self.recent)
         took = sum(line["took"] for line in self.recent) / count
         waited = sum(line["waited"] for line in self.recent) / count
         loss = sum(line["loss"] for line in self.recent) / count
-        left = took * (self.steps - self.done) / 60
+        iou = ""
+        if self.score is not None:
+            iou = f"IoU {self.score.clicked:.3f} clicked, {self.score.memory:.3f} from memory, "
+        # by the clock since this call began, which counts validations too
+        rate = (time.monotonic() - self.began) / (self.done - self.first)
+        left = rate * (self.steps - self.done) / 60
         print(
-            f"step {self.done} of {self.steps}: loss {loss:.4f}, {took:.2f} s a step "
+            f"step {self.done} of {self.steps}: loss {loss:.4f}, {iou}{took:.2f} s a step "
             f"({waited / took:.0%} waiting for data), {left:.0f} min left",
             flush=True,
         )

@@ -62,8 +62,8 @@ class Sa1b:
                 names.append(os.fsencode(path.relative_to(self._folder)))
         if not names:
             raise UserError(f"{folder} holds no sa_<id>.jpg; give the folder of SA-1B")
-        # All of SA-1B is 11 million names: as an array they take a tenth of the memory that
-        # strings would, and loading processes share it.
+        # All of SA-1B is 11 million names, and every loading process has its own copy: as an array
+        # they take a tenth of the memory that strings would.
         self._names = np.sort(np.array(names))
 
     def __len__(self) -> int:

@@ -4,25 +4,28 @@
 
 A step sees `batch` clips, a few at a time. Which clips, which prompts and which dropout follows
 from the numbers of the parts that it is made of, so that a run that was killed goes on exactly from
-its last state, and several processes do together what one would do alone. Gradients are summed over
-the processes once a step, after the last backward pass. (DistributedDataParallel sums within
-each, and would have to find out which parameters were used: a clip of one frame uses no memory.)
+its last state, and several processes do together what one would do alone. On a CPU that is to the
+last bit; GPUs add some sums in an order that is not fixed, so that last bits may differ there.
+
+Gradients are summed over the processes once a step, after the last backward pass.
+(DistributedDataParallel sums within each, and would have to find out which parameters were used: a
+clip of one frame uses no memory.)
 """
 
 from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from training.loss_fns import CORE_LOSS_KEY
 
-from pipeline.errors import UserError
 from sap_model.model.build import build
 from sap_model.model.checkpoints import fill, find, read
 from sap_model.predict.methods import METHODS, scan_of
@@ -74,30 +77,44 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
     Raises:
         UserError: Settings, data, checkpoint or folder will not do; or the loss diverged.
     """
-    with processes() as world:
-        if world.rank:
-            return _train(settings, out, watch or Watch(), world)
-        with checkpoints.only_run(out):
-            return _train(settings, out, watch or Watch(), world)
+    weights = out / "weights.pt"
+    with processes() as world, ExitStack() as held:
+        finished = False
+        with world.agreed():
+            settings.chunks(world.size)
+            if world.rank == 0:
+                held.enter_context(checkpoints.only_run(out))
+                finished = checkpoints.holds(out, settings) and weights.is_file()
+        if not world.gather(finished)[0]:
+            _train(settings, out, watch or Watch(), world)
+        elif world.rank == 0:
+            print(f"{out} is done already", flush=True)
+    return weights
 
 
-def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Path:
+def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> None:
     # ---- everything that can be refused is, before the first step
+    watched: list[Batch] = []
+    state: dict[str, Any] | None = None
+    with world.agreed():
+        mixture = make(settings)
+        network = new_network(settings).to(world.device).train()
+        if world.rank == 0:
+            refuse_leaks(settings)
+            checkpoints.open_run(out, settings)
+            watched = validation_clips(settings, watch)
+            state = checkpoints.last_state(out)
     chunks = settings.chunks(world.size)
-    mixture = make(settings)
-    network = new_network(settings).to(world.device).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizers = new_optimizers(network, settings)
     loss_of = Sam2Loss() if settings.loss == "sam2" else FromNothing()
-    watched: list[Batch] = []
-    if world.rank == 0:
-        refuse_leaks(settings)
-        checkpoints.open_run(out, settings)
-        watched = validation_clips(settings, watch)
 
-    # ---- where an earlier call stopped
+    # ---- where an earlier call stopped: all go on from the state that the first process could read
     done, best, usual = 0, -1.0, 0.0
-    state = checkpoints.last_state(out)
+    last_step = world.gather(state and state["step"])[0]
+    with world.agreed():
+        if world.rank and last_step is not None:
+            state = checkpoints.state_of(out, last_step)
     if state is not None:
         network.load_state_dict(state["model"])
         for optimizer, its in zip(optimizers, state["optimizers"], strict=True):
@@ -135,7 +152,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
                 share = len(batch.bits) / (settings.batch * settings.objects)
                 (losses[CORE_LOSS_KEY] * share).backward()
                 for name, value in losses.items():
-                    sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu() * share
+                    # on the device: to look at a number would wait for all work before it
+                    sums[name] = sums.get(name, 0.0) + value.detach() * share
 
         # ---- one step for all processes
         world.sum_gradients(trained)
@@ -143,17 +161,16 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
         norm = float(nn.utils.clip_grad_norm_(trained, settings.clip))
         loss = values[CORE_LOSS_KEY]
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UserError(
+            world.refuse(
                 f"step {step}: the loss is {loss:g} and its gradient's norm {norm:g}; stopped "
-                f"before that reached the weights. The same command goes on from the last good "
-                f"ones in {out / 'state'}, if any; if it comes back, start a RUN with a lower LR"
+                "before that reached the weights. The same command would come to the same step: "
+                f"{checkpoints.lower_lr(out)}"
             )
         strikes = strikes + 1 if step > PATIENCE and loss > DIVERGED * usual else 0
         if strikes == PATIENCE:
-            raise UserError(
+            world.refuse(
                 f"step {step}: for {PATIENCE} steps the loss was over {DIVERGED:g} times its usual "
-                f"{usual:.3g}; {out / 'best.pt'} holds the best weights so far. Start a RUN with a "
-                "lower LR"
+                f"{usual:.3g}: {checkpoints.lower_lr(out)}"
             )
         if not strikes:
             usual += (loss - usual) / min(step, 100)
@@ -169,13 +186,14 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
         if step % watch.log_every == 0 or end:
             records.show()
         if watched and (step % watch.validate_every == 0 or end):
-            score, masks = validation.score(network, watched, settings.min_pixels)
+            score, masks = validation.score(network, watched, settings.min_pixels, half)
             records.validated(step, score)
             validation.draw(out / "pictures" / f"{step:08d}.jpg", watched, masks)
             if score.both > best:
                 best = score.both
                 checkpoints.export(network, out / "best.pt")
-        if step % watch.save_every == 0 or end:
+        # not among strikes: that would push out the last good state (so a state is at no strikes)
+        if not strikes and (step % watch.save_every == 0 or end):
             kept = {
                 "model": network.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -187,7 +205,6 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> Pa
     if records is not None:
         records.close()
         checkpoints.export(network, out / "weights.pt")
-    return out / "weights.pt"
 
 
 def new_network(settings: TrainSettings) -> SapTrain:
@@ -220,9 +237,12 @@ def new_network(settings: TrainSettings) -> SapTrain:
 
 
 def validation_clips(settings: TrainSettings, watch: Watch) -> list[Batch]:
-    """Fixed clips of the validation split, prompted as at inference."""
-    rows = rows_of(settings, "validation") if watch.clips else None
+    """Fixed clips of the validation split, prompted as at inference; says so if there are none."""
+    if not watch.clips:
+        return []
+    rows = rows_of(settings, "validation")
     if rows is None:
+        print("no validation split: nothing is validated, and no best.pt written", flush=True)
         return []
     source = Scans(
         rows,

@@ -20,8 +20,8 @@ from sap_model.training.clip import Batch, NoObjectError, collate
 from sap_model.training.network import SapTrain
 from sap_model.training.panoramas import Scans
 
-SHOWN = 3
-"""Objects on a picture."""
+SHOWN, FRAMES = 3, 12
+"""Of a picture: clips, with their first object each; and frames of each, at most."""
 
 LIGHT, TRUTH = (255, 170, 0), (0, 255, 90)
 """Colours of a predicted mask and of the true outline, RGB."""
@@ -61,30 +61,41 @@ def fixed_clips(source: Scans, count: int, seed: int = 0) -> list[Batch]:
     return clips
 
 
+def shown(clips: Sequence[Batch]) -> list[int]:
+    """Which clips are drawn: `SHOWN` of them, spread evenly."""
+    return list(range(len(clips)))[:: max(1, len(clips) // SHOWN)][:SHOWN]
+
+
 @torch.no_grad()
-def score(network: SapTrain, clips: Sequence[Batch], min_pixels: int) -> tuple[Score, list[Tensor]]:
+def score(
+    network: SapTrain, clips: Sequence[Batch], min_pixels: int, half: bool = False
+) -> tuple[Score, list[Tensor]]:
     """Follow the objects of clips as at inference.
 
     Args:
         network: On any device; its mode is left as it was.
         clips: With given prompts.
         min_pixels: Frames on which fewer pixels of an object are seen are left out.
+        half: Compute in bfloat16 where that is safe, as in training.
 
     Returns:
-        The score, and the predicted masks (T, B, S, S) bool of each clip on the CPU.
+        The score; and of each clip that is `shown`, the predicted masks of its first object on the
+        first `FRAMES` frames, (T, S, S) bool on the CPU.
     """
     training, device = network.training, next(network.parameters()).device
     network.eval()
     ious: dict[bool, list[Tensor]] = {True: [], False: []}
     right: list[Tensor] = []
-    predictions = []
-    for clip in clips:
+    predictions, drawn = [], shown(clips)
+    for k, clip in enumerate(clips):
         batch = clip.to(device)
         truth = batch.masks()
         network.seed(0)
-        outputs = network(batch)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            outputs = network(batch)
         masks = torch.stack([output["pred_masks_high_res"][:, 0] > 0 for output in outputs])
-        predictions.append(masks.cpu())
+        if k in drawn:
+            predictions.append(masks[:FRAMES, 0].cpu())
         pixels = truth.flatten(2).sum(-1)
         iou = (masks & truth).flatten(2).sum(-1) / (masks | truth).flatten(2).sum(-1).clamp(min=1)
         scores = [output["multistep_object_score_logits"][-1][:, 0] for output in outputs]
@@ -106,21 +117,16 @@ def score(network: SapTrain, clips: Sequence[Batch], min_pixels: int) -> tuple[S
     )
 
 
-def draw(
-    path: Path, clips: Sequence[Batch], predictions: Sequence[Tensor], frames: int = 12
-) -> None:
-    """A picture of the first object of some clips on its first frames: predictions and truth."""
-    chosen = list(zip(clips, predictions, strict=True))
-    chosen = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]
+def draw(path: Path, clips: Sequence[Batch], predictions: Sequence[Tensor]) -> None:
+    """A picture of what `score` gives to draw: predictions, and the truth of the same clips."""
     rows = []
-    for clip, masks in chosen:
+    for k, masks in zip(shown(clips), predictions, strict=True):
+        clip = clips[k]
         images = clip.images.permute(0, 2, 3, 1).numpy()
         truth = clip.masks()[:, 0].numpy()
         tiles = [
-            _tile(
-                images[clip.views[t, 0]], masks[t, 0].numpy(), truth[t], t in (clip.prompts or {})
-            )
-            for t in range(min(frames, len(truth)))
+            _tile(images[clip.views[t, 0]], mask, truth[t], t in (clip.prompts or {}))
+            for t, mask in enumerate(masks.numpy())
         ]
         rows.append(np.hstack(tiles))
     width = min(row.shape[1] for row in rows)

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.outputs import RunFolder
 from pipeline.shards.writer import pack
+from sap_model.model.build import build
+from sap_model.training.settings import TrainSettings
 from tests.synthetic import SETTINGS, finish_scene
 
 
@@ -32,3 +35,22 @@ def packed(tmp_path_factory) -> Callable[[float], Path]:
 def shards(packed) -> Path:
     """Four panoramas to train on and four to watch."""
     return packed(0.5)
+
+
+@pytest.fixture(scope="session")
+def settings(packed, tmp_path_factory) -> TrainSettings:
+    """Two clips a step, from weights in a file, all of which the command line can say too."""
+    weights = tmp_path_factory.mktemp("fresh") / "nano.pt"
+    torch.save({"model": build("nano", 64, seed=1).state_dict()}, weights)
+    return TrainSettings(
+        data=(str(packed(0.0)),),
+        size="nano",
+        image_size=64,
+        checkpoint=str(weights),
+        objects=2,
+        frames=3,
+        batch=2,
+        steps=4,
+        lr=1e-3,
+        min_pixels=16,
+    )

@@ -45,6 +45,21 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
         checkpoints.last_state(tmp_path)
 
 
+def test_a_state_that_another_process_read_must_be_there(tmp_path):
+    save(tmp_path, 7)
+    assert checkpoints.state_of(tmp_path, 7)["step"] == 7
+    with pytest.raises(UserError, match="storage that all machines share"):
+        checkpoints.state_of(tmp_path, 8)
+
+
+def test_a_lower_lr_starts_from_the_best_or_the_last_weights(tmp_path):
+    assert checkpoints.lower_lr(tmp_path).endswith("lower LR")
+    save(tmp_path, 7, 8)
+    assert checkpoints.lower_lr(tmp_path).endswith(f"CHECKPOINT={tmp_path}/state/00000008.pt")
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    assert checkpoints.lower_lr(tmp_path).endswith(f"CHECKPOINT={tmp_path}/best.pt")
+
+
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
     path = tmp_path / "weights.pt"
     checkpoints.save(path, 1)
@@ -55,8 +70,10 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
 
 
 def test_a_run_is_told_from_others(tmp_path):
+    assert not checkpoints.holds(tmp_path, SETTINGS)
     checkpoints.open_run(tmp_path, SETTINGS)
     checkpoints.open_run(tmp_path, SETTINGS)
+    assert checkpoints.holds(tmp_path, SETTINGS)
     other = dataclasses.replace(SETTINGS, lr=1.0, frames=3)
     with pytest.raises(UserError, match=r"other settings \(FRAMES, LR\)"):
         checkpoints.open_run(tmp_path, other)

@@ -8,12 +8,16 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.schema import make_schema
 from sap_model.training.clip import Batch, Clip, NoObjectError
 from sap_model.training.crops import Crops
 from sap_model.training.mixture import TRIES, Mixture, load, make, refuse_leaks, rows_of
@@ -225,6 +229,46 @@ def test_small_panoramas_are_decoded_once(shards, monkeypatch):
     rows = rows_of(small(shards), "train")
     assert rows is not None
     assert rows[0] is not rows[0]
+
+
+def test_processes_of_a_machine_share_what_may_be_kept(shards, monkeypatch):
+    bytes_ = 4 * 256 * 128 * 5  # image and ids of four rows
+    monkeypatch.setattr("sap_model.training.mixture.KEPT_BYTES", 2 * bytes_)
+    for count, kept in ((1, True), (2, True), (3, False)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+        rows = rows_of(small(shards), "train")
+        assert rows is not None
+        assert (rows[0] is rows[0]) == kept
+
+
+def test_shards_that_are_only_watched_need_no_train_split(packed, tmp_path):
+    (tmp_path / "sa_1.jpg").touch()
+    (tmp_path / "sa_1.json").touch()
+    watched = small(packed(1), mix=(("sa1b", 1.0),), sa1b=str(tmp_path))
+    assert [type(source).__name__ for source, _ in make(watched).sources] == ["Sa1b"]
+    refuse_leaks(watched)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_a_source_gives_its_share_of_its_rows_in_a_round_and_none_twice(share):
+    mixture = Mixture([(Rows(50), share), (Rows(1, 100), 1 - share)])
+    counts = []
+    for turn in range(20):
+        seen = [rows_in(mixture[50 * turn + k])[0] for k in range(50)]
+        drawn = [row for row in seen if row < 50]
+        assert len(set(drawn)) == len(drawn)
+        counts.append(len(drawn))
+    deviation = np.sqrt(1000 * share * (1 - share))
+    assert abs(sum(counts) - 1000 * share) < 4 * deviation
+
+
+def test_a_bad_row_is_refused_before_the_first_step(shards, tmp_path):
+    row = ShardReader(shards, "train").row(0)
+    row["objects"][0]["segmentation"]["size"] = [64, 128]
+    table = pa.Table.from_pylist([row], schema=make_schema())
+    pq.write_table(table, tmp_path / "train-00000.parquet")
+    with pytest.raises(UserError, match=r"train-00000\.parquet: .* has size \[64, 128\], its"):
+        refuse_leaks(small(shards, tmp_path))
 
 
 def test_a_scene_that_is_trained_on_and_watched_is_refused(shards, packed):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
-from sap_model.training.panoramas import NoSplitError, Rows, decode
+from sap_model.training.rows import NoSplitError, Rows, decode
 from tests.synthetic import CEILING, FLOOR
 
 
@@ -81,6 +83,52 @@ def test_shards_without_a_column_that_training_needs_are_refused(row, tmp_path, 
     with pytest.raises(UserError, match=f"has no column {column}") as error:
         Rows([tmp_path], "train")[0]
     one_line(error)
+
+
+def store(folder: Path, *rows: dict, schema: pa.Schema | None = None) -> Path:
+    """A shard for each row."""
+    folder.mkdir()
+    for number, row in enumerate(rows):
+        table = pa.Table.from_pylist([row], schema=schema or make_schema())
+        pq.write_table(table, folder / f"train-{number:05d}.parquet")
+    return folder
+
+
+def test_all_rows_are_looked_at_without_their_pictures(shards, row, tmp_path):
+    rows = Rows([shards], "train")
+    assert rows.check() == rows.scenes()
+    blind = row | {name: {"bytes": b"", "path": "x"} for name in ("image", "ids")}
+    empty = row | {"objects": [], "scene_id": "bare"}
+    folder = store(tmp_path / "data", blind, empty)
+    assert Rows([folder], "train").check() == {row["scene_id"], "bare"}
+
+
+@pytest.mark.parametrize("size", [[256, 512], [128, 255], [256, 128], [128], [128, 256, 3], None])
+def test_a_mask_of_another_size_is_found_in_any_folder_before_it_is_drawn(
+    shards, row, tmp_path, size
+):
+    bad = copy.deepcopy(row)
+    bad["objects"][2]["segmentation"]["size"] = size
+    bad["image_id"] = "bad/7"
+    folder = store(tmp_path / "data", row, row | {"objects": []}, bad)
+    with pytest.raises(UserError) as error:
+        Rows([shards, folder], "train").check()
+    text = one_line(error)
+    assert text.startswith(f"{folder / 'train-00002.parquet'}: bad/7: the mask of object ")
+    assert f"object {row['objects'][2]['id']} has size {size}, its image [128, 256]" in text
+
+
+def test_a_later_shard_that_is_flat_or_lacks_a_column_is_found(shards, row, tmp_path):
+    flat = store(tmp_path / "flat", row, row | {"width": 128})
+    with pytest.raises(UserError, match=r"00001\.parquet: .* 128 × 128 pixels are no pan") as error:
+        Rows([shards, flat], "train").check()
+    one_line(error)
+    for column in ("ids", "image", "objects", "width"):
+        schema = pa.schema([field for field in make_schema() if field.name != column])
+        folder = store(tmp_path / column, row, schema=schema)
+        with pytest.raises(UserError, match=rf"{column}/.* has no column {column}") as error:
+            Rows([shards, folder], "train").check()
+        one_line(error)
 
 
 def test_a_folder_may_lack_a_split_that_another_has(shards, packed):

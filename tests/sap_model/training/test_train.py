@@ -1,4 +1,4 @@
-"""The training loop on small panoramas of discs: it learns, goes on exactly, and refuses."""
+"""The training loop on small panoramas of discs: it learns, and goes on exactly."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -18,40 +16,16 @@ import pytest
 import torch
 from torch.distributed.run import parse_args
 
-from pipeline.errors import UserError
 from pipeline.outputs import RunFolder
 from pipeline.shards.writer import pack
-from sap_model.model.build import build
 from sap_model.model.checkpoints import load
 from sap_model.training import checkpoints, train, validation
 from sap_model.training.panoramas import Rows, Scans
-from sap_model.training.processes import World
 from sap_model.training.records import Records
 from sap_model.training.settings import TrainSettings
 from sap_model.training.train import Watch
 from tests import synthetic
-
-ROOT = Path(__file__).parents[3]
-QUIET = Watch(clips=0, save_every=1, workers=0)
-
-
-@pytest.fixture(scope="module")
-def settings(packed, tmp_path_factory) -> TrainSettings:
-    """Two clips a step, from weights in a file, all of which the command line can say too."""
-    weights = tmp_path_factory.mktemp("fresh") / "nano.pt"
-    torch.save({"model": build("nano", 64, seed=1).state_dict()}, weights)
-    return TrainSettings(
-        data=(str(packed(0.0)),),
-        size="nano",
-        image_size=64,
-        checkpoint=str(weights),
-        objects=2,
-        frames=3,
-        batch=2,
-        steps=4,
-        lr=1e-3,
-        min_pixels=16,
-    )
+from tests.sap_model.training.runs import QUIET, ROOT, command, environment, losses, weights
 
 
 @pytest.fixture(scope="module")
@@ -60,39 +34,6 @@ def reference(settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("reference")
     train.train(settings, folder, QUIET)
     return folder
-
-
-def command(settings: TrainSettings, folder: Path, processes: int = 1) -> list[str]:
-    """What make calls."""
-    how = ["-m"]
-    if processes > 1:  # the dashes end torchrun's own options, of which --run could be one
-        how = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        how += ["-m", "--"]
-    words = [sys.executable, *how, "sap_model", "train"]
-    words += ["--run", str(folder), "--data", *settings.data, "--workers", "0", "--save-every", "1"]
-    names = ("size", "image_size", "checkpoint", "objects", "frames", "batch", "steps", "lr")
-    for name in (*names, "min_pixels"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
-    return words
-
-
-def environment() -> dict[str, str]:
-    """Of a real process, on the CPU."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    """What the log says of each step, but for times."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in ("time", "took", "waited")}
-        for line in lines
-        if "core_loss" in line
-    ]
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "weights.pt")["model"]
 
 
 def assert_same(folder: Path, reference: Path) -> None:
@@ -120,10 +61,15 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(settings, reference, tmp
     last.write_bytes(last.read_bytes()[: 2**16])
     train.train(settings, tmp_path, QUIET)
     assert_same(tmp_path, reference)
-    # a finished run has nothing to do
-    before = (tmp_path / "log.jsonl").read_bytes()
-    train.train(settings, tmp_path, QUIET)
-    assert (tmp_path / "log.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_is_done_without_building_anything(settings, reference, monkeypatch, capsys):
+    for name in ("make", "new_network"):
+        monkeypatch.setattr(train, name, None)
+    before = (reference / "log.jsonl").read_bytes()
+    assert train.train(settings, reference, QUIET) == reference / "weights.pt"
+    assert "done already" in capsys.readouterr().out
+    assert (reference / "log.jsonl").read_bytes() == before
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(settings, reference, tmp_path):
@@ -168,7 +114,7 @@ def test_make_keeps_torchruns_options_from_ours():
     assert started.training_script_args == ["train", "--data", "d", "--run", "r"]
 
 
-def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path):
+def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path, capsys):
     settings = TrainSettings(
         data=(str(shards),),
         size="nano",
@@ -197,6 +143,7 @@ def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path
     assert list((tmp_path / "tensorboard").glob("events*"))
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 20 and 0 <= last["validation/clicked"] <= 1
+    assert "no validation split" not in capsys.readouterr().out
 
 
 def test_a_small_panorama_is_learnt_by_heart(tmp_path, monkeypatch):
@@ -212,44 +159,6 @@ def test_a_small_panorama_is_learnt_by_heart(tmp_path, monkeypatch):
     source = Scans(Rows(settings.data, "train"), 64, settings.objects, settings.frames, sap=1.0)
     score, _ = validation.score(network, validation.fixed_clips(source, 6), settings.min_pixels)
     assert score.clicked > 0.9 and score.views[0] > 20
-
-
-def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(settings, tmp_path):
-    wild = dataclasses.replace(settings, lr=1e30)
-    with pytest.raises(UserError, match=r"step 2: the loss is .*lower LR") as stopped:
-        train.train(wild, tmp_path, QUIET)
-    assert "\n" not in str(stopped.value)
-    state = checkpoints.last_state(tmp_path)
-    assert state is not None and state["step"] == 1
-    assert all(weight.isfinite().all() for weight in state["model"].values())
-
-
-def test_a_loss_that_does_not_come_back_stops_the_run(settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "PATIENCE", 2)
-    monkeypatch.setattr(train, "DIVERGED", 0.0)  # so that every loss counts as far too high
-    with pytest.raises(UserError, match="step 4: for 2 steps the loss was over"):
-        train.train(dataclasses.replace(settings, steps=9), tmp_path, QUIET)
-
-
-def test_what_cannot_be_trained_is_refused_before_the_first_step(
-    settings, reference, tmp_path, monkeypatch
-):
-    def refused(folder: Path, **other) -> str:
-        with pytest.raises(UserError) as error:
-            train.train(dataclasses.replace(settings, **other), folder, QUIET)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    assert "other settings (LR)" in refused(reference, lr=2e-3)
-    (tmp_path / "file").write_text("")
-    assert "cannot be written" in refused(tmp_path / "file")
-    with checkpoints.only_run(tmp_path / "busy"):
-        assert "another process is training" in refused(tmp_path / "busy")
-    assert "does not fit size tiny; it is for size nano" in refused(tmp_path / "run", size="tiny")
-    several = World(0, 3, torch.device("cpu"))
-    monkeypatch.setattr(train, "processes", lambda: nullcontext(several))
-    assert "BATCH 2 in parts of 1 cannot be divided among 3" in refused(tmp_path / "run")
-    assert not checkpoints.states(tmp_path / "run")
 
 
 LEARNT = {

@@ -57,7 +57,7 @@ def score(what: str, batch: Batch | None = None, least: int = 1):
 def test_the_truth_scores_one():
     found, (masks,) = score("truth")
     assert (found.clicked, found.memory, found.presence, found.both) == (1, 1, 1, 1)
-    assert torch.equal(masks, clip().masks())
+    assert torch.equal(masks, clip().masks()[:, 0])
 
 
 def test_nothing_scores_zero_and_is_right_about_what_is_gone():
@@ -88,6 +88,25 @@ def test_a_clip_may_be_clicked_on_every_frame_or_on_none():
     assert (found.clicked, found.memory, found.views) == (1, 0, (6, 0))
     found, _ = score("truth", discs(frames=2))
     assert (found.clicked, found.memory, found.views) == (0, 1, (0, 6))
+
+
+def test_only_what_is_drawn_is_kept(monkeypatch):
+    monkeypatch.setattr(validation, "FRAMES", 3)
+    clips = [discs(frames=4)] * (2 * validation.SHOWN + 1)
+    _, masks = validation.score(Answers("truth"), clips, 1)  # type: ignore[arg-type]
+    shape = (3, SIDE, SIDE)
+    assert [part.shape for part in masks] == [shape] * validation.SHOWN
+    assert validation.shown(clips) == [0, 2, 4] and validation.shown(clips[:2]) == [0, 1]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_scores_are_computed_as_in_training(half):
+    class Seen(Answers):
+        def forward(self, batch: Batch) -> list[dict[str, Any]]:
+            assert torch.is_autocast_enabled("cpu") == half
+            return super().forward(batch)
+
+    validation.score(Seen("truth"), [clip()], 1, half)  # type: ignore[arg-type]
 
 
 def test_the_picture_shows_masks_outlines_and_clicks(tmp_path):
