@@ -94,7 +94,7 @@ def test_every_phase_has_a_row_from_its_record(readme, made):
             rf"^\| {phase['phase']} \|.*\| {s['image_size']}² \| {work} \|.*\| 4 \| 2 \|", readme,
             re.MULTILINE,
         )  # fmt: skip
-    assert "“larger”" in readme
+    assert "“wider”" in readme
 
 
 def test_the_tables_are_those_of_the_evaluation(readme, made):
