@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,8 @@ def train(options: argparse.Namespace) -> None:
         options.run,
         Watch(**{name: value for name, value in watch.items() if value is not None}),
     )
-    print(f"weights: {weights}")
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts this once for each GPU
+        print(f"weights: {weights}")
 
 
 def nano(options: argparse.Namespace) -> None:
