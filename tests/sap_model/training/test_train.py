@@ -102,7 +102,7 @@ def test_two_processes_do_what_one_does(settings, reference, tmp_path):
 
 def test_make_keeps_torchruns_options_from_ours():
     said = subprocess.run(
-        ["make", "--dry-run", "train", "GPUS=2", "DATA=d", "RUN=r"],
+        ["make", "--no-print-directory", "--dry-run", "train", "GPUS=2", "DATA=d", "RUN=r"],
         cwd=ROOT,
         capture_output=True,
         text=True,
