@@ -15,6 +15,7 @@ clip of one frame uses no memory.)
 from __future__ import annotations
 
 import math
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Watch:
     validate_every: int = 500
     clips: int = 16
     frames: int = 24
-    workers: int = 4
+    workers: int = min(4, os.cpu_count() or 1)
 
 
 def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Path:
