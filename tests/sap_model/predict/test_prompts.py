@@ -72,7 +72,7 @@ def test_views_that_see_negative_clicks_alone_correct_and_do_not_condition():
 def test_the_first_positive_click_decides_the_start():
     starts = [
         # never None: views that overlap see every click
-        plan(clicks, VIEWS, 1, 64).views[0]  # type: ignore[union-attr]
+        plan(clicks, VIEWS, 1, 64).views[0]
         for clicks in ([AHEAD], [AHEAD, LEFT], [BEHIND, AHEAD], [LEFT, AHEAD])
     ]
     assert starts[0] == starts[1] == starts[2] != starts[3]

@@ -107,7 +107,7 @@ def test_shared_views_give_the_loss_and_gradients_of_sam2s_own_way(prompts):
     batch = ready(discs())
     for seed in range(2):
         loss = backward(ours, batch, seed)
-        SapTrain.seed(theirs, seed)  # type: ignore[arg-type]
+        SapTrain.seed(theirs, seed)
         expected = Sam2Loss()(theirs(plain(batch)), batch.masks())[CORE_LOSS_KEY]
         expected.backward()
         torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)

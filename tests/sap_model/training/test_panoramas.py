@@ -50,7 +50,7 @@ def alone(lon: float, lat: float, radius: float) -> Panorama:
 
 
 def scans(rows: Sequence[Panorama], objects: int = 4, frames: int = 24, **options) -> Scans:
-    return Scans(rows, SIDE, objects, frames, **options)  # type: ignore[arg-type]
+    return Scans(rows, SIDE, objects, frames, **options)
 
 
 def rng(seed: int = 0) -> np.random.Generator:

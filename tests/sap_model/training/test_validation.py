@@ -49,7 +49,7 @@ def clip() -> Batch:
 
 def score(what: str, batch: Batch | None = None, least: int = 1):
     network = Answers(what)
-    found = validation.score(network, [batch or clip()], least)  # type: ignore[arg-type]
+    found = validation.score(network, [batch or clip()], least)
     assert network.training
     return found
 
@@ -93,7 +93,7 @@ def test_a_clip_may_be_clicked_on_every_frame_or_on_none():
 def test_only_what_is_drawn_is_kept(monkeypatch):
     monkeypatch.setattr(validation, "FRAMES", 3)
     clips = [discs(frames=4)] * (2 * validation.SHOWN + 1)
-    _, masks = validation.score(Answers("truth"), clips, 1)  # type: ignore[arg-type]
+    _, masks = validation.score(Answers("truth"), clips, 1)
     shape = (3, SIDE, SIDE)
     assert [part.shape for part in masks] == [shape] * validation.SHOWN
     assert validation.shown(clips) == [0, 2, 4] and validation.shown(clips[:2]) == [0, 1]
@@ -106,14 +106,14 @@ def test_scores_are_computed_as_in_training(half):
             assert torch.is_autocast_enabled("cpu") == half
             return super().forward(batch)
 
-    validation.score(Seen("truth"), [clip()], 1, half)  # type: ignore[arg-type]
+    validation.score(Seen("truth"), [clip()], 1, half)
 
 
 def test_the_picture_shows_masks_outlines_and_clicks(tmp_path):
     clips, pictures = [clip()] * 4, {}
     for what in ("truth", "nothing"):
         network = Answers(what)
-        _, masks = validation.score(network, clips, 1)  # type: ignore[arg-type]
+        _, masks = validation.score(network, clips, 1)
         validation.draw(tmp_path / "pictures" / f"{what}.jpg", clips, masks)
         pictures[what] = cv2.imread(str(tmp_path / "pictures" / f"{what}.jpg"))[..., ::-1]
     shape = (validation.SHOWN * (SIDE + 2), 4 * (SIDE + 2), 3)
