@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
 from typing import NoReturn
 
-from pipeline.commands import dataset, run
+from pipeline.commands import dataset, plan, run
 from pipeline.errors import UserError
 from pipeline.export.images import FORMATS
 from pipeline.settings import PROFILES
@@ -58,24 +57,38 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, function, help: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help)
         added.set_defaults(command=function)
-        added.add_argument("--out", type=Path, default=Path("out"), help="the run's folder")
+        added.add_argument("--out", default="out", help="the run's folder, or its URL")
         return added
 
     one = command("render", run.render, "make annotated scenes")
     one.add_argument("--scenes", type=whole, default=1, help="good scenes that OUT shall hold")
-    one.add_argument("--generator", default="indoors", help="a name or a mix: indoors:3,rooms:1")
-    one.add_argument("--seed", type=whole, default=0, help="first seed")
-    one.add_argument("--panos", type=whole, default=2, help="panoramas per scene, at most")
-    one.add_argument("--profile", default="auto", help=f"auto, {', '.join(PROFILES)}")
-    one.add_argument("--width", type=whole, help="panorama width in pixels")
-    one.add_argument("--samples", type=whole, help="Cycles samples per pixel")
+    _add_settings(one, profile="auto")
     one.add_argument("--passes", default="", help="extra passes: depth,normal")
     one.add_argument("--min-area", type=whole, default=100, help="smallest instance, pixels at 4K")
     one.add_argument("--workers", type=whole, help="CPUs of the local Ray")
     one.add_argument("--render-cpus", type=whole, help="CPUs of one render on a CPU")
     one.add_argument("--keep-scenes", type=flag, default=False, help="1 keeps .blend files")
     one.add_argument("--ray-address", help="a Ray cluster instead of this machine")
-    command("status", run.status, "how a run stands").add_argument("--json", action="store_true")
+    one.add_argument("--scratch", help="where attempts work on their machines")
+    one.add_argument("--waiting-gb", type=whole, help="disk for scenes that wait for a render")
+    one = command("status", run.status, "how a run stands, and what it cost")
+    one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
+    one = command("failures", run.failures, "why seeds were given up")
+    one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
+    one.add_argument("--limit", type=whole, default=20, help="seeds to show, at most")
+    one = command("plan", plan.plan, "what a run will take")
+    one.add_argument("--scenes", type=whole, default=1)
+    one.add_argument("--cpus", type=whole, help="of all machines")
+    one.add_argument("--gpus", type=whole, default=0, help="of all machines")
+    one.add_argument("--node-cpus", type=whole, help="CPUs of one machine")
+    one.add_argument("--node-memory", type=whole, help="GiB of one machine")
+    one.add_argument("--waiting-gb", type=whole, help="disk for scenes that wait for a render")
+    one.add_argument("--ledger", default="", help="OUT folders of earlier runs: a,b")
+    one.add_argument("--gpu-speed", type=number, help="one GPU renders like so many CPU cores")
+    for name in ("cpu-hour", "gpu-hour", "gb-month"):
+        one.add_argument(f"--price-{name}", type=number)
+    one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
+    _add_settings(one, profile=None)
     command("shards", run.shards, "pack finished scenes into Parquet")
     command("preview", run.preview, "write the HTML page").add_argument(
         "--limit", type=whole, default=24, help="panoramas on the page"
@@ -104,6 +117,23 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--replace", type=flag, default=False, help="1 replaces what REPO holds")
     one.add_argument("--workers", type=whole, help="processes that verify")
     return parser
+
+
+def _add_settings(one: argparse.ArgumentParser, profile: str | None) -> None:
+    """What scenes look like, as far as it changes what they cost."""
+    one.add_argument("--generator", default="indoors", help="a name or a mix: indoors:3,rooms:1")
+    one.add_argument("--seed", type=whole, default=0, help="first seed")
+    one.add_argument("--panos", type=whole, default=2, help="panoramas per scene, at most")
+    one.add_argument("--profile", default=profile, help=f"auto, {', '.join(PROFILES)}")
+    one.add_argument("--width", type=whole, help="panorama width in pixels")
+    one.add_argument("--samples", type=whole, help="Cycles samples per pixel")
+
+
+def number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
 
 
 def whole(text: str) -> int:

@@ -1,20 +1,22 @@
 """Where every file of a run lies, and what its presence means.
 
 Files are the truth: each stage is done exactly when its marker exists, and a marker is written
-last and atomically. Nothing else (no database, no memory of a process) decides what is left to do.
+last, whole or not at all. Nothing else (no database, no memory of a process) decides what is left.
 
-    OUT/
+    OUT/                              a folder, or a URL of a store that fsspec reaches
       run.json                        the run's settings; written before the first scene
       driver.lock                     held by the driver that works here, and what it was asked
+      done/<scene_id>.json            marker: every panorama of the scene is annotated
+      failed/<scene_id>.json          marker: quarantined, with the reason and the log's tail
       scenes/<scene_id>/
         scene.blend                   between generate and render; removed when all is done
         scene.json                    marker: generated (instances, viewpoints, costs)
-        rendered/<k>/                 marker: panorama k rendered (image.png, ids.png, *.exr, …)
-        panoramas/<k>/                marker: panorama k annotated (image.webp, ids.png, row.json)
-        done.json                     marker: every panorama of the scene is annotated
-        failed.json                   marker: quarantined, with the reason and the log's tail
+        rendered/<k>/                 image.png, ids.png, *.exr; marker: render.json, panorama k is
+                                      rendered
+        panoramas/<k>/                image.webp, ids.png, …; marker: row.json, panorama k is
+                                      annotated
         attempts/<stage>-<n>.{json,log}   every attempt: when, where, how it ended, what it cost
-        scratch/                      half-made things; may go whenever no attempt is running
+      scratch/                        half-made things of a run on this machine
       shards/data/<split>-NNNNN.parquet
       shards/manifest.json            what each shard was made from
       shards/.lock                    held by the process that packs
@@ -29,24 +31,27 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.storage import write_atomic
 
 STAGES = ("generate", "render", "annotate")
+
+RENDERED, ANNOTATED = "render.json", "row.json"
+"""Markers in rendered/<k>/ and panoramas/<k>/."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of writing that free space, a quota or a file-size limit would mend."""
 
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
-"""What a process that was killed in `open_atomic` leaves beside the file `name`."""
+"""What a process that was killed in `storage.open_atomic` leaves beside the file `name`."""
 
 
 class DamagedFileError(UserError, ValueError):
@@ -76,11 +81,11 @@ class SceneFolder:
 
     @property
     def done(self) -> Path:
-        return self.path / "done.json"
+        return self.path.parent.parent / "done" / f"{self.scene_id}.json"
 
     @property
     def failed(self) -> Path:
-        return self.path / "failed.json"
+        return self.path.parent.parent / "failed" / f"{self.scene_id}.json"
 
     @property
     def attempts(self) -> Path:
@@ -88,7 +93,7 @@ class SceneFolder:
 
     @property
     def scratch(self) -> Path:
-        """Anything half-made; may be deleted whenever no attempt is running."""
+        """Anything half-made, of a scene folder that an attempt works in."""
         return self.path / "scratch"
 
     def rendered(self, index: int) -> Path:
@@ -96,6 +101,12 @@ class SceneFolder:
 
     def panorama(self, index: int) -> Path:
         return self.path / "panoramas" / str(index)
+
+    def is_rendered(self, index: int) -> bool:
+        return storage.exists(self.rendered(index) / RENDERED)
+
+    def is_annotated(self, index: int) -> bool:
+        return storage.exists(self.panorama(index) / ANNOTATED)
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,18 @@ class RunFolder:
     @property
     def scenes(self) -> Path:
         return self.path / "scenes"
+
+    @property
+    def done_folder(self) -> Path:
+        return self.path / "done"
+
+    @property
+    def failed_folder(self) -> Path:
+        return self.path / "failed"
+
+    @property
+    def scratch(self) -> Path:
+        return self.path / "scratch"
 
     @property
     def shards(self) -> Path:
@@ -134,36 +157,6 @@ class RunFolder:
 
     def scene(self, scene_id: str) -> SceneFolder:
         return SceneFolder(self.scenes / scene_id)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it exists whole or not at all, also after a power cut.
-
-    Raises:
-        OSError: The disk is full or not writable; no partial file is left behind.
-    """
-    with open_atomic(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """`write_atomic` for a file that is written piece by piece: it appears when the block ends.
-
-    Raises:
-        OSError: The disk is full or not writable; no partial file is left behind.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -221,7 +214,7 @@ def read_json(path: Path, mend: str | None = None) -> dict[str, Any]:
     """
     mend = mend or f"delete {path.parent} and run the same command again"
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(storage.read_bytes(path))
     except ValueError:  # also of bytes that are no text
         raise DamagedFileError(f"{path} is damaged (truncated, or no JSON); {mend}") from None
     if not isinstance(data, dict):

@@ -10,13 +10,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.annotations.stage import annotate_scene
 from pipeline.outputs import RunFolder, SceneFolder, write_json
 from pipeline.settings import RunSettings, scene_id, settings_hash, versions
+from pipeline.shards import schema as schema_module
+from pipeline.shards.schema import make_schema
 
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
 
@@ -135,3 +140,26 @@ def finish_scene(run: RunFolder, settings: RunSettings = SETTINGS, seed: int = 0
     annotate_scene(scene, settings)
     write_json(scene.done, {})
     return scene
+
+
+SECONDS = {"scene_seconds": 31.0, "render_seconds": 4.2}
+"""What the provenance of a row had as well, up to version 0.2.0."""
+
+
+def older_schema(passes: tuple[str, ...] = ()) -> pa.Schema:
+    """The schema of version 0.2.0."""
+    fields = list(make_schema().field("provenance").type)
+    fields[-1:-1] = [pa.field(name, pa.float64()) for name in SECONDS]
+    with patch.object(schema_module, "_PROVENANCE", pa.struct(fields)):
+        return make_schema(passes)
+
+
+def age_shards(shards: Path) -> None:
+    """Turn packed shards into those of version 0.2.0, without a manifest."""
+    (shards / "manifest.json").unlink(missing_ok=True)
+    for path in sorted((shards / "data").glob("*.parquet")):
+        rows = pq.read_table(path).to_pylist()
+        for row in rows:
+            row["provenance"] |= SECONDS
+        schema = older_schema(tuple(name for name in ("depth", "normal") if name in rows[0]))
+        pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=1)

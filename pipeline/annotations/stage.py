@@ -8,7 +8,7 @@ Reads, as the render stage leaves them:
       ids.png           16-bit, one channel: instance ids, 0 is none
       depth.exr         where asked for: float32 metres along the ray, one channel Y
       normal.exr        where asked for: float32 world x, y, z as channels R, G, B
-      render.json       `RENDER_FACTS`
+      render.json       `RENDER_FACTS`, and what the render cost
 
 Writes panoramas/<k>/ with the image files of `pipeline.shards.schema.IMAGE_FILES` and row.json:
 the row of a shard without its image columns, and a `summary` for this pipeline only.
@@ -33,15 +33,16 @@ from PIL import Image
 from pipeline.annotations.instances import Ids, Instance, annotate
 from pipeline.annotations.quality import defects
 from pipeline.errors import UserError
-from pipeline.outputs import SceneFolder, read_json, write_atomic, write_json
+from pipeline.outputs import SceneFolder, read_json, write_json
 from pipeline.settings import RunSettings
 from pipeline.shards.schema import IMAGE_FILES
+from pipeline.storage import write_atomic
 
 # OpenCV looks at this when it first meets an OpenEXR file, not when it is imported.
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
 
-RENDER_FACTS = ("profile", "samples", "device", "render_seconds", "exposure_stops")
-"""What a row's provenance takes from render.json."""
+RENDER_FACTS = ("profile", "samples", "device", "exposure_stops")
+"""What a row's provenance takes from render.json; what the render cost is not among it."""
 
 
 class _CorruptError(Exception):
@@ -149,7 +150,7 @@ def _make_row(
         "provenance": {
             **{key: about["versions"][key] for key in ("pipeline", "infinigen", "bpy")},
             **render,
-            **{key: about[key] for key in ("settings_hash", "scene_seconds")},
+            "settings_hash": about["settings_hash"],
         },
         "summary": {"dropped": dropped, "defects": defects(image, objects)},
     }

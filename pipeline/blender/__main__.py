@@ -1,9 +1,9 @@
 """One stage of one scene in one fresh Blender process: `python -m pipeline.blender SPEC.json`.
 
 SPEC.json: {"stage": "generate" | "render", "scene_folder", "generator", "seed", "settings",
-"threads"}. The process prints `stage: NAME` when it enters a stage. It ends with status 0 after
-its last file is in place, with status 3 after `rejected: REASON` where the scene itself is unfit
-(trying again would give the same scene), and with a traceback otherwise.
+"threads", "device"}. The process prints `stage: NAME` when it enters a stage. It ends with status 0
+after its last file is in place, with status 3 after `rejected: REASON` where the scene itself is
+unfit (trying again would give the same scene), and with a traceback otherwise.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main(spec_path: Path) -> int:
     settings = from_json(spec["settings"])
     if spec["stage"] == "generate":
         return generate(scene, settings, spec["generator"], spec["seed"])
-    return render(scene, settings, spec["threads"])
+    return render(scene, settings, spec["threads"], spec.get("device", ""))
 
 
 def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: int) -> int:
@@ -101,7 +101,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     return 0
 
 
-def render(scene: SceneFolder, settings: RunSettings, threads: int) -> int:
+def render(scene: SceneFolder, settings: RunSettings, threads: int, device: str) -> int:
     """scene.blend → the panoramas that are still missing."""
     import bpy
 
@@ -117,7 +117,7 @@ def render(scene: SceneFolder, settings: RunSettings, threads: int) -> int:
         scene.generated.unlink(missing_ok=True)
         print(f"{DAMAGED_PREFIX}{scene.blend}", flush=True)
         return DAMAGED_STATUS
-    render_missing(scene, viewpoints, settings, threads)
+    render_missing(scene, viewpoints, settings, threads, device)
     return 0
 
 

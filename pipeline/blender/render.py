@@ -36,6 +36,9 @@ EXPOSURE_STOPS = (-6.0, 10.0)
 """The picture's log-average luminance is brought to middle grey, within these limits, as a
 camera's automatic exposure does: scenes range from one dim lamp to full sun."""
 
+TILE_SIZE = 1024
+"""Pixels along the edge of a tile, where a GPU's memory does not hold the whole panorama."""
+
 EXTRA_PASSES = {"depth": "Depth", "normal": "Normal"}
 """Our names of the optional passes, and Blender's."""
 
@@ -47,6 +50,7 @@ def render_missing(
     viewpoints: Sequence[dict[str, Any]],
     settings: RunSettings,
     threads: int,
+    device: str = "",
 ) -> None:
     """Render every viewpoint of the loaded scene that is neither rendered nor annotated yet.
 
@@ -61,7 +65,7 @@ def render_missing(
     ]
     if not missing:
         return
-    device = configure(settings, threads)
+    used = configure(settings, threads, device)
     for done, k in enumerate(missing, start=1):
         print(f"stage: render {done}/{len(missing)}", flush=True)
         folder = scene.scratch / f"rendered-{k}"
@@ -74,7 +78,7 @@ def render_missing(
             {
                 "profile": settings.profile,
                 "samples": settings.samples,
-                "device": device,
+                "device": used,
                 "exposure_stops": round(stops, 3),
                 "render_seconds": round(time.monotonic() - start, 2),
                 "render_cpu_seconds": round(time.process_time() - start_cpu, 2),
@@ -84,8 +88,14 @@ def render_missing(
         os.replace(folder, scene.rendered(k))
 
 
-def configure(settings: RunSettings, threads: int) -> str:
-    """Set everything about the render but the camera's pose; returns the device's name.
+def configure(settings: RunSettings, threads: int, device: str = "") -> str:
+    """Set everything about the render but the camera's pose; returns the used device's name.
+
+    Args:
+        settings: What the panoramas look like.
+        threads: CPUs to keep busy.
+        device: Where a render runs whose profile asks for a GPU: "gpu", "gpu-tiles" (with less of
+            its memory) or "cpu"; "" is what the profile says.
 
     All of it is set before the first render of a scene, because Blender then keeps the
     synchronised scene between renders (`use_persistent_data`) and ignores most later changes.
@@ -94,7 +104,7 @@ def configure(settings: RunSettings, threads: int) -> str:
     scene = bpy.context.scene
     render, cycles, view = scene.render, scene.cycles, scene.view_settings
     render.engine = "CYCLES"
-    device = use_device(scene, profile.gpu)
+    used = use_device(scene, profile.gpu and device != "cpu")
     render.threads_mode, render.threads = "FIXED", threads
     render.resolution_x, render.resolution_y = settings.width, settings.height
     render.resolution_percentage = 100
@@ -105,7 +115,8 @@ def configure(settings: RunSettings, threads: int) -> str:
 
     cycles.samples, cycles.seed, cycles.use_animated_seed = settings.samples, 0, False
     cycles.use_adaptive_sampling = False
-    cycles.use_auto_tile = False  # tiles would go through a temporary file; 8K fits in memory
+    # tiles go through a temporary file, and the pixels are the same; 8K fits in most memories whole
+    cycles.use_auto_tile, cycles.tile_size = device == "gpu-tiles", TILE_SIZE
     cycles.use_denoising, cycles.denoiser = True, "OPENIMAGEDENOISE"
     cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
     cycles.max_bounces = cycles.diffuse_bounces = cycles.glossy_bounces = profile.max_bounces
@@ -135,7 +146,7 @@ def configure(settings: RunSettings, threads: int) -> str:
     camera.data.clip_start, camera.data.clip_end = 0.01, 10_000.0
     camera.data.dof.use_dof = False
     _connect_passes(settings.passes)
-    return device
+    return used
 
 
 def render_panorama(viewpoint: dict[str, Any], settings: RunSettings, folder: Path) -> float:

@@ -47,15 +47,46 @@ def add_sphere(
     radius: float,
     colour: tuple[float, ...],
     segments: int = 64,
-) -> None:
+) -> bpy.types.Object:
     """A sphere mesh, fine enough to be round at 4K."""
-    bpy.ops.mesh.primitive_uv_sphere_add(
-        segments=segments, ring_count=segments // 2, radius=radius, location=centre
-    )
-    obj = bpy.context.object
-    obj.name = name
-    obj.data.materials.append(_material(name, colour))
-    bpy.ops.object.shade_smooth()
+    vertices, faces = _sphere(radius, segments)
+    mesh = bpy.data.meshes.new(name)
+    mesh.from_pydata(vertices, [], faces)
+    mesh.materials.append(_material(name, colour))
+    mesh.shade_smooth()
+    obj = bpy.data.objects.new(name, mesh)
+    obj.location = centre
+    bpy.context.scene.collection.objects.link(obj)
+    return obj
+
+
+def _sphere(
+    radius: float, segments: int
+) -> tuple[list[tuple[float, float, float]], list[tuple[int, ...]]]:
+    """Vertices and faces of a sphere around the origin, in metres.
+
+    Blender's own primitive orders them otherwise in every process, which changes normals in the
+    last bit, and so pixels: a seed must give the same picture every time.
+    """
+    rings = segments // 2
+    turn, rise = 2 * np.pi / segments, np.pi / rings
+    vertices = [(0.0, 0.0, radius)]
+    for i in range(1, rings):
+        z, r = radius * np.cos(i * rise), radius * np.sin(i * rise)
+        vertices += [(r * np.cos(j * turn), r * np.sin(j * turn), z) for j in range(segments)]
+    vertices.append((0.0, 0.0, -radius))
+    last = len(vertices) - 1
+    faces: list[tuple[int, ...]] = []
+    for j in range(segments):
+        k = (j + 1) % segments
+        faces.append((0, 1 + j, 1 + k))
+        for i in range(rings - 2):
+            top = 1 + i * segments
+            low = top + segments
+            faces.append((top + j, low + j, low + k, top + k))
+        top = 1 + (rings - 2) * segments
+        faces.append((top + j, last, top + k))
+    return vertices, faces
 
 
 def add_lamp(location: tuple[float, float, float]) -> None:

@@ -26,12 +26,13 @@ from pipeline.card import words
 from pipeline.card.example import example
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
 from pipeline.errors import UserError
-from pipeline.outputs import disk_full_is_for_the_user, write_atomic, write_json
+from pipeline.outputs import disk_full_is_for_the_user, write_json
 from pipeline.shards.contents import Shard, find_shards
 from pipeline.shards.files import open_folder
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.figures import draw_figures
+from pipeline.storage import write_atomic
 
 TEMPLATE = CARD_FOLDER / "README.md.jinja"
 PRETTY_NAME = "SAP Panorama"

@@ -30,6 +30,9 @@ GENERATORS = {
 }
 """What made the scenes, for people who do not know this code."""
 
+OLDER = "of an earlier version of the pipeline"
+"""The meaning of a field that shards have and our schema has no more."""
+
 Row = dict[str, str]
 
 
@@ -69,7 +72,6 @@ def words(schema: pa.Schema, statistics: Mapping[str, Any], repo: str | None) ->
         "number": number,
         "counted": counted,
         "bytes": bytes_words,
-        "duration": duration,
     }
 
 
@@ -88,7 +90,7 @@ def rows_of_table(schema: pa.Schema, inside: str = "") -> list[Row]:
         if pa.types.is_struct(kind) and name not in IMAGE_FILES:
             fields = [(f"{name}.{field.name}", field.type) for field in kind] + fields
             continue
-        meaning = MEANINGS[f"{inside}.{name}" if inside else name]
+        meaning = MEANINGS.get(f"{inside}.{name}" if inside else name, OLDER)
         rows.append({"name": name, "type": _type_words(name, kind), "meaning": meaning})
     return rows
 
@@ -138,17 +140,6 @@ def counted(value: int, thing: str) -> str:
     ('1 pixel', '2,600 pixels')
     """
     return f"{number(value)} {thing}{'s' * (value != 1)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that people would use.
-
-    >>> duration(21.13), duration(426), duration(9000)
-    ('21 s', '7.1 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def bytes_words(size: int) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.run import begun_with
+from pipeline.commands.run import begun_with, run_folder
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, only_process
 from pipeline.settings import RunSettings
+from pipeline.storage import is_remote
 
 if TYPE_CHECKING:
     from pipeline.card.licences import Licence
@@ -22,11 +23,22 @@ SHOWN_FINDINGS = 200
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def local_run(options: argparse.Namespace) -> RunFolder:
+    """OUT, which has to be a folder here: cards, statistics and exports are written to it."""
+    run = run_folder(options)
+    if is_remote(run.path):
+        raise UserError(
+            f"this writes to a folder, and OUT={run.path} is none; give DATA={run.shards} and an "
+            "OUT on this machine (a dataset is published from a folder: copy shards/ and run.json)"
+        )
+    return run
+
+
 def verify(options: argparse.Namespace) -> None:
     """Read the shards back; exit status 1 where something is wrong with them."""
     from pipeline.verify.dataset import verify as check
 
-    run = RunFolder(options.out)
+    run = local_run(options)
     own = options.data is None
     settings = begun_with(run)[0] if own else None
     found = check(
@@ -59,7 +71,7 @@ def stats(options: argparse.Namespace) -> None:
     from pipeline.statistics.figures import draw_figures
     from pipeline.statistics.measure import write_statistics
 
-    run = RunFolder(options.out)
+    run = local_run(options)
     path = run.card / "statistics.json"
     statistics = write_statistics(ShardReader(options.data or run.shards), path)
     figures = draw_figures(statistics, run.card / "figures")
@@ -73,7 +85,7 @@ def coco(options: argparse.Namespace) -> None:
     from pipeline.export import instances
     from pipeline.export.coco import export_coco
 
-    run = RunFolder(options.out)
+    run = local_run(options)
     licence = _licence(options.license) if options.license else None
     made = export_coco(
         options.data or run.shards,
@@ -98,7 +110,7 @@ def coco(options: argparse.Namespace) -> None:
 def card(options: argparse.Namespace) -> None:
     """Shards → the dataset card."""
     _licence(options.license)
-    print(_write_card(RunFolder(options.out), options.repo, options.license))
+    print(_write_card(local_run(options), options.repo, options.license))
 
 
 def publish(options: argparse.Namespace) -> None:
@@ -112,7 +124,7 @@ def publish(options: argparse.Namespace) -> None:
     from pipeline.verify.dataset import verify as check
 
     disable_progress_bars()  # a line for each shard is enough
-    run = RunFolder(options.out)
+    run = local_run(options)
     if not options.repo:
         raise UserError("REPO is not given; name the repository: REPO=user/name")
     _licence(options.license)  # refuses what is wrong before hours of work

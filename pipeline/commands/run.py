@@ -6,13 +6,14 @@ import argparse
 import os
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, read_json
 from pipeline.settings import PROFILES, RunSettings, from_json, make_settings
+from pipeline.storage import exists, open_path
 
 
 def render(options: argparse.Namespace) -> None:
@@ -22,7 +23,7 @@ def render(options: argparse.Namespace) -> None:
     from pipeline.preview.page import is_current, write_preview
     from pipeline.shards.writer import pack
 
-    run = RunFolder(options.out)
+    run = run_folder(options)
     if options.scenes < 1:
         raise UserError(f"SCENES must be at least 1, not {options.scenes}")
     automatic = options.profile == "auto"
@@ -42,7 +43,10 @@ def render(options: argparse.Namespace) -> None:
         render_cpus=options.render_cpus,
         keep_scenes=options.keep_scenes,
         ray_address=options.ray_address,
+        scratch=options.scratch,
     )
+    if options.waiting_gb is not None:
+        farm = replace(farm, waiting_bytes=options.waiting_gb * 10**9)
     cluster = bool(options.ray_address or os.environ.get("RAY_ADDRESS"))
     if automatic:
         settings = make_settings(profile=_automatic_profile(run, cluster), **given)
@@ -57,7 +61,7 @@ def render(options: argparse.Namespace) -> None:
     page = run.preview / "index.html"
     if not is_current(run):
         page = write_preview(run)
-    _report(run, packed)
+    _report(packed)
     print(
         f"{len(summary.scenes)} scenes done ({summary.made} now, {len(summary.failed)} seeds "
         f"failed), {summary.panoramas} panoramas\n"
@@ -69,21 +73,30 @@ def render(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """What OUT has done, is doing and has failed."""
-    from pipeline.farm.progress import status_json, status_text
+    from pipeline.farm.status_text import status_json, status_text
 
-    run = RunFolder(options.out)
+    run = run_folder(options)
     begun_with(run)
     print(status_json(run) if options.json else status_text(run))
+
+
+def failures(options: argparse.Namespace) -> None:
+    """Why seeds were given up, and how to make each of them again."""
+    from pipeline.farm.failures import failures_json, failures_text
+
+    run = run_folder(options)
+    begun_with(run)
+    print(failures_json(run) if options.json else failures_text(run, options.limit))
 
 
 def shards(options: argparse.Namespace) -> None:
     """Finished scenes → shards."""
     from pipeline.shards.writer import pack
 
-    run = RunFolder(options.out)
+    run = run_folder(options)
     settings, rows_hash = begun_with(run)
     packed = pack(run, settings, rows_hash=rows_hash)
-    _report(run, packed)
+    _report(packed)
 
 
 def preview(options: argparse.Namespace) -> None:
@@ -92,7 +105,12 @@ def preview(options: argparse.Namespace) -> None:
 
     if options.limit < 1:
         raise UserError(f"LIMIT must be at least 1, not {options.limit}")
-    print(write_preview(RunFolder(options.out), options.limit))
+    print(write_preview(run_folder(options), options.limit))
+
+
+def run_folder(options: argparse.Namespace) -> RunFolder:
+    """OUT: a folder, or a URL of a store that fsspec reaches."""
+    return RunFolder(open_path(options.out))
 
 
 def begun_with(run: RunFolder) -> tuple[RunSettings, str]:
@@ -111,7 +129,7 @@ def begun_with(run: RunFolder) -> tuple[RunSettings, str]:
 
 def _automatic_profile(run: RunFolder, cluster: bool) -> str:
     """What the run was begun with, or `farm` where Cycles finds a GPU, else `cpu`."""
-    if run.settings.exists():
+    if exists(run.settings):
         return begun_with(run)[0].profile
     if cluster:
         raise UserError(
@@ -136,7 +154,7 @@ def _gpus() -> tuple[str, ...]:
     return tuple(name for name in line.split(", ") if name)
 
 
-def _report(run: RunFolder, packed: dict[str, int]) -> None:
+def _report(packed: dict[str, Any]) -> None:
     """What the shards hold, and what is not in them and why."""
     print(
         f"{packed['train']} panoramas for training, {packed['validation']} for validation; "
@@ -147,14 +165,8 @@ def _report(run: RunFolder, packed: dict[str, int]) -> None:
             f"{packed['waiting']} finished scenes are not packed yet: scenes with earlier seeds are"
             " not finished, and a dataset grows in the order of its seeds; make render goes on"
         )
-    dropped = 0
-    unknown: Counter[str] = Counter()
-    for done in sorted(run.scenes.glob("*/done.json")):
-        scene = run.scene(done.parent.name)
-        unknown.update(read_json(scene.generated).get("unknown_categories", {}))
-        for row in sorted(scene.path.glob("panoramas/*/row.json")):
-            dropped += read_json(row)["summary"].get("dropped", 0)
-    print(f"{dropped} instances below the minimum area were dropped")
+    print(f"{packed['dropped']} instances below the minimum area were dropped")
+    unknown = packed["unknown"]
     if unknown:
         names = ", ".join(f"{name} ({count})" for name, count in unknown.most_common())
         print(f"categories not in the table, named after the object: {names}")

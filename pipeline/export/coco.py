@@ -54,9 +54,10 @@ from pipeline.export.instances import (
     refuse_foreign,
 )
 from pipeline.export.rows import IMAGE_NAME, side_by_side, source_of
-from pipeline.outputs import LEFTOVER, disk_full_is_for_the_user, only_process, open_atomic
+from pipeline.outputs import LEFTOVER, disk_full_is_for_the_user, only_process
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
+from pipeline.storage import open_atomic
 
 
 @dataclass(frozen=True)

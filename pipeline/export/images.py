@@ -15,8 +15,8 @@ from typing import Literal, get_args
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.outputs import write_atomic
 from pipeline.shards.reader import decode_image
+from pipeline.storage import write_atomic
 
 ImageFormat = Literal["webp", "png", "jpg"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)

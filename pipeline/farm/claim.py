@@ -1,10 +1,11 @@
 """Claim OUT for one driver, one set of settings.
 
     OUT/run.json      what the run is, for good
-    OUT/driver.lock   held (flock) while a driver works; says which, since when, for how many scenes
+    OUT/driver.lock   held while a driver works; says which, since when, for how many scenes
 
-The kernel drops the lock with its process, also after `kill -9`. The lock is on the file, not on
-its name: a driver whose OUT is removed or renamed must stop, for another may now take the name.
+In a folder the lock is the kernel's (flock), which drops it with its process, also after `kill -9`.
+It is on the file, not on its name: a driver whose OUT is removed or renamed must stop, for another
+may now take the name. In a store it is a lease (`pipeline.lease`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.lease import is_held, lease
 from pipeline.outputs import RunFolder, read_json, write_json
 from pipeline.settings import RunSettings, settings_hash, to_json, versions
 
+SETTINGS_SECONDS = 5.0  # between two looks at what the settings stand for
 LOCK_TRIES = 10  # `make status` holds the lock for microseconds; try again before giving up
 
 
@@ -59,34 +63,34 @@ def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[Callab
             another driver works in it.
     """
     _refuse_foreign(run)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        lock = open(lock_path(run), "a+")  # noqa: SIM115 - closed below, and by the kernel
-    except OSError as error:
-        raise UserError(
-            f"cannot write to OUT={run.path} ({error.strerror}); choose a folder you may write to"
-        ) from None
-    with lock:
-        _take(lock.fileno(), run)
+    remote, path = storage.is_remote(run.path), lock_path(run)
+    about = {"started": time.time(), "scenes": scenes}
+    hold = lease(path, "working in", about) if remote else _lock(path, about)
+    with hold as check_still_held:
         _check_settings(run, settings)
-        lock.truncate(0)
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        lock.write(json.dumps({**about, "scenes": scenes}) + "\n")
-        lock.flush()
+
+        checked = time.monotonic()
 
         def check() -> None:
-            _check_still_held(lock.fileno(), run)
-            _check_settings(run, settings)  # a changed configuration would make other scenes
+            nonlocal checked
+            check_still_held()
+            if time.monotonic() - checked > SETTINGS_SECONDS:
+                _check_settings(run, settings)  # a changed configuration would make other scenes
+                checked = time.monotonic()
 
         yield check
 
 
 def read_claim(run: RunFolder) -> Claim | None:
     """The present or last driver of a run; None if there never was one."""
+    path = lock_path(run)
     try:
-        with open(lock_path(run)) as lock:
-            held = not _try_lock(lock.fileno(), fcntl.LOCK_SH)
-            about = json.loads(lock.read())
+        if storage.is_remote(path):
+            held, about = is_held(path), json.loads(storage.read_bytes(path))
+        else:
+            with open(path) as lock:
+                held = not _try_lock(lock.fileno(), fcntl.LOCK_SH)
+                about = json.loads(lock.read())
         return Claim(
             held=held,
             scenes=int(about["scenes"]),
@@ -123,9 +127,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _refuse_foreign(run: RunFolder) -> None:
     try:
-        names = {path.name for path in run.path.iterdir()}
-    except FileNotFoundError:
-        return
+        names = set(storage.names(run.path))
     except OSError as error:
         raise UserError(f"OUT={run.path}: {error.strerror}; choose a folder") from None
     ours = {name for name in names if name == "driver.lock" or name.startswith(".run.json.")}
@@ -135,31 +137,50 @@ def _refuse_foreign(run: RunFolder) -> None:
         )
 
 
-def _take(descriptor: int, run: RunFolder) -> None:
+@contextmanager
+def _lock(path: Path, about: dict[str, Any]) -> Iterator[Callable[[], None]]:
+    """Hold a lock file of a file system until the block ends; as `lease.lease`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115 - closed below, and by the kernel
+    except OSError as error:
+        raise UserError(
+            f"cannot write to OUT={path.parent} ({error.strerror}); choose a folder you may write "
+            "to"
+        ) from None
+    with lock:
+        _take(lock.fileno(), path)
+        lock.truncate(0)
+        lock.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), **about}) + "\n")
+        lock.flush()
+        yield lambda: _check_still_held(lock.fileno(), path)
+
+
+def _take(descriptor: int, path: Path) -> None:
     for _ in range(LOCK_TRIES):
         try:
             if _try_lock(descriptor, fcntl.LOCK_EX):
                 return
         except OSError as error:
             raise UserError(
-                f"the file system of OUT={run.path} has no file locks ({error.strerror}); "
+                f"the file system of OUT={path.parent} has no file locks ({error.strerror}); "
                 "choose an OUT on one that has"
             ) from None
         time.sleep(0.05)
-    holder = read_claim(run)
+    holder = read_claim(RunFolder(path.parent))
     who = f" (process {holder.pid} on {holder.host})" if holder else ""
     raise UserError(
-        f"another driver{who} is working in OUT={run.path}; wait for it, or stop it first"
+        f"another driver{who} is working in OUT={path.parent}; wait for it, or stop it first"
     )
 
 
-def _check_still_held(descriptor: int, run: RunFolder) -> None:
+def _check_still_held(descriptor: int, path: Path) -> None:
     held = os.fstat(descriptor)
     with suppress(FileNotFoundError, NotADirectoryError):
-        if os.path.samestat(held, lock_path(run).stat()):
+        if os.path.samestat(held, path.stat()):
             return
     raise UserError(
-        f"OUT={run.path} was removed or replaced while this driver worked in it; what it made "
+        f"OUT={path.parent} was removed or replaced while this driver worked in it; what it made "
         "is where that folder went"
     )
 
@@ -178,7 +199,7 @@ def _check_settings(run: RunFolder, settings: RunSettings) -> None:
         "versions": versions(),
         "settings_hash": settings_hash(settings),
     }
-    if not run.settings.exists():
+    if not storage.exists(run.settings):
         write_json(run.settings, new)
         return
     mend = "restore it or choose another OUT"

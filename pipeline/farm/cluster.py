@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 import socket
-import statistics
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -20,14 +19,13 @@ from ray._private import worker as ray_worker
 
 from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.schedule import Slots
+from pipeline.farm.placement import Node
 from pipeline.settings import PROFILES, RunSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 KNOCK_SECONDS = 10
 HTTP2_SETTINGS = 4
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, HTTP2_SETTINGS, 0, 0, 0, 0, 0])
-MOST_RENDER_CPUS = 8  # a scene is read into Cycles by one thread; more CPUs then only wait
 
 
 @contextmanager
@@ -133,27 +131,33 @@ def _knock(address: str) -> None:
             raise OSError("what answers there is no Ray")
 
 
-def count_slots(settings: RunSettings, farm: FarmSettings) -> Slots:
-    """What the connected cluster has now; nodes may come and go.
+def read_nodes() -> list[Node]:
+    """The machines that the connected cluster has now; they may come and go."""
+    nodes = []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and has.get("CPU", 0) >= 1:
+            gpus = int(has.get("GPU", 0))
+            memory = int(has["memory"]) if has.get("memory") else None
+            nodes.append(Node(node["NodeID"], int(has["CPU"]), gpus, memory))
+    return nodes
+
+
+def check_nodes(nodes: Sequence[Node], settings: RunSettings, farm: FarmSettings) -> None:
+    """See whether what the cluster has now can make scenes at all.
 
     Raises:
         UserError: No node can ever take a render.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
-    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    largest = max((node.cpus for node in nodes), default=0)
     if PROFILES[settings.profile].gpu:
-        if gpus == 0:
+        if not any(node.gpus for node in nodes):
             raise UserError(
                 f"PROFILE={settings.profile} renders on a GPU and Ray sees none; "
                 "choose PROFILE=cpu, or join a machine with one to the cluster"
             )
-        return Slots(cpus=sum(cpus), gpus=gpus, render_on_gpu=True)
-    # the median, because one small node, such as a head, must not set the size of all renders
-    render_cpus = farm.render_cpus or min(MOST_RENDER_CPUS, statistics.median_high(cpus or [1]))
-    if render_cpus > max(cpus, default=0):
+    elif (farm.render_cpus or 1) > largest:
         raise UserError(
-            f"a render takes {render_cpus} CPUs and the largest machine has "
-            f"{max(cpus, default=0)}; lower RENDER_CPUS"
+            f"a render takes {farm.render_cpus or 1} CPUs and the largest machine has {largest}; "
+            "lower RENDER_CPUS"
         )
-    return Slots(cpus=sum(cpus), gpus=gpus, render_cpus=render_cpus, nodes=tuple(cpus))

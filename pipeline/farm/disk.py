@@ -7,22 +7,35 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.worker import GIB
 from pipeline.outputs import DISK_FULL, RunFolder
 
 
-def disk_full(run: RunFolder, wanted: int = 0) -> UserError:
-    """The error that names the full file system: OUT's own, or that of temporary files.
+def disk_full(
+    run: RunFolder, wanted: int = 0, *, scratch: str | None = None, detail: str = ""
+) -> UserError:
+    """The error that names the full file system: OUT's own, or that of scratch.
 
     Args:
         run: OUT.
         wanted: Bytes that must be free for a new scene, if that is the reason.
+        scratch: Where attempts work, if not in the folder for temporary files.
+        detail: What a worker said of its machine's disk, where that is another one's.
     """
-    folder = run.path.resolve()
-    if not wanted:
-        temporary = Path(tempfile.gettempdir()).resolve()
-        folder = min(folder, temporary, key=lambda path: shutil.disk_usage(path).free)
+    here = [Path(scratch or tempfile.gettempdir())]
+    if not storage.is_remote(run.path):
+        here.append(run.path)
+    folders = [path.resolve() for path in here if path.exists()]
+    if wanted:
+        folders = folders[-1:]
+    folder = min(folders, key=lambda path: shutil.disk_usage(path).free, default=None)
+    if folder is None or (detail and shutil.disk_usage(folder).free > GIB):
+        return UserError(
+            f"the scratch disk of every node is full ({detail}); free some or choose another "
+            "SCRATCH, and run the same command again, it goes on where this one stopped"
+        )
     free = shutil.disk_usage(folder).free
     mount = folder
     while not os.path.ismount(mount):

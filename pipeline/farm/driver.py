@@ -1,42 +1,56 @@
 """The loop that makes n good scenes: start what may start, learn how it ended, decide again.
 
-    generate ──► render ──► annotate ──► done.json
+    generate ──► render ──► annotate ──► done/<scene_id>.json
        ▲ retry      ▲ retry     │ retry, from the render where that was damaged
-       └────────────┴───────────┴──► failed.json, and the next seed takes its place
+       └────────────┴───────────┴──► failed/<scene_id>.json, and the next seed takes its place
 
 Everything that it knows it reads from OUT, so it may be killed at any moment and started again.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING
 
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm import attempts
 from pipeline.farm.claim import claim
 from pipeline.farm.disk import disk_full, explained
+from pipeline.farm.hands import Ended, Hands, ray_hands
+from pipeline.farm.needs import Seen, device_of, limits_of
 from pipeline.farm.options import FarmSettings, Program
+from pipeline.farm.placement import Ahead, Need, Placement
 from pipeline.farm.progress import Progress
-from pipeline.farm.scenes import Scene, Summary, drop_damaged, finish, open_seeds, summarize
-from pipeline.farm.schedule import FINISH, Slots, choose, next_stage, open_panoramas
+from pipeline.farm.records import read_done
+from pipeline.farm.scenes import (
+    Scene,
+    Summary,
+    drop_damaged,
+    finish,
+    names_of,
+    open_seeds,
+    quarantine,
+    summarize,
+)
+from pipeline.farm.state import FINISH, State, read_state
 from pipeline.farm.worker import Outcome
 from pipeline.outputs import STAGES, RunFolder
-from pipeline.settings import RunSettings, generator_of_seed, to_json
-
-if TYPE_CHECKING:  # importing Ray takes a second or more, and finished work never needs it
-    from ray import ObjectRef
+from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 
 WAIT_SECONDS = 1.0
-SLOTS_SECONDS = 10.0  # between two looks at which nodes the cluster has
-CANCEL_SECONDS = 8.0
+NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
+REST_SECONDS = 300.0  # of a node whose scratch disk is full
+LEARN_FROM = 50  # finished scenes of earlier drivers
+
+HandsOf = Callable[[FarmSettings], AbstractContextManager[Hands]]
 
 
 def render_run(
@@ -45,6 +59,7 @@ def render_run(
     scenes: int,
     farm: FarmSettings = FarmSettings(),  # noqa: B008 - frozen
     program: Program = Program(),  # noqa: B008 - frozen
+    hands: HandsOf = ray_hands,
 ) -> Summary:
     """Make the first `scenes` good scenes of a run, or what is left of them to make.
 
@@ -54,6 +69,7 @@ def render_run(
         scenes: How many good scenes OUT shall hold in the end, those of earlier calls included.
         farm: Where and how hard to work.
         program: What to run; for tests.
+        hands: Who carries out attempts; for benchmarks.
 
     Raises:
         UserError: OUT cannot be used, the disk is full, no node can render, or seed after seed
@@ -62,49 +78,47 @@ def render_run(
     """
     if scenes < 1:
         raise UserError(f"SCENES must be at least 1, not {scenes}")
-    run = RunFolder(run.path.resolve())  # Ray workers live in other folders
+    if not storage.is_remote(run.path):
+        run = RunFolder(run.path.resolve())  # Ray workers live in other folders
     started = time.monotonic()
     with claim(run, settings, scenes) as check_claim:
         try:
+            done = names_of(run.done_folder)
             wanted = list(islice(open_seeds(run, settings), scenes))
-            to_make = [scene for scene in wanted if not scene.folder.done.exists()]
+            to_make = [scene for scene in wanted if scene.folder.scene_id not in done]
             if to_make:
                 spare = open_seeds(run, settings, first=wanted[-1].seed + 1)
-                _make(Loop(run, settings, scenes, farm, program, spare, check_claim), to_make)
+                loop = Loop(run, settings, scenes, farm, program, spare, check_claim)
+                _make(loop, to_make, sorted(done), hands)
         except OSError as error:
             raise explained(error, run) from error
         return summarize(run, settings, scenes, len(to_make), time.monotonic() - started)
 
 
-def _make(loop: Loop, to_make: list[Scene]) -> None:
-    from pipeline.farm.cluster import connected
-
+def _make(loop: Loop, to_make: list[Scene], done: list[str], hands: HandsOf) -> None:
     with Progress(loop.run) as progress:
         progress.note(f"{len(to_make)} of {loop.scenes} scenes to make in {loop.run.path}")
-        with connected(loop.farm):
+        loop.any_done = bool(done)
+        loop.seen.add_finished(read_done(loop.run, name) for name in done[-LEARN_FROM:])
+        for scene in loop.begun(to_make):
+            loop.take(scene)
+        with hands(loop.farm) as loop.hands:
             try:
-                loop.work(to_make, progress)
+                loop.work(progress)
             except (KeyboardInterrupt, SystemExit):
                 progress.note("stopping what is at work")
                 raise
-            finally:
-                loop.cancel()
 
 
 @dataclass(frozen=True)
 class Work:
-    """An attempt in Ray's hands.
-
-    Attributes:
-        number: Number of the attempt at its stage.
-        deadline: When the driver itself ends it, on the monotonic clock; None leaves that to its
-            worker.
-    """
+    """An attempt that somebody carries out."""
 
     scene: Scene
     stage: str
     number: int
-    deadline: float | None
+    need: Need
+    node: str
 
 
 @dataclass
@@ -115,10 +129,16 @@ class Loop:
         scenes: Good scenes wanted.
         spare: The seeds that take the place of quarantined ones.
         check_claim: As `claim` gave it.
-        ready: Scenes that could start, by their next stage.
-        running: The attempts in Ray's hands.
-        overdue: Those of them that were ended for taking too long.
+        hands: Who carries out attempts.
+        seen: What attempts used; `placement`, what is free on the nodes; `ahead`, the scenes that
+            wait for a render.
+        any_done: Whether OUT holds a finished scene.
+        ready: Scenes that could start, by their next stage, with their states.
+        running: The attempts at work, by ticket.
+        resting: Nodes that are given no work, and until when: their scratch disk is full, or they
+            are gone.
         quarantined: Seeds given up by this driver: scene, stage, how the last attempt ended.
+        renders_left: Scenes that are not rendered yet.
     """
 
     run: RunFolder
@@ -128,130 +148,203 @@ class Loop:
     program: Program
     spare: Iterator[Scene]
     check_claim: Callable[[], None]
-    ready: dict[str, deque[Scene]] = field(default_factory=lambda: {s: deque() for s in STAGES})
-    running: dict[ObjectRef[Outcome], Work] = field(default_factory=dict)
-    overdue: set[ObjectRef[Outcome]] = field(default_factory=set)
+    hands: Hands = field(init=False)
+    seen: Seen = field(default_factory=Seen)
+    placement: Placement = field(init=False)
+    ahead: Ahead = field(init=False)
+    any_done: bool = False
+    ready: dict[str, deque[tuple[Scene, State]]] = field(
+        default_factory=lambda: {stage: deque() for stage in STAGES}
+    )
+    running: dict[int, Work] = field(default_factory=dict)
+    resting: dict[str, float] = field(default_factory=dict)
     quarantined: list[tuple[Scene, str, Outcome]] = field(default_factory=list)
+    renders_left: int = 0
 
-    def work(self, to_make: list[Scene], progress: Progress) -> None:
-        import ray
+    def __post_init__(self) -> None:
+        self.placement = Placement(
+            on_gpu=PROFILES[self.settings.profile].gpu, render_cpus=self.farm.render_cpus
+        )
+        self.ahead = Ahead(self.farm.waiting_bytes)
 
-        from pipeline.farm.cluster import count_slots
-
-        slots, slots_read_at = count_slots(self.settings, self.farm), time.monotonic()
+    def begun(self, to_make: list[Scene]) -> Iterator[Scene]:
+        """Queue the scenes that have no folder yet; yield those that an earlier driver began."""
+        known = set(storage.names(self.run.scenes))
         for scene in to_make:
-            self.take(scene)
+            if scene.folder.scene_id in known:
+                yield scene
+            else:
+                self.queue(scene, State())
+
+    def work(self, progress: Progress) -> None:
+        from pipeline.farm.cluster import check_nodes
+
+        check_nodes(self.hands.nodes(), self.settings, self.farm)
+        looked_at = 0.0
         while self.running or any(self.ready.values()):
-            if time.monotonic() - slots_read_at > SLOTS_SECONDS:
-                with suppress(UserError):  # the node that could render may come back
-                    slots = count_slots(self.settings, self.farm)
-                slots_read_at = time.monotonic()
-            self.start_what_may_start(slots)
-            if not self.running:  # every node is gone; wait for one
-                time.sleep(WAIT_SECONDS)
-                continue
-            ended, _ = ray.wait(list(self.running), num_returns=1, timeout=WAIT_SECONDS)
+            if time.monotonic() - looked_at > NODES_SECONDS:
+                looked_at = time.monotonic()
+                self.look_at_nodes()
+            self.start_what_may_start()
+            ended = self.hands.wait(WAIT_SECONDS)
             self.check_claim()  # before anything is written
-            self.end_overdue()
-            for reference in ended:
-                self.settle(reference)
+            for one in ended:
+                self.settle(one)
             progress.update()
+
+    def look_at_nodes(self) -> None:
+        """Take note of the nodes that there are and do not rest."""
+        now = time.monotonic()
+        self.resting = {name: end for name, end in self.resting.items() if end > now}
+        nodes = self.hands.nodes()
+        self.placement.update(node for node in nodes if node.name not in self.resting)
 
     def take(self, scene: Scene) -> None:
         """Take up a scene, new or left by an earlier driver."""
         attempts.close_interrupted(scene.folder)
         drop_damaged(scene.folder)
-        self.queue(scene)
+        self.queue(scene, read_state(scene.folder))
 
-    def queue(self, scene: Scene, *, first: bool = False) -> None:
+    def queue(self, scene: Scene, state: State, *, first: bool = False) -> None:
         """Put a scene where its files say it belongs."""
-        stage = next_stage(scene.folder)
-        if stage == FINISH:
-            if unfit := finish(scene, keep_work=self.farm.keep_scenes):
+        if state.stage == FINISH:
+            generator = generator_of_seed(self.settings, scene.seed)
+            if unfit := finish(scene, generator, keep_work=self.farm.keep_scenes):
                 self.give_up(scene, "annotate", Outcome("rejected", unfit))
-        elif stage is not None and first:
-            self.ready[stage].appendleft(scene)
-        elif stage is not None:
-            self.ready[stage].append(scene)
+        elif state.stage is not None:
+            if state.stage == "render":
+                self.ahead.add(state.scene_bytes)
+            if state.stage in ("generate", "render"):
+                self.renders_left += 1
+            waiting = self.ready[state.stage]
+            (waiting.appendleft if first else waiting.append)((scene, state))
 
-    def start_what_may_start(self, slots: Slots) -> None:
-        from pipeline.farm.tasks import Job, submit
+    def start_what_may_start(self) -> None:
+        while found := self.placement.choose(self.needs(), self.ahead, self.renders_left):
+            self.start(*found)
 
-        running = Counter(work.stage for work in self.running.values())
-        ready = {stage: len(scenes) for stage, scenes in self.ready.items()}
-        if ready["generate"] and not self.has_space():
-            ready["generate"] = 0  # renders and finished scenes will free some
-        while stage := choose(ready, running, slots):
-            scene = self.ready[stage].popleft()
-            limits = self.farm.limits(stage, open_panoramas(scene.folder, stage))
-            job = Job(
-                scene_folder=str(scene.folder.path),
-                stage=stage,
-                number=attempts.next_number(scene.folder, stage),
-                generator=generator_of_seed(self.settings, scene.seed),
-                seed=scene.seed,
-                settings=to_json(self.settings),
-                threads=slots.cpus_of(stage),
-                limits=limits,
-                program=self.program,
-            )
-            deadline = None
-            if stage == "annotate" and limits.wall is not None:  # has no watcher of its own
-                deadline = time.monotonic() + limits.wall
-            reference = submit(job, gpu=slots.render_on_gpu)
-            self.running[reference] = Work(scene, stage, job.number, deadline)
-            ready[stage] -= 1
-            running[stage] += 1
+    def needs(self) -> dict[str, Need]:
+        """By stage, what the first scene that could start it needs."""
+        needs = {}
+        most = max((node.cpus for node in self.placement.nodes.values()), default=1)
+        for stage, waiting in self.ready.items():
+            if waiting and (stage != "generate" or self.has_space()):
+                scene, state = waiting[0]
+                generator = generator_of_seed(self.settings, scene.seed)
+                needs[stage] = self.seen.need(
+                    generator, stage, state, gpu=self.placement.on_gpu, most_cpus=most
+                )
+        return needs
+
+    def start(self, need: Need, node: str) -> None:
+        from pipeline.farm.tasks import Job
+
+        stage = need.stage
+        scene, state = self.ready[stage].popleft()
+        if stage == "generate":
+            self.ahead.add(need.disk)
+        limits = limits_of(self.farm, stage, state)
+        on_gpu = stage == "render" and self.placement.on_gpu
+        job = Job(
+            scene_folder=str(scene.folder.path),
+            stage=stage,
+            number=state.numbers.get(stage, 0) + 1,
+            generator=generator_of_seed(self.settings, scene.seed),
+            seed=scene.seed,
+            settings=to_json(self.settings),
+            cpus=need.cpus,
+            gpus=need.gpus,
+            node=node,
+            device=device_of(state) if on_gpu else "",
+            scratch=self.scratch(),
+            keep_scenes=self.farm.keep_scenes,
+            limits=limits,
+            program=self.program,
+        )
+        deadline = None
+        if stage == "annotate" and limits.wall is not None:  # has no watcher of its own
+            deadline = time.monotonic() + limits.wall
+        self.placement.start(need, node)
+        ticket = self.hands.start(job, need, deadline)
+        self.running[ticket] = Work(scene, stage, job.number, need, node)
+
+    def scratch(self) -> str | None:
+        """Where attempts work: beside their results where those are on the one machine at work."""
+        if self.farm.scratch is not None:
+            return self.farm.scratch
+        local = self.farm.works_here and not storage.is_remote(self.run.path)
+        return str(self.run.scratch) if local else None
 
     def has_space(self) -> bool:
-        """Whether a new scene may start on this disk.
+        """Whether a new scene may start with what is free on OUT's disk.
 
         Raises:
             UserError: It may not, and nothing is at work that would free space.
         """
+        if storage.is_remote(self.run.path):
+            return True
         if shutil.disk_usage(self.run.path).free >= self.farm.min_free_bytes:
             return True
         if self.running or self.ready["render"] or self.ready["annotate"]:
             return False
         raise disk_full(self.run, self.farm.min_free_bytes)
 
-    def end_overdue(self) -> None:
-        """End the workers of annotations that take too long; they are settled when Ray says so."""
-        import ray
-
-        for reference, work in self.running.items():
-            late = work.deadline is not None and time.monotonic() > work.deadline
-            if late and reference not in self.overdue:
-                self.overdue.add(reference)
-                ray.cancel(reference, force=True)
-
-    def settle(self, reference: ObjectRef[Outcome]) -> None:
+    def settle(self, ended: Ended) -> None:
         """Draw the consequence of one attempt that ended."""
-        import ray
-        from ray.exceptions import RayError
-
-        from pipeline.farm.tasks import lost
-
-        work = self.running.pop(reference)
+        work = self.running.pop(ended.ticket)
         scene, stage = work.scene, work.stage
-        try:
-            outcome = ray.get(reference)
-        except RayError as error:  # the worker died, so the driver keeps its ledger
-            late = Outcome("timeout", "took too long and was ended")
-            outcome = late if reference in self.overdue else lost(error)
+        self.placement.end(work.need, work.node)
+        if stage in ("generate", "render"):
+            self.ahead.remove(work.need.disk)
+            self.renders_left -= 1
+        if ended.report is not None:
+            outcome, state = ended.report.outcome, ended.report.state
+        else:  # the worker died, so the driver keeps its ledger
+            outcome = ended.lost or Outcome("crashed")
             attempts.end(scene.folder, stage, work.number, outcome)
-        self.overdue.discard(reference)
+            state = read_state(scene.folder)
+        self.learn(work, outcome, state)
         if outcome.reason == "disk":
             raise disk_full(self.run)
-        failures = attempts.failures(scene.folder, stage)
-        if outcome.reason == "rejected" or (not outcome.ok and failures >= self.farm.attempts):
+        if outcome.reason == "scratch":
+            self.rest(work.node, outcome)
+        if (
+            ended.node_is_gone
+        ):  # Ray may name it for a while; should it come back, it has a new name
+            self.resting[work.node] = math.inf
+            self.look_at_nodes()
+        spent = (
+            state.failures.get(stage, 0) >= self.farm.attempts
+            or state.nodes_lost >= self.farm.nodes_lost
+        )
+        if outcome.reason == "rejected" or (not outcome.ok and spent):
             self.give_up(scene, stage, outcome)
         else:
-            self.queue(scene, first=not outcome.ok)
+            self.any_done |= state.stage is None
+            self.queue(scene, state, first=not outcome.ok)
+
+    def learn(self, work: Work, outcome: Outcome, state: State) -> None:
+        """Remember what an attempt used."""
+        generator = generator_of_seed(self.settings, work.scene.seed)
+        if outcome.ok:
+            self.seen.add(generator, work.stage, outcome.peak_rss)
+        if work.stage == "generate" and outcome.ok:
+            self.seen.add_scene(generator, state.scene_bytes)
+
+    def rest(self, node: str, outcome: Outcome) -> None:
+        """Give a node with a full scratch disk no work for a while.
+
+        Raises:
+            UserError: There is no other.
+        """
+        self.resting[node] = time.monotonic() + REST_SECONDS
+        self.look_at_nodes()
+        if not self.placement.nodes and not self.running:
+            raise disk_full(self.run, scratch=self.scratch(), detail=outcome.detail)
 
     def give_up(self, scene: Scene, stage: str, outcome: Outcome) -> None:
         """Quarantine a seed and take the next one, unless the seeds are not at fault."""
-        attempts.quarantine(scene.folder, self.settings, scene.seed, stage, outcome)
+        quarantine(scene, self.settings, stage, outcome)
         self.quarantined.append((scene, stage, outcome))
         self.stop_if_all_fail_alike()
         if len(self.quarantined) > self.farm.failed_seeds_allowed(self.scenes):
@@ -271,9 +364,11 @@ class Loop:
         kinds = {failure_kind(stage, outcome) for _, stage, outcome in self.quarantined}
         if len(self.quarantined) < self.farm.same_failures or len(kinds) > 1:
             return
-        if outcome.reason == "rejected" or any(self.run.scenes.glob("*/done.json")):
+        if outcome.reason == "rejected" or self.any_done:
             return
-        log = attempts.log_path(scene.folder, stage, attempts.next_number(scene.folder, stage) - 1)
+        tried = attempts.read_attempts(scene.folder)
+        number = max((attempt.number for attempt in tried if attempt.stage == stage), default=1)
+        log = attempts.log_path(scene.folder, stage, number)
         for failed, _, _ in self.quarantined:
             attempts.forgive(failed.folder)
         raise UserError(
@@ -281,15 +376,6 @@ class Loop:
             f"({outcome.reason}: {outcome.detail}); see {log}, mend the cause and run the same "
             "command again"
         )
-
-    def cancel(self) -> None:
-        """Stop what still runs; the workers kill their children before they report back."""
-        import ray
-
-        for reference in self.running:
-            ray.cancel(reference, force=False)
-        if self.running:
-            ray.wait(list(self.running), num_returns=len(self.running), timeout=CANCEL_SECONDS)
 
 
 def failure_kind(stage: str, outcome: Outcome) -> tuple[str, str, str]:

@@ -1,11 +1,9 @@
-"""Show how a run stands: a live table in a terminal, plain lines elsewhere."""
+"""Show how a run stands while it works: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from dataclasses import asdict
 from types import TracebackType
 from typing import TextIO
 
@@ -14,10 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.farm.status import Finished, Status, read_status
+from pipeline.farm.status import Status, read_status
+from pipeline.farm.status_text import duration
+from pipeline.farm.totals import Records
 from pipeline.outputs import RunFolder
 
 REFRESH_SECONDS = 1.0
+REFRESH_SHARE = 0.02  # of the driver's time, at most, goes into reading how the run stands
 LINE_SECONDS = 2.0  # not more often, however much changes
 HEARTBEAT_SECONDS = 30.0  # a line at least this often
 
@@ -32,12 +33,13 @@ class Progress:
 
     def __init__(self, run: RunFolder, stream: TextIO | None = None) -> None:
         self._run = run
-        self._finished: Finished = {}
+        self._records = Records()
         self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
-        self._read_at = self._printed_at = 0.0
+        self._due = self._printed_at = 0.0
+        self._looked = False  # the first look reads all records, and says nothing of the next
         self._printed: object = None
 
     def __enter__(self) -> Progress:
@@ -62,10 +64,12 @@ class Progress:
 
     def update(self, last: bool = False) -> None:
         now = time.monotonic()
-        if not last and now - self._read_at < REFRESH_SECONDS:
+        if not last and now < self._due:
             return
-        self._read_at = now
-        status = read_status(self._run, self._finished)
+        status = read_status(self._run, self._records)
+        took = time.monotonic() - now
+        self._due = now + max(REFRESH_SECONDS, took / REFRESH_SHARE if self._looked else 0.0)
+        self._looked = True
         if self._live:
             self._live.update(table(status), refresh=True)
             return
@@ -80,38 +84,16 @@ class Progress:
             self.note(line(status))
 
 
-def status_text(run: RunFolder) -> str:
-    """What `make status` prints."""
-    status = read_status(run)
-    state = "working" if status.working else "no driver is working"
-    attempts = [
-        f"  {attempt.scene_id}  {attempt.step}, attempt {attempt.number}, "
-        f"{duration(status.now - attempt.since)}"
-        for attempt in status.running
-    ]
-    return "\n".join([f"{run.path}: {state}", summary(status), *attempts])
-
-
-def status_json(run: RunFolder) -> str:
-    """The same as JSON."""
-    status = read_status(run)
-    derived = {
-        "waiting": status.waiting,
-        "scenes_per_hour": status.scenes_per_hour,
-        "seconds_left": status.seconds_left,
-    }
-    return json.dumps({**asdict(status), **derived}, indent=1, sort_keys=True)
-
-
 def summary(status: Status) -> str:
     """The numbers, in one line."""
     parts = [f"{status.done}/{status.wanted} scenes done", f"{status.failed} failed"]
     if status.working:
-        busy = len({attempt.scene_id for attempt in status.running})
-        parts += [f"{busy} running", f"{status.waiting} waiting"]
-        rate, left = status.scenes_per_hour, status.seconds_left
-        if rate is not None and left is not None:
-            parts += [f"{rate:.1f} an hour", f"{duration(left)} left"]
+        parts += [f"{status.at_work} running", f"{status.waiting} waiting"]
+        rate, left = status.scenes_per_hour, status.left
+        if rate is not None:
+            parts.append(f"{rate:.1f} an hour")
+        if left is not None:
+            parts.append(f"{duration(left.seconds)} left")
         parts.append(f"{duration(status.now - status.started)} so far")
     return ", ".join(parts)
 
@@ -135,18 +117,3 @@ def table(status: Status) -> Group:
             attempt.scene_id, attempt.step, duration(status.now - attempt.since), Text(retry)
         )
     return Group(Text(summary(status), style="bold"), rows)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> duration(59.4), duration(90), duration(7260), duration(200000)
-    ('59 s', '1 min 30 s', '2 h 01 min', '2 d 07 h')
-    """
-    whole = round(max(0.0, seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if days:
-        return f"{days} d {hours % 24:02d} h"
-    if hours:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
+import re
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm import attempts
-from pipeline.farm.schedule import viewpoint_count
-from pipeline.outputs import DamagedFileError, RunFolder, SceneFolder, read_json, write_json
-from pipeline.settings import RunSettings, scene_id
+from pipeline.farm.records import Done, Failed, costs_of, read_done, to_json
+from pipeline.farm.state import remove_work, viewpoint_count
+from pipeline.farm.worker import TAIL_LINES, Outcome, read_tail
+from pipeline.outputs import (
+    ANNOTATED,
+    STAGES,
+    DamagedFileError,
+    RunFolder,
+    SceneFolder,
+    read_json,
+    write_json,
+)
+from pipeline.settings import RunSettings, generator_of_seed, scene_id
 
 LAST_SEED = 2**31 - 1
+RECORD = re.compile(r"[a-z]+-\d{10}\.json")
+"""A scene's record in done/ or failed/, and not what a killed process left half-written."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +66,10 @@ def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) 
 
     The wanted scenes of a run are the first n of these, whatever order they are made in.
     """
+    failed = names_of(run.failed_folder)
     for seed in range(settings.seed if first is None else first, LAST_SEED + 1):
         folder = run.scene(scene_id(settings, seed))
-        if not folder.failed.exists():
+        if folder.scene_id not in failed:
             yield Scene(seed, folder)
     raise UserError(f"there are no seeds above {LAST_SEED}; start with a smaller SEED")
 
@@ -60,29 +77,97 @@ def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) 
 def drop_damaged(scene: SceneFolder) -> None:
     """Remove the annotated panoramas that cannot be read, so that they are made again."""
     for index in range(viewpoint_count(scene) or 0):
-        if scene.panorama(index).exists():
+        if scene.is_annotated(index):
             try:
                 _defects(scene, index)
             except DamagedFileError:
-                shutil.rmtree(scene.panorama(index))
+                storage.remove_folder(scene.panorama(index), ANNOTATED)
 
 
-def finish(scene: Scene, *, keep_work: bool) -> str | None:
-    """Write done.json, then remove what it makes superfluous.
+def finish(scene: Scene, generator: str, *, keep_work: bool) -> str | None:
+    """Write the record of a finished scene, then remove what it makes superfluous.
 
     Returns:
         Why the scene is no good, if it has not one good panorama; nothing is written then.
     """
-    panoramas, unfit = _panoramas(scene.folder)
+    count = viewpoint_count(scene.folder) or 0
+    found = {index: _defects(scene.folder, index) for index in range(count)}
+    panoramas = tuple(index for index, reasons in found.items() if not reasons)
     if not panoramas:
-        reasons = sorted({reason for all_of_one in unfit.values() for reason in all_of_one})
+        reasons = sorted({reason for all_of_one in found.values() for reason in all_of_one})
         return f"no good panorama: {'; '.join(reasons) or 'no viewpoint'}"
-    costs = _costs(scene.folder)
-    done = {"seed": scene.seed, "panoramas": panoramas, "unfit": unfit, "costs": costs}
-    write_json(scene.folder.done, done)
+    tried = attempts.read_attempts(scene.folder)
+    taken = {stage: sum(a.bytes for a in tried if a.stage == stage) for stage in STAGES}
+    record = Done(
+        scene_id=scene.folder.scene_id,
+        seed=scene.seed,
+        generator=generator,
+        panoramas=panoramas,
+        unfit={str(index): reasons for index, reasons in found.items() if reasons},
+        costs=costs_of(tried),
+        bytes={
+            "scene": taken["generate"],
+            "rendered": taken["render"],
+            "panoramas": taken["annotate"],
+        },
+        nodes=tuple(sorted({attempt.node for attempt in tried})),
+        reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
+        finished=time.time(),
+    )
+    write_json(scene.folder.done, to_json(record))
     if not keep_work:
-        attempts.remove_work(scene.folder)
+        remove_work(scene.folder)
     return None
+
+
+def quarantine(scene: Scene, settings: RunSettings, stage: str, outcome: Outcome) -> None:
+    """Give a seed up: write its record in failed/ and free its disk space."""
+    tried = attempts.read_attempts(scene.folder)
+    number = max((attempt.number for attempt in tried if attempt.stage == stage), default=0)
+    log = attempts.log_path(scene.folder, stage, number)
+    record = Failed(
+        scene_id=scene.folder.scene_id,
+        seed=scene.seed,
+        generator=generator_of_seed(settings, scene.seed),
+        stage=stage,
+        reason=outcome.reason,
+        detail=outcome.detail,
+        log=f"{log.parent.name}/{log.name}",
+        log_tail=outcome.log_tail or log_tail(log),
+        costs=costs_of(tried),
+        reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
+        nodes=tuple(sorted({attempt.node for attempt in tried})),
+        run_again=run_again(settings, scene.seed),
+        when=time.time(),
+    )
+    write_json(scene.folder.failed, to_json(record))
+    remove_work(scene.folder)
+    for name in storage.names(scene.folder.path / "panoramas"):
+        storage.remove_folder(scene.folder.path / "panoramas" / name, ANNOTATED)
+
+
+def log_tail(log: Path) -> str:
+    """The end of a log in OUT; empty where there is none."""
+    if not storage.is_remote(log):
+        return read_tail(log)
+    try:
+        return "\n".join(
+            storage.read_bytes(log).decode(errors="replace").splitlines()[-TAIL_LINES:]
+        )
+    except FileNotFoundError:
+        return ""
+
+
+def run_again(settings: RunSettings, seed: int) -> str:
+    """The command that makes this one seed again by itself, under the same settings."""
+    mix = ",".join(f"{name}:{weight:g}" for name, weight in settings.generators)
+    generator = mix if len(settings.generators) > 1 else settings.generators[0][0]
+    passes = f" PASSES={','.join(settings.passes)}" if settings.passes else ""
+    return (
+        f"make render SCENES=1 SEED={seed} GENERATOR={generator} PANOS={settings.panos} "
+        f"PROFILE={settings.profile} WIDTH={settings.width} SAMPLES={settings.samples}{passes} "
+        f"MIN_AREA={settings.min_area} OUT=out-seed-{seed}"
+    )
 
 
 def summarize(
@@ -90,29 +175,31 @@ def summarize(
 ) -> Summary:
     """Sum up a run whose wanted scenes are all done."""
     wanted = list(islice(open_seeds(run, settings), scenes))
-    good, unfit = zip(*(_read_done(scene.folder) for scene in wanted), strict=True)
-    seeds = range(settings.seed, wanted[-1].seed + 1)
-    folders = [run.scene(scene_id(settings, seed)) for seed in seeds]
+    records = [read_done(run, scene.folder.scene_id) for scene in wanted]
+    last = wanted[-1].seed
+    failed = sorted(names_of(run.failed_folder))
     return Summary(
-        scenes=tuple(scene.folder.scene_id for scene in wanted),
+        scenes=tuple(record.scene_id for record in records),
         made=made,
-        panoramas=sum(good),
-        unfit=sum(unfit),
-        failed=tuple(folder.scene_id for folder in folders if folder.failed.exists()),
+        panoramas=sum(len(record.panoramas) for record in records),
+        unfit=sum(len(record.unfit) for record in records),
+        failed=tuple(name for name in failed if settings.seed <= seed_of(name) <= last),
         seconds=seconds,
     )
 
 
-def _panoramas(scene: SceneFolder) -> tuple[list[int], dict[str, list[str]]]:
-    """Indices of the good panoramas, and why each of the others is unfit."""
-    good: list[int] = []
-    unfit: dict[str, list[str]] = {}
-    for index in range(viewpoint_count(scene) or 0):
-        if reasons := _defects(scene, index):
-            unfit[str(index)] = reasons
-        else:
-            good.append(index)
-    return good, unfit
+def names_of(folder: Path) -> set[str]:
+    """The scenes that have a record in a folder."""
+    return {name.removesuffix(".json") for name in storage.names(folder) if RECORD.fullmatch(name)}
+
+
+def seed_of(scene_id: str) -> int:
+    """The seed in a scene's name.
+
+    >>> seed_of("indoors-0000000012")
+    12
+    """
+    return int(scene_id.rpartition("-")[2])
 
 
 def _defects(scene: SceneFolder, index: int) -> list[str]:
@@ -121,34 +208,10 @@ def _defects(scene: SceneFolder, index: int) -> list[str]:
     Raises:
         DamagedFileError: Its row.json is damaged.
     """
-    path = scene.panorama(index) / "row.json"
+    path = scene.panorama(index) / ANNOTATED
     try:
         return list(read_json(path)["summary"]["defects"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise DamagedFileError(
             f"{path} is damaged; run the same command again, it makes that panorama again"
         ) from None
-
-
-def _read_done(scene: SceneFolder) -> tuple[int, int]:
-    """How many good and unfit panoramas a finished scene has."""
-    mend = "delete it and run the same command again, which writes it anew"
-    record = read_json(scene.done, mend)
-    try:
-        return len(record["panoramas"]), len(record["unfit"])
-    except (KeyError, TypeError):
-        raise DamagedFileError(f"{scene.done} is damaged; {mend}") from None
-
-
-def _costs(scene: SceneFolder) -> dict[str, dict[str, float]]:
-    """What a scene cost by stage, failed attempts included; seconds and bytes."""
-    costs: dict[str, dict[str, float]] = {}
-    for attempt in attempts.read_attempts(scene):
-        stage = costs.setdefault(
-            attempt.stage, {"attempts": 0, "seconds": 0.0, "cpu_seconds": 0.0, "peak_rss": 0}
-        )
-        stage["attempts"] += 1
-        stage["seconds"] += attempt.seconds
-        stage["cpu_seconds"] += attempt.cpu_seconds
-        stage["peak_rss"] = max(stage["peak_rss"], attempt.peak_rss)
-    return costs

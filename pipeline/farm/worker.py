@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +64,9 @@ class Outcome:
     """How one attempt ended and what it cost.
 
     Attributes:
-        reason: ok, rejected, damaged (what it read), crashed, timeout, silent, memory, size (folder
-            or log too big), disk (the file system is full) or interrupted (stopped from outside).
+        reason: ok, rejected, damaged (what it read), crashed, timeout, silent, memory, gpu-memory,
+            size (folder or log too big), disk (no room in OUT), scratch (no room to work in),
+            node (it went away) or interrupted (stopped from outside).
         detail: One line for people.
         seconds: Wall-clock time.
         cpu_seconds: User and system time of the child and all it started.
@@ -92,6 +93,7 @@ def run_job(
     *,
     folder: Path | None = None,
     env: Mapping[str, str] | None = None,
+    on_poll: Callable[[], None] | None = None,
 ) -> Outcome:
     """Run a command in a session of its own until it ends or breaks a limit.
 
@@ -104,6 +106,7 @@ def run_job(
         limits: What the command may use.
         folder: Where the command writes; watched for `limits.disk`.
         env: Variables on top of this process's own, which are passed on without its secrets.
+        on_poll: Called now and then while the command runs; what it raises ends the command.
 
     Returns:
         The outcome; `ok` only says that the exit status was 0, the caller looks for the marker.
@@ -129,12 +132,12 @@ def run_job(
         ) as child,
     ):
         try:
-            broken = _watch(child, log_path, folder, limits, usage)
+            broken = _watch(child, log_path, folder, limits, usage, on_poll)
         finally:
             kill_session(child.pid, GRACE_SECONDS)
     reason, detail = broken or verdict(child.returncode, read_tail(log_path))
     if reason not in ("ok", "rejected") and (why := full_disk(log_path, folder)):
-        reason, detail = "disk", why
+        reason, detail = "scratch", why
     log_tail = read_tail(log_path)
     if limits.log is not None and log_path.stat().st_size > limits.log:
         os.truncate(log_path, limits.log // 64)  # the beginning of endless output says enough
@@ -215,6 +218,7 @@ def _watch(
     folder: Path | None,
     limits: Limits,
     usage: Usage,
+    on_poll: Callable[[], None] | None,
 ) -> tuple[str, str] | None:
     """Wait for the child; the reason and detail of the limit it broke, if it broke one."""
     started = last_grown = last_weighed = time.monotonic()
@@ -226,6 +230,8 @@ def _watch(
             return None
         except subprocess.TimeoutExpired:
             pass
+        if on_poll is not None:
+            on_poll()
         now = time.monotonic()
         usage.sample(child.pid)
         size = log_path.stat().st_size

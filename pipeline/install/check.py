@@ -25,6 +25,7 @@ LIBRARIES = {
     "libxkbcommon.so.0": "libxkbcommon0",
     "libX11.so.6": "libx11-6",
     "libgthread-2.0.so.0": "libglib2.0-0",
+    "libgomp.so.1": "libgomp1",
 }
 
 

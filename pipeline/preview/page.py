@@ -14,7 +14,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import cv2
@@ -24,8 +23,9 @@ from pycocotools import mask as coco
 
 from pipeline.annotations.sizes import PAPER_MASKS_PER_PANORAMA, PAPER_MIX_PERCENT
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, write_atomic
+from pipeline.outputs import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
+from pipeline.storage import is_remote, write_atomic
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("summary.js", "painting.js", "panorama.js", "controls.js")
@@ -70,9 +70,13 @@ def write_preview(run: RunFolder, limit: int = 24) -> Path:
     """
     if limit < 1:
         raise UserError(f"the preview needs at least one panorama, not {limit}")
-    reader = ShardReader(run.shards)
+    remote = is_remote(run.path)
+    reader = ShardReader(str(run.shards) if remote else run.shards)
     chosen = evenly_spaced(len(reader), limit)
-    summary = run_summary(reader.annotations(SUMMARY_COLUMNS), name=run.path.resolve().name)
+    summary = run_summary(
+        reader.annotations(SUMMARY_COLUMNS),
+        name=run.path.name if remote else run.path.resolve().name,
+    )
     page = run.preview / "index.html"
     panels = (panorama_panel(reader.row(index)) for index in chosen)
     write_atomic(page, render_page(summary, panels).encode())
@@ -82,6 +86,8 @@ def write_preview(run: RunFolder, limit: int = 24) -> Path:
 def is_current(run: RunFolder) -> bool:
     """Whether the page is younger than the shards' manifest, which packing writes last."""
     page, manifest = run.preview / "index.html", run.shards / "manifest.json"
+    if is_remote(page):
+        return False
     try:
         return page.stat().st_mtime_ns > manifest.stat().st_mtime_ns
     except FileNotFoundError:
@@ -106,18 +112,16 @@ def run_summary(rows: Iterable[Row], name: str) -> dict[str, Any]:
     sizes, object_sizes, categories = Counter[str](), Counter[str](), Counter[str]()
     facts: dict[str, Counter[str]] = {}
     masks = Counter[int]()
-    scene_seconds: dict[str, float] = {}
-    render_seconds: list[float] = []
+    scenes: set[str] = set()
     for row in rows:
-        objects, provenance = row["objects"], row["provenance"]
+        objects = row["objects"]
         masks[len(objects)] += 1
         for item in objects:
             sizes[item["size"]] += 1
             categories[item["category"]] += 1
             if not item["is_structure"]:
                 object_sizes[item["size"]] += 1
-        scene_seconds[row["scene_id"]] = provenance["scene_seconds"] or 0.0
-        render_seconds.append(provenance["render_seconds"] or 0.0)
+        scenes.add(row["scene_id"])
         for fact, value in _facts(row):
             facts.setdefault(fact, Counter())[value] += 1
     return {
@@ -125,12 +129,10 @@ def run_summary(rows: Iterable[Row], name: str) -> dict[str, Any]:
         "panoramas": masks.total(),
         "instances": sizes.total(),
         "masks": masks,
-        "scenes": len(scene_seconds),
+        "scenes": len(scenes),
         "sizes": sizes,
         "object_sizes": object_sizes,
         "categories": categories.most_common(),
-        "scene_seconds": median(scene_seconds.values()),
-        "render_seconds": median(render_seconds),
         "facts": {fact: values.most_common() for fact, values in facts.items()},
         "paper": PAPER,
     }
@@ -159,7 +161,6 @@ def panorama_panel(row: Row) -> dict[str, Any]:
         "seed": row["seed"],
         "room": row["camera"]["room"],
         "position": row["camera"]["position"],
-        "render_seconds": row["provenance"]["render_seconds"],
         "objects": [_without(item, "segmentation") for item in row["objects"]],
         "too_small": np.count_nonzero(np.bincount(ids.ravel())[1:]) - len(row["objects"]),
         "contradictions": contradictions(ids, row["objects"]),

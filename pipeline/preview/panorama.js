@@ -69,7 +69,6 @@ class Panorama {
         `${data.generator}, seed ${data.seed}`,
         `${data.width} × ${data.height}`,
         data.position && `camera at ${data.position.map(value => value.toFixed(2)).join(", ")}`,
-        data.render_seconds && `rendered in ${duration(data.render_seconds)}`,
       ].filter(Boolean).join(" · ")),
       data.contradictions.length ? null : make("span", {class: "good", title:
         "id map, RLE and stored area of every mask are equal, and every click is inside"},

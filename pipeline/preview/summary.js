@@ -19,10 +19,6 @@ const percent = share => `${(100 * share).toFixed(share < 0.001 ? 3 : share < 0.
 const total = numbers => numbers.reduce((sum, number) => sum + number, 0);
 const modulo = (value, base) => ((value % base) + base) % base;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
-function duration(seconds) {
-  if (seconds < 100) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  return seconds < 6000 ? `${(seconds / 60).toFixed(1)} min` : `${(seconds / 3600).toFixed(1)} h`;
-}
 const readJson = element => JSON.parse(element.textContent);
 const summary = readJson(document.getElementById("data"));
 const panels = [...document.querySelectorAll("script.panel")].map(readJson);
@@ -38,7 +34,7 @@ function drawSummary() {
     : "All panoramas are shown below.";
   const tile = (value, label, note) =>
     make("div", {class: "card tile"},
-      make("b", {}, value), label, make("div", {class: "faint"}, note));
+      make("b", {}, value), label, note ? make("div", {class: "faint"}, note) : null);
   const facts = Object.entries(summary.facts).map(([name, values]) => make("div", {},
     make("dt", {}, name),
     make("dd", {}, values.map(([text, times]) =>
@@ -47,10 +43,8 @@ function drawSummary() {
     make("h1", {}, summary.name),
     make("p", {class: "faint"}, shown),
     make("div", {class: "tiles"},
-      tile(count(panoramas), panoramas === 1 ? "panorama" : "panoramas",
-        `${duration(summary.render_seconds)} to render one (median)`),
-      tile(count(summary.scenes), summary.scenes === 1 ? "scene" : "scenes",
-        `${duration(summary.scene_seconds)} to generate one (median)`),
+      tile(count(panoramas), panoramas === 1 ? "panorama" : "panoramas"),
+      tile(count(summary.scenes), summary.scenes === 1 ? "scene" : "scenes"),
       tile(count(instances), "instances",
         `${count(instances - objects)} are structure (walls, floors, …)`),
       tile((instances / panoramas).toFixed(1), "masks per panorama",

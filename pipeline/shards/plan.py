@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, SceneFolder, read_json
+from pipeline.outputs import ANNOTATED, RunFolder, SceneFolder, read_json
 from pipeline.settings import RunSettings, scene_id
 from pipeline.shards.schema import SPLITS
 
@@ -44,11 +46,15 @@ class Collected:
         panoramas: The good ones, by (seed, index).
         left_out: How many are annotated but unfit.
         waiting: Finished scenes that wait for one with a smaller seed.
+        dropped: Instances that were too small to be kept.
+        unknown: How often an object had a category that the table does not know, by its name.
     """
 
     panoramas: list[Panorama]
     left_out: int
     waiting: int
+    dropped: int
+    unknown: Counter[str]
 
 
 def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collected:
@@ -57,11 +63,17 @@ def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collec
     Raises:
         UserError: A row was made with other settings, or a file of a finished scene is damaged.
     """
-    panoramas, left_out, taken = [], 0, 0
-    for scene in _decided(run, settings):
+    done = {name.removesuffix(".json") for name in storage.names(run.done_folder)}
+    failed = {name.removesuffix(".json") for name in storage.names(run.failed_folder)}
+    panoramas, left_out, taken, dropped = [], 0, 0, 0
+    unknown: Counter[str] = Counter()
+    for scene in _decided(run, settings, done, failed):
         taken += 1
-        for index in range(_viewpoints(scene)):
-            panorama, found, unfit = _look_at(scene.panorama(index))
+        about = _about(scene)
+        unknown.update(about.get("unknown_categories", {}))
+        for index in range(len(about["viewpoints"])):
+            panorama, found, unfit, small = _look_at(scene.panorama(index))
+            dropped += small
             if found != expected_hash:
                 raise UserError(
                     f"{panorama.folder} was made with settings {found}, this run has "
@@ -72,50 +84,54 @@ def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collec
                 left_out += 1
             else:
                 panoramas.append(panorama)
-    finished = sum(1 for _ in run.scenes.glob("*/done.json"))
-    return Collected(panoramas, left_out, waiting=finished - taken)
+    finished = sum(not name.startswith(".") for name in done)
+    return Collected(panoramas, left_out, finished - taken, dropped, unknown)
 
 
-def _decided(run: RunFolder, settings: RunSettings) -> Iterator[SceneFolder]:
+def _decided(
+    run: RunFolder, settings: RunSettings, done: set[str], failed: set[str]
+) -> Iterator[SceneFolder]:
     """Finished scenes in the order of their seeds, until a seed is not decided."""
     for seed in count(settings.seed):
         scene = run.scene(scene_id(settings, seed))
-        if scene.failed.exists():
+        if scene.scene_id in failed:
             continue
-        if not scene.done.exists():
+        if scene.scene_id not in done:
             return
         yield scene
 
 
-def _viewpoints(scene: SceneFolder) -> int:
-    """Number of panoramas of a finished scene."""
+def _about(scene: SceneFolder) -> dict[str, Any]:
+    """The scene.json of a finished scene."""
     try:
-        return len(read_json(scene.generated)["viewpoints"])
+        about = read_json(scene.generated)
+        len(about["viewpoints"])
+        return about
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{scene.generated} is missing or damaged; delete {scene.path} and run make render "
-            "again to make it anew"
+            f"{scene.generated} is missing or damaged; delete {scene.path} and {scene.done} and "
+            "run make render again to make it anew"
         ) from None
 
 
-def _look_at(folder: Path) -> tuple[Panorama, str, bool]:
-    """A finished panorama, the settings hash it was made with, and whether it is unfit."""
-    data = read_file(folder, "row.json")
+def _look_at(folder: Path) -> tuple[Panorama, str, bool, int]:
+    """A finished panorama: its settings hash, whether it is unfit, instances dropped from it."""
+    data = read_file(folder, ANNOTATED)
     try:
         row = json.loads(data)
         summary = row["summary"]
-        files = [folder / name for name in dict(summary["sha256"])]
-        size = len(data) + sum(file.stat().st_size for file in files if file.exists())
+        files = sum(storage.size(folder / name) for name in dict(summary["sha256"]))
         panorama = Panorama(
             folder=folder,
             scene_id=str(row["scene_id"]),
             seed=int(row["seed"]),
-            bytes=size + ROW_GROUP_BYTES,
+            bytes=len(data) + files + ROW_GROUP_BYTES,
             row_sha256=hashlib.sha256(data).hexdigest(),
         )
-        return panorama, row["provenance"]["settings_hash"], bool(summary["defects"])
+        settings = row["provenance"]["settings_hash"]
+        return panorama, settings, bool(summary["defects"]), int(summary.get("dropped", 0))
     except (ValueError, KeyError, TypeError):
-        raise UserError(damaged(folder, "row.json")) from None
+        raise UserError(damaged(folder, ANNOTATED)) from None
 
 
 class _Seeded(Protocol):
@@ -177,7 +193,7 @@ def cut_into_shards(panoramas: Iterable[Panorama], limit: int) -> Iterator[list[
 def read_file(folder: Path, name: str) -> bytes:
     """A file of a finished panorama; UserError where it is missing."""
     try:
-        return (folder / name).read_bytes()
+        return storage.read_bytes(folder / name)
     except FileNotFoundError:
         raise UserError(damaged(folder, name)) from None
 

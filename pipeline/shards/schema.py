@@ -7,6 +7,9 @@ centres; `pipeline.sphere` says which direction a pixel shows.
 Lists have no fixed size in the schema, although boxes always hold four numbers: Parquet knows no
 fixed-size lists and readers differ in how they restore them, above all inside structs.
 
+No column holds what differs each time a row is made on the same hardware, such as times, host names
+and attempts. What a row cost is in scene.json, render.json and done.json.
+
 PIL, and so `datasets`, reduces a 16-bit RGB PNG to 8 bits: decode the bytes of `normal` with
 `pipeline.shards.reader`, or with OpenCV.
 """
@@ -78,8 +81,6 @@ MEANINGS = {
     "provenance.samples": "Cycles samples per pixel",
     "provenance.device": "what Cycles rendered on",
     "provenance.settings_hash": "hash of all settings and versions; equal for comparable rows",
-    "provenance.scene_seconds": "seconds spent on generating the scene",
-    "provenance.render_seconds": "seconds spent on rendering the panorama",
     "provenance.exposure_stops": "what the automatic exposure multiplied the light by, as a power "
     "of 2",
 }
@@ -125,8 +126,6 @@ _PROVENANCE = pa.struct(
         ("samples", pa.int32()),
         ("device", pa.string()),
         ("settings_hash", pa.string()),
-        ("scene_seconds", pa.float64()),
-        ("render_seconds", pa.float64()),
         ("exposure_stops", pa.float64()),
     ]
 )

@@ -17,14 +17,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.lease import lease
 from pipeline.outputs import (
     DamagedFileError,
     RunFolder,
@@ -85,7 +89,8 @@ def pack(
 
     Returns:
         Panoramas per split (`train`, `validation`), panoramas `left_out` for their defects,
-        finished scenes `waiting` for one with a smaller seed, and shards `written`, `unchanged`
+        finished scenes `waiting` for one with a smaller seed, instances `dropped` for their size,
+        `unknown` categories (a Counter), and shards `written`, `unchanged`
         and `removed`.
 
     Raises:
@@ -96,7 +101,9 @@ def pack(
         f"no room for new shards in {run.shards}; the old ones are unchanged, free some space and "
         "pack again"
     )
-    with disk_full_is_for_the_user(full), only_process(run.shards, "packing"):
+    remote = storage.is_remote(run.path)
+    hold = lease(run.shards / ".lock", "packing") if remote else only_process(run.shards, "packing")
+    with disk_full_is_for_the_user(full), hold:
         found = collect(run, settings, rows_hash or settings_hash(settings))
         if not found.panoramas:
             late = f" ({found.waiting} wait for an earlier seed)" if found.waiting else ""
@@ -115,6 +122,8 @@ def pack(
         **{split: len(splits[split]) for split in SPLITS},
         "left_out": found.left_out,
         "waiting": found.waiting,
+        "dropped": found.dropped,
+        "unknown": found.unknown,
         "written": written,
         "unchanged": len(plan) - written,
         "removed": removed,
@@ -125,37 +134,51 @@ def update_shards(
     folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema
 ) -> tuple[int, int]:
     """Make the folder hold exactly the planned shards; returns how many were written, removed."""
-    data, fresh, manifest = folder / "data", folder / ".fresh", folder / "manifest.json"
-    data.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(fresh, ignore_errors=True)  # of a pack that was killed
-    fresh.mkdir()
+    data, manifest = folder / "data", folder / "manifest.json"
     try:
         known = read_json(manifest)
     except (FileNotFoundError, DamagedFileError):
         known = {}
-    try:
-        entries = {}
+    with _fresh(folder) as fresh:
+        entries, written = {}, 0
         for name, panoramas in plan.items():
             source = _source(panoramas, schema)
             entry = known.get(name)
             if entry is None or not _is_current(data / name, entry, source):
                 _write_shard(fresh / name, panoramas, schema)
                 entry = _entry(fresh / name, source, panoramas)
+                written += 1
+                if storage.is_remote(folder):  # where this machine need not hold all of them
+                    storage.put(fresh / name, data / name)
             entries[name] = entry
-        written = sorted(fresh.iterdir())
+        shards = sorted(fresh.iterdir())
         write_json(fresh / manifest.name, entries)
-        for path in written:  # nothing needs space any more
-            os.replace(path, data / path.name)
+        for path in shards:  # nothing needs space any more
+            storage.put(path, data / path.name)
         if entries != known:  # else its time stays, which tells that the preview page is current
-            os.replace(fresh / manifest.name, manifest)
+            storage.put(fresh / manifest.name, manifest)
+    names = storage.names(data)
+    stale = [name for name in names if SHARD_NAME.fullmatch(name) and name not in plan]
+    for name in stale:
+        storage.remove(data / name)
+    return written, len(stale)
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """A folder for new shards, gone afterwards: beside the old ones, or here for a remote store."""
+    if storage.is_remote(folder):
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    fresh = folder / ".fresh"
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(fresh, ignore_errors=True)  # of a pack that was killed
+    fresh.mkdir()
+    try:
+        yield fresh
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    stale = [
-        path for path in data.iterdir() if SHARD_NAME.fullmatch(path.name) and path.name not in plan
-    ]
-    for path in stale:
-        path.unlink()
-    return len(written), len(stale)
 
 
 def _source(panoramas: Iterable[Panorama], schema: pa.Schema) -> str:
@@ -186,7 +209,7 @@ def _is_current(shard: Path, entry: Any, source: str) -> bool:
     """
     wanted: dict[str, Any] = {"source": source, "footer_sha256": _footer_sha256(shard)}
     try:
-        wanted["bytes"] = shard.stat().st_size
+        wanted["bytes"] = storage.size(shard)
         complete = {"sha256", "rows", "panoramas"} <= entry.keys()
         return complete and wanted == {key: entry[key] for key in wanted}
     except (OSError, KeyError, TypeError, AttributeError):
@@ -196,7 +219,7 @@ def _is_current(shard: Path, entry: Any, source: str) -> bool:
 def _footer_sha256(shard: Path) -> str | None:
     """Hash of a Parquet file's footer; None where there is no whole file."""
     try:
-        with open(shard, "rb") as file:
+        with shard.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(size - 8)
             length, magic = int.from_bytes(file.read(4), "little"), file.read(4)

@@ -48,7 +48,7 @@ FACTS = ("pipeline", "infinigen", "bpy", "profile", "samples", "device", "settin
 """Fields of `provenance` that are counted by value; `resolution` is added to them."""
 
 KINDS = ("instances", "objects")
-PANORAMA_NUMBERS = ("render_seconds", "exposure_stops")
+PANORAMA_NUMBERS = ("exposure_stops",)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -63,8 +63,8 @@ class Counts:
     cannot change a digit.
     """
 
-    scene_seconds: dict[str, float] = field(default_factory=dict)
-    """By scene, all of whose panoramas are in one split and of one generator."""
+    scenes: set[str] = field(default_factory=set)
+    """Their names; all panoramas of a scene are in one split and of one generator."""
     numbers: dict[str, list[Floats]] = field(
         default_factory=lambda: {name: [] for name in (*KINDS, *PANORAMA_NUMBERS)}
     )
@@ -122,7 +122,7 @@ class Counts:
         """What several parts count together."""
         total = Counts()
         for part in parts:
-            total.scene_seconds |= part.scene_seconds
+            total.scenes |= part.scenes
             total.things += part.things
             total.nanosteradians += part.nanosteradians
             for name in total.numbers:
@@ -141,9 +141,7 @@ class Counts:
         provenance = batch.column("provenance")
         for name in PANORAMA_NUMBERS:
             self.numbers[name].append(_floats(provenance.field(name)))
-        seconds = _floats(provenance.field("scene_seconds"))
-        for scene, value in zip(batch.column("scene_id").to_pylist(), seconds, strict=True):
-            self.scene_seconds[scene] = float(value)
+        self.scenes.update(batch.column("scene_id").to_pylist())
         for name in FACTS:
             values = pc.fill_null(pc.cast(provenance.field(name), pa.string()), "unknown")
             self.facts[name].update(values.to_pylist())
@@ -181,7 +179,7 @@ class Counts:
         panoramas = sum(map(len, self.numbers["instances"]))
         return {
             "panoramas": panoramas,
-            "scenes": len(self.scene_seconds),
+            "scenes": len(self.scenes),
             "instances": self._kind("instances", (False, True)),
             "objects": self._kind("objects", (False,)),
             "categories": [
@@ -205,7 +203,6 @@ class Counts:
                 ]
                 for name, values in self.facts.items()
             },
-            "scene_seconds": _numbers(list(self.scene_seconds.values())),
             **{name: _numbers(_joined(self.numbers[name])) for name in PANORAMA_NUMBERS},
         }
 

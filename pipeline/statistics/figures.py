@@ -26,8 +26,9 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
-from pipeline.outputs import disk_full_is_for_the_user, write_atomic
+from pipeline.outputs import disk_full_is_for_the_user
 from pipeline.statistics.counts import solid_angle_edges
+from pipeline.storage import write_atomic
 
 OBJECTS, STRUCTURE, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
 OBJECTS_LIGHT = "#7FB8D8"

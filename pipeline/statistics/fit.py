@@ -16,7 +16,7 @@ _DEGREES = 360
 _SPHERE = 4 * np.pi * (1 + 1e-6)
 """Steradian; pixels' solid angles are summed, so a whole sphere may have a bit more than 4 pi."""
 _MOST = 1e12
-"""No seconds and no stops are more: a sum of them stays a number that JSON has."""
+"""No stops are more: a sum of them stays a number that JSON has."""
 
 
 def unfit(batch: pa.RecordBatch) -> str | None:
@@ -33,7 +33,7 @@ def unfit(batch: pa.RecordBatch) -> str | None:
         except ValueError as error:
             return f"{name} {error}"
     provenance = leaves.pop("provenance")
-    for name in (*PANORAMA_NUMBERS, "scene_seconds"):
+    for name in PANORAMA_NUMBERS:
         if not _within(provenance.field(name).drop_null(), -_MOST, _MOST):
             return f"provenance.{name} is out of range"
     ranges = {
@@ -78,9 +78,21 @@ def _leaf(batch: pa.RecordBatch, path: str) -> pa.Array:
         if array.type.get_field_index(field) < 0:
             raise ValueError("is missing")
         array, kind = array.field(field), kind.field(field).type
-    if array.type != kind:
+    if not _has(array.type, kind):
         raise ValueError("has another type")
     return array
+
+
+def _has(found: pa.DataType, kind: pa.DataType) -> bool:
+    """Whether it is the schema's type; a struct may have more fields, as older shards have.
+
+    >>> _has(pa.struct({"a": pa.int32(), "b": pa.int32()}), pa.struct({"b": pa.int32()}))
+    True
+    """
+    if not pa.types.is_struct(kind) or not pa.types.is_struct(found):
+        return found == kind
+    places = [(found.get_field_index(field.name), field) for field in kind]
+    return all(k >= 0 and _has(found.field(k).type, field.type) for k, field in places)
 
 
 def _within(numbers: pa.Array, low: float, high: float) -> bool:

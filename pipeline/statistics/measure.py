@@ -2,10 +2,10 @@
 
 Shards are read in batches, without images and without the run-length masks, and everything is
 counted on whole columns. Counts are kept for each pair of split and generator, and added up. What
-grows with the dataset is one name for each scene and four numbers for each panorama.
+grows with the dataset is one name for each scene and three numbers for each panorama.
 
     {
-      "format": 1,
+      "format": 2,
       "paper": {"masks_per_panorama", "sizes_percent": {small, medium, large}},
       "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   whole pixels
       "solid_angle_bins": {"log10_first_edge", "per_decade", "bins"},
@@ -23,8 +23,7 @@ grows with the dataset is one name for each scene and four numbers for each pano
       positions            objects by the centre of their spherical box; 18 rows from the zenith
                            down, 36 columns from longitude -180° on
       made_with            {versions, profile, samples, resolution, …: [{value, panoramas}]}
-      scene_seconds        NUMBERS over scenes
-      render_seconds, exposure_stops   NUMBERS over panoramas
+      exposure_stops       NUMBERS over panoramas
 
     KIND
       count
@@ -68,7 +67,7 @@ from pipeline.statistics.counts import (
 )
 from pipeline.statistics.fit import unfit
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the layout changes, so that older files can be told apart."""
 
 _VERIFY = "run make verify, which names them"

@@ -93,9 +93,6 @@ def _check_names(row: Row, report: Report) -> None:
 
 
 def _check_provenance(provenance: Row, report: Report) -> None:
-    for name in ("scene_seconds", "render_seconds"):
-        if not 0 <= provenance[name] < math.inf:
-            report(f"provenance.{name} is {provenance[name]}")
     if provenance["samples"] < 1 or not math.isfinite(provenance["exposure_stops"]):
         report("provenance.samples or exposure_stops is out of range")
 

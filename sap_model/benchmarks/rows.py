@@ -95,8 +95,7 @@ def make_row(
         "camera": None,
         "objects": objects,
         "provenance": {
-            **dict.fromkeys(("infinigen", "bpy", "samples", "device")),
-            **dict.fromkeys(("scene_seconds", "render_seconds", "exposure_stops")),
+            **dict.fromkeys(("infinigen", "bpy", "samples", "device", "exposure_stops")),
             "pipeline": __version__,
             "profile": f"import {importer}",
             "settings_hash": settings_hash,

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pycocotools import mask as coco
 
-from pipeline.outputs import write_atomic
 from pipeline.shards.reader import ShardReader, decode_image
+from pipeline.storage import write_atomic
 from sap_model.evaluation.pictures import case_picture
 from sap_model.evaluation.report import read_benchmark
 from sap_model.evaluation.settings import EvalSettings

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.outputs import only_process, read_json, write_atomic, write_json
+from pipeline.outputs import only_process, read_json, write_json
+from pipeline.storage import write_atomic
 from sap_model.evaluation.results import METRICS, RESULTS, check_results
 from sap_model.evaluation.tables import CLICKS, Table, seam_pole_table, size_table
 from sap_model.evaluation.units import Panorama, fingerprint_of

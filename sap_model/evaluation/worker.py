@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.outputs import write_atomic
 from pipeline.shards.reader import ShardReader, decode_image
+from pipeline.storage import write_atomic
 from sap_model.evaluation.panorama import Judged, judge
 from sap_model.evaluation.results import ORACLE, RESULTS
 from sap_model.evaluation.settings import EvalSettings, model_of

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from pipeline.errors import UserError
-from pipeline.outputs import write_atomic
 from pipeline.sphere import pixel_solid_angles
+from pipeline.storage import write_atomic
 from sap_model.clicks import POSITIVE, Click
 from sap_model.predict.overlay import overlay
 from sap_model.scan.views import Fusion

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from pipeline import __version__
 from pipeline.card.words import counted
-from pipeline.outputs import write_atomic, write_json
+from pipeline.outputs import write_json
+from pipeline.storage import write_atomic
 from sap_model.evaluation.bootstrap import Bootstrap, Estimate
 from sap_model.evaluation.report import CLUSTER
 from sap_model.evaluation.results import Name, align

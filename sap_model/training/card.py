@@ -15,7 +15,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.card.words import bytes_words
 from pipeline.errors import UserError
-from pipeline.outputs import read_json, write_atomic
+from pipeline.outputs import read_json
+from pipeline.storage import write_atomic
 from sap_model.evaluation.bootstrap import Estimate
 from sap_model.evaluation.results import METRICS, Name, read_results
 from sap_model.evaluation.tables import Column, Row, Table

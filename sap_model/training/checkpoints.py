@@ -25,13 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.outputs import (
-    disk_full_is_for_the_user,
-    only_process,
-    open_atomic,
-    read_json,
-    write_json,
-)
+from pipeline.outputs import disk_full_is_for_the_user, only_process, read_json, write_json
+from pipeline.storage import open_atomic
 from sap_model.training.settings import TrainSettings, settings_hash, to_json
 
 KEPT = 2

@@ -3,6 +3,8 @@
     images   single perspective images: what a click is
     videos   a camera that turns by up to 20° a frame: what memory is for
     wider    wider angles and larger turns: what is small, and what is gone
+    views    single images again, as wide as the scan's: most of the computation
+    turns    the camera again
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
     scan     the scan, with the encoder frozen, as SAM2 becomes SAP
              → sap_nano.pt
@@ -89,24 +91,28 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         corrections=1,
     )
     wider = replace(videos, crop_fov=(50.0, 100.0), crop_step=60.0, true_memory=0.5, steps=300)
+    views = replace(images, crop_fov=(40.0, 100.0), lr=1.5e-3, steps=4000)
+    turns = replace(wider, steps=800)
     scan = replace(
-        wider,
+        turns,
         mix=(("panoramas", 3.0), ("crops", 1.0)),
         objects=8,
         frames=10,
         sap=0.75,
         batch=2,
         together=1,
-        steps=300,
+        steps=400,
         lr=8e-4,
         frozen=True,
-        true_memory=0.0,
+        true_memory=0.3,
         grouping=False,
     )
     return [
         Phase("images", images),
         Phase("videos", videos),
-        Phase("wider", wider, "sam2-nano"),
+        Phase("wider", wider),
+        Phase("views", views),
+        Phase("turns", turns, "sam2-nano"),
         Phase("scan", scan, "sap-nano"),
     ]
 

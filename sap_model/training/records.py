@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.outputs import write_atomic
+from pipeline.storage import write_atomic
 from sap_model.training.validation import Score
 
 RECENT = 50

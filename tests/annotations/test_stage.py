@@ -58,6 +58,20 @@ def test_annotating_twice_gives_the_same_bytes_and_changes_nothing_done(run, tmp
     assert files_of(twin.path) == before
 
 
+def test_what_a_scene_and_its_renders_cost_changes_no_byte(run, tmp_path):
+    slow, quick = render_scene(run), render_scene(type(run)(tmp_path / "quick"))
+    for path in (slow.generated, *(slow.rendered(k) / "render.json" for k in range(2))):
+        facts = read_json(path)
+        costs = {key: 1e4 for key in facts if key.endswith("_seconds")}
+        assert costs
+        write_json(path, {**facts, **costs, "render_cpu_seconds": 9e3})
+    for scene in (slow, quick):
+        stage.annotate_scene(scene, SETTINGS)
+    for k in range(2):
+        assert files_of(slow.panorama(k)) == files_of(quick.panorama(k))
+        assert b"seconds" not in (slow.panorama(k) / "row.json").read_bytes()
+
+
 def test_what_is_not_rendered_yet_waits(run):
     scene = render_scene(run)
     later = scene.path / "later"

@@ -103,8 +103,6 @@ def row_of(index: int, rng: np.random.Generator) -> dict:
             "samples": 2,
             "device": "CPU",
             "settings_hash": "0123456789ab",
-            "scene_seconds": 300.0 + index // 2,
-            "render_seconds": float(rng.lognormal(5)),
             "exposure_stops": float(rng.normal(2)),
         },
     }

@@ -80,8 +80,8 @@ def _row(width: int) -> dict:
         "objects": objects,
         "provenance": {
             **dict.fromkeys(("pipeline", "infinigen", "bpy", "profile", "device"), "-"),
-            **dict.fromkeys(("scene_seconds", "render_seconds", "exposure_stops"), 0.0),
             "samples": 1,
+            "exposure_stops": 0.0,
             "settings_hash": "0",
         },
     }

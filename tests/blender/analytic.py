@@ -45,8 +45,7 @@ def copies(folder: Path) -> None:
     add_sphere("front", (0, 4, 0), 0.5, (0.8, 0.8, 0.8))
 
     source = bpy.data.collections.new("source")  # not linked to the scene: only its instances show
-    add_sphere("twin", (0, 0, 0), 0.5, (0.2, 0.4, 0.8))
-    twin = bpy.context.object
+    twin = add_sphere("twin", (0, 0, 0), 0.5, (0.2, 0.4, 0.8))
     bpy.context.scene.collection.objects.unlink(twin)
     source.objects.link(twin)
     for x in (-4, 4):
@@ -55,8 +54,7 @@ def copies(folder: Path) -> None:
         empty.location = (x, 0, 0)
         bpy.context.scene.collection.objects.link(empty)
 
-    add_sphere("leaf", (0, 0, 50), 0.2, (0.2, 0.8, 0.2))
-    leaf = bpy.context.object
+    leaf = add_sphere("leaf", (0, 0, 50), 0.2, (0.2, 0.8, 0.2))
     leaf.hide_render = True
     _scatter("bush", leaf, [(-0.6, -4, 0), (0.0, -4, 0), (0.6, -4, 0)])
 
@@ -65,9 +63,9 @@ def copies(folder: Path) -> None:
         owner = bpy.context.object
         owner.name, owner.instance_type = f"on_{kind.lower()}", kind
         owner.show_instancer_for_render = False
-        add_sphere(f"ball_{kind.lower()}", (x, -4, 1.5), 0.1, (0.9, 0.9, 0.1))
-        bpy.context.object.parent = owner
-        bpy.context.object.matrix_parent_inverse = owner.matrix_world.inverted()
+        ball = add_sphere(f"ball_{kind.lower()}", (x, -4, 1.5), 0.1, (0.9, 0.9, 0.1))
+        ball.parent = owner
+        ball.matrix_parent_inverse = owner.matrix_world.inverted()
 
     bpy.ops.mesh.primitive_plane_add(size=1.0, location=(0, -4, -2))
     emitter = bpy.context.object
@@ -79,8 +77,7 @@ def copies(folder: Path) -> None:
     particles.use_advanced_hair, particles.hair_length = True, 1.0
 
     add_sphere("front_COLLIDE", (2, 2, 0), 0.5, (1, 0, 0))
-    add_sphere("ghost", (-2, 2, 0), 0.5, (1, 0, 0))
-    bpy.context.object.hide_render = True
+    add_sphere("ghost", (-2, 2, 0), 0.5, (1, 0, 0)).hide_render = True
     _render(folder)
 
 

@@ -48,6 +48,7 @@ farm = replace(
     QUICK,
     ray_address=sys.argv[4] or None,
     gpus=int(sys.argv[5]) or None,
+    scratch=sys.argv[2] + "/scratch",
     generate_limits=patient,
     render_limits=patient,
 )

@@ -31,7 +31,7 @@ def main(spec_path: str) -> None:
     scene, stage = SceneFolder(Path(spec["scene_folder"])), spec["stage"]
     plan = faults(scene)
     print(f"stage: {stage}")
-    misbehave(scene, plan, stage, spec["seed"])
+    misbehave(scene, plan, stage, spec["seed"], spec["device"])
     time.sleep(plan.get("seconds", 0.05))
     if stage == "generate":
         scene.blend.write_bytes(b"blend" * plan.get("blend_bytes", 10))
@@ -45,6 +45,7 @@ def main(spec_path: str) -> None:
         half_made = scene.scratch / f"render-{index}"
         half_made.mkdir(parents=True)
         (half_made / "image.txt").write_text(f"{spec['seed']} {index}")
+        write_json(half_made / "render.json", {})
         scene.rendered(index).parent.mkdir(exist_ok=True)
         half_made.rename(scene.rendered(index))
 
@@ -68,16 +69,21 @@ def annotate_scene(scene: SceneFolder, settings: RunSettings) -> None:
 
 
 def faults(scene: SceneFolder) -> dict:
-    path = scene.path.parents[2] / "faults.json"
+    path = plan_folder(scene) / "faults.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def misbehave(scene: SceneFolder, plan: dict, stage: str, seed: int) -> None:
+def plan_folder(scene: SceneFolder) -> Path:
+    """The folder beside OUT: a scene is made in OUT/scratch/<attempt>/scenes/<scene_id>."""
+    return scene.path.parents[4]
+
+
+def misbehave(scene: SceneFolder, plan: dict, stage: str, seed: int, device: str = "") -> None:
     """Do the fault that is planned for this stage and seed, as often as planned."""
     fault, _, times = plan.get(f"{stage}:{seed}", plan.get("*", "")).partition(" ")
     if not fault:
         return
-    made = scene.path.parents[2] / f"{stage}-{seed}.faults"
+    made = plan_folder(scene) / f"{stage}-{seed}.faults"
     count = len(made.read_text()) if made.exists() else 0
     if times and count >= int(times):
         return
@@ -110,6 +116,22 @@ def misbehave(scene: SceneFolder, plan: dict, stage: str, seed: int) -> None:
     if fault == "kill-worker":
         os.kill(os.getpid() if stage == "annotate" else os.getppid(), signal.SIGKILL)
         time.sleep(1000)
+    if fault == "kill-node":  # Blender's parent is the worker, and the worker's is the raylet
+        worker = os.getpid() if stage == "annotate" else os.getppid()
+        with open(f"/proc/{worker}/stat") as file:
+            raylet = int(file.read().rpartition(")")[2].split()[1])
+        os.kill(raylet, signal.SIGKILL)
+        time.sleep(1000)
+    if fault == "wait":  # until the test says so
+        while not (plan_folder(scene) / "go").exists():
+            time.sleep(0.1)
+    if fault == "eat":
+        eaten = bytearray(os.urandom(1 << 20)) * 400
+        time.sleep(2)
+        del eaten
+    if fault == "gpu-memory" and device.startswith("gpu"):
+        print("CUDA error: Out of memory in cuMemAlloc_v2(&device_pointer, size)")
+        sys.exit(1)
     if fault == "stubborn":  # ignores SIGTERM
         ctypes.CDLL(None).signal(signal.SIGTERM, 1)
         time.sleep(1000)

@@ -55,8 +55,6 @@ def synthetic_row(width: int = 256, seed: int = 0, balls: int = 20) -> Row:
             "samples": 8,
             "device": "cpu",
             "settings_hash": "0123456789ab",
-            "scene_seconds": 31.0,
-            "render_seconds": 4.2,
             "exposure_stops": -0.5,
         },
     }

@@ -53,8 +53,6 @@ def features(passes):
                 "samples": value("int32"),
                 "device": value("string"),
                 "settings_hash": value("string"),
-                "scene_seconds": value("float64"),
-                "render_seconds": value("float64"),
                 "exposure_stops": value("float64"),
             },
         }

@@ -48,6 +48,8 @@ def test_one_row_group_per_panorama_and_codecs_by_column(packable):
         "validation": 0,
         "left_out": 0,
         "waiting": 0,
+        "dropped": 8,
+        "unknown": {},
         "written": 1,
         "unchanged": 0,
         "removed": 0,

@@ -99,14 +99,11 @@ def test_quantiles_of_solid_angles_are_right_to_half_a_bin(statistics, rows):
         assert found[name] == pytest.approx(np.percentile(exact, percent), rel=0.06)
 
 
-def test_seconds_of_a_scene_count_once(statistics, rows):
-    scenes = {row["scene_id"]: row["provenance"]["scene_seconds"] for row in rows}
-    assert statistics["total"]["scenes"] == len(scenes)
-    expected = median(scenes.values())
-    assert statistics["total"]["scene_seconds"]["median"] == pytest.approx(expected, rel=1e-5)
-    renders = [row["provenance"]["render_seconds"] for row in rows]
-    found = statistics["total"]["render_seconds"]["median"]
-    assert found == pytest.approx(median(renders), rel=1e-5)
+def test_a_scene_counts_once_and_each_exposure_of_a_panorama(statistics, rows):
+    assert statistics["total"]["scenes"] == len({row["scene_id"] for row in rows}) < len(rows)
+    stops = [row["provenance"]["exposure_stops"] for row in rows]
+    found = statistics["total"]["exposure_stops"]["median"]
+    assert found == pytest.approx(median(stops), rel=1e-5)
 
 
 def test_known_discs_have_the_flags_that_they_must(tmp_path):
@@ -160,13 +157,13 @@ def test_panoramas_without_objects_and_unknown_provenance_are_counted():
     rng = np.random.default_rng(0)
     row = row_of(0, rng)
     row["objects"] = []
-    row["provenance"] |= {"device": None, "render_seconds": None}
+    row["provenance"] |= {"device": None, "exposure_stops": None}
     found = measure_batches([("train-00000.parquet", batch([row, row_of(1, rng)]))])["total"]
     assert found["panoramas"] == 2
     assert found["instances"]["per_panorama"]["min"] == 0
     assert {"value": "unknown", "panoramas": 1} in found["made_with"]["device"]
     alone = measure_batches([("train-00000.parquet", batch([row]))])["total"]
-    assert alone["render_seconds"] == alone["instances"]["solid_angles"]["quantiles"] == {}
+    assert alone["exposure_stops"] == alone["instances"]["solid_angles"]["quantiles"] == {}
     assert alone["smallest_area"] is None
 
 
@@ -206,9 +203,7 @@ def damaged(place, value):
         ("objects", None),
         ("objects", [None]),
         ("provenance", None),
-        ("provenance.scene_seconds", math.inf),
-        ("provenance.render_seconds", math.nan),
-        ("provenance.exposure_stops", 1e308),
+        *(("provenance.exposure_stops", value) for value in (math.inf, math.nan, 1e308)),
         *((f"objects.{name}", None) for name in ("category", "is_structure", "area", "size")),
         *((f"objects.{name}", None) for name in ("crosses_seam", "touches_pole", "solid_angle")),
         ("objects.area", 0),

@@ -172,8 +172,8 @@ def recategorise(row):
     row["objects"][2]["category"] = "ceiling"
 
 
-def slow(row):
-    row["provenance"]["render_seconds"] = float("nan")
+def overexpose(row):
+    row["provenance"]["exposure_stops"] = float("nan")
 
 
 def resize_mask(row):
@@ -238,7 +238,7 @@ def shrink_depth(row):
         (empty_image, "image does not decode"),
         (empty_ids, "ids does not decode"),
         (recategorise, "object 3: ball.001 is given as ceiling; it is ball, an object"),
-        (slow, "provenance.render_seconds is nan"),
+        (overexpose, "exposure_stops is out of range"),
         (resize_mask, "object 1: its mask is for [1000000, 1000000]"),
         (reorder, "not in the order of their ids"),
         (repeat, "or an id occurs twice"),

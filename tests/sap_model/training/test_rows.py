@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
 from sap_model.training.rows import NoSplitError, Rows, decode
-from tests.synthetic import CEILING, FLOOR
+from tests.synthetic import CEILING, FLOOR, SECONDS, older_schema
 
 
 def test_rows_of_several_folders_follow_each_other(shards, packed):
@@ -101,6 +101,16 @@ def test_all_rows_are_looked_at_without_their_pictures(shards, row, tmp_path):
     empty = row | {"objects": [], "scene_id": "bare"}
     folder = store(tmp_path / "data", blind, empty)
     assert Rows([folder], "train").check() == {row["scene_id"], "bare"}
+
+
+def test_rows_of_an_older_version_which_had_seconds_are_rows_too(shards, row, tmp_path):
+    older = row | {"provenance": row["provenance"] | SECONDS}
+    rows = Rows([shards, store(tmp_path / "data", older, schema=older_schema())], "train")
+    assert rows.check() == rows.scenes()
+    first, same = rows[0], rows[len(rows) - 1]
+    np.testing.assert_array_equal(first.image, same.image)
+    np.testing.assert_array_equal(first.ids, same.ids)
+    np.testing.assert_array_equal(first.clicks, same.clicks)
 
 
 @pytest.mark.parametrize("size", [[256, 512], [128, 255], [256, 128], [128], [128, 256, 3], None])

@@ -1,0 +1,44 @@
+"""The command that says what a run will take: plan."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from pipeline.errors import UserError
+from pipeline.farm.ledgers import settings_of
+from pipeline.farm.machines import Cluster, Rates
+from pipeline.farm.plan import plan as make_plan
+from pipeline.farm.plan_text import plan_text
+from pipeline.farm.worker import GIB
+from pipeline.settings import make_settings
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Hours, storage and price of a run, before it begins."""
+    if options.cpus is None:
+        raise UserError("CPUS is not given; say how many the machines have together: CPUS=64")
+    ledgers = [name for name in options.ledger.split(",") if name]
+    given = {
+        "generator": options.generator,
+        "width": options.width,
+        "samples": options.samples,
+        "seed": options.seed,
+        "panos": options.panos,
+    }
+    if ledgers and options.profile is None:
+        settings = settings_of(ledgers[0])
+    else:
+        profile = options.profile or ("farm" if options.gpus else "cpu")
+        settings = make_settings(profile=profile, **given)
+    memory = None if options.node_memory is None else options.node_memory * GIB
+    disk = {} if options.waiting_gb is None else {"disk": options.waiting_gb * 10**9}
+    result = make_plan(
+        options.scenes,
+        settings,
+        Cluster(options.cpus, options.gpus, options.node_cpus, memory, **disk),
+        ledgers=ledgers,
+        gpu_speed=options.gpu_speed,
+        rates=Rates(options.price_cpu_hour, options.price_gpu_hour, options.price_gb_month),
+    )
+    print(json.dumps(result.to_json(), indent=1) if options.json else plan_text(result))

@@ -1,0 +1,139 @@
+"""The driver's hands: attempts that Ray carries out.
+
+All that the driver knows of Ray. Ray is imported late, because it takes a second or more and
+finished work never needs it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from pipeline.farm.options import FarmSettings
+from pipeline.farm.placement import Need, Node
+from pipeline.farm.worker import Outcome
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from pipeline.farm.tasks import Job, Report
+
+CANCEL_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt that is over: its report, or how it was lost."""
+
+    ticket: int
+    report: Report | None = None
+    lost: Outcome | None = None
+
+    @property
+    def node_is_gone(self) -> bool:
+        """Whether the attempt's node went away, under it or before it began."""
+        return self.lost is not None and self.lost.reason in ("node", "interrupted")
+
+
+class Hands(Protocol):
+    """Who carries out attempts."""
+
+    def nodes(self) -> list[Node]:
+        """The machines that there are now."""
+
+    def start(self, job: Job, need: Need, deadline: float | None) -> int:
+        """Start an attempt; returns its ticket.
+
+        Args:
+            deadline: When it is to be ended from outside, on the monotonic clock.
+        """
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """The attempts that are over, as soon as there is one, at the latest after so long."""
+
+    def stop(self) -> None:
+        """Stop all that still runs."""
+
+
+@dataclass
+class RayHands:
+    """Attempts as Ray tasks on the connected cluster."""
+
+    _running: dict[ObjectRef[Report], tuple[int, float | None]] = field(default_factory=dict)
+    _overdue: set[int] = field(default_factory=set)
+    _tickets: int = 0
+
+    def nodes(self) -> list[Node]:
+        from pipeline.farm.cluster import read_nodes
+
+        return read_nodes()
+
+    def start(self, job: Job, need: Need, deadline: float | None) -> int:
+        from pipeline.farm.tasks import submit
+
+        self._tickets += 1
+        self._running[submit(job, need)] = (self._tickets, deadline)
+        return self._tickets
+
+    def wait(self, seconds: float) -> list[Ended]:
+        import ray
+
+        if not self._running:
+            time.sleep(seconds)
+            return []
+        references = list(self._running)
+        ready, _ = ray.wait(references, num_returns=1, timeout=seconds)
+        if ready:  # and all others that are over by now
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        self._end_overdue()
+        return [self._ended(reference) for reference in ready]
+
+    def stop(self) -> None:
+        """Cancel; the workers kill their children before they report back."""
+        import ray
+
+        for reference in self._running:
+            ray.cancel(reference, force=False)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=CANCEL_SECONDS)
+
+    def _ended(self, reference: ObjectRef[Report]) -> Ended:
+        import ray
+        from ray.exceptions import RayError
+
+        from pipeline.farm.tasks import lost
+
+        ticket, _ = self._running.pop(reference)
+        try:
+            return Ended(ticket, report=ray.get(reference))
+        except RayError as error:
+            if ticket in self._overdue:
+                self._overdue.discard(ticket)
+                return Ended(ticket, lost=Outcome("timeout", "took too long and was ended"))
+            return Ended(ticket, lost=lost(error))
+
+    def _end_overdue(self) -> None:
+        """End the workers of attempts that take too long; Ray then says that they are lost."""
+        import ray
+
+        for reference, (ticket, deadline) in self._running.items():
+            late = deadline is not None and time.monotonic() > deadline
+            if late and ticket not in self._overdue:
+                self._overdue.add(ticket)
+                ray.cancel(reference, force=True)
+
+
+@contextmanager
+def ray_hands(farm: FarmSettings) -> Iterator[RayHands]:
+    """Hands on the Ray that the settings name; what still runs is stopped at the end."""
+    from pipeline.farm.cluster import connected
+
+    with connected(farm):
+        hands = RayHands()
+        try:
+            yield hands
+        finally:
+            hands.stop()

@@ -1,0 +1,94 @@
+"""What an attempt is expected to take, learnt from those that ended."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.farm.options import FarmSettings
+from pipeline.farm.placement import MOST_RENDER_CPUS, Need
+from pipeline.farm.records import Done
+from pipeline.farm.state import State
+from pipeline.farm.worker import GIB, Limits
+
+FIRST_MEMORY = {"generate": 4 * GIB, "render": 6 * GIB, "annotate": GIB}
+"""Bytes that an attempt is taken to need before any has ended."""
+
+FIRST_DISK = GIB
+"""Bytes of a scene file before there is one."""
+
+DEVICES = ("gpu", "gpu-tiles", "cpu")
+"""Where a render runs where the profile asks for a GPU: after each failure for want of the GPU's
+memory the next one, which needs less of it."""
+
+REMEMBERED = 50
+MARGIN = 1.2
+"""What is asked for is the most that the last ones used, times this."""
+
+RAISED = 2
+"""After running out of memory a scene's attempt may use, and asks for, so many times as much."""
+
+
+@dataclass
+class Seen:
+    """What the last attempts used: peak memory by generator and stage, scene files by generator."""
+
+    memory: dict[tuple[str, str], deque[int]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=REMEMBERED))
+    )
+    disk: dict[str, deque[int]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=REMEMBERED))
+    )
+
+    def add(self, generator: str, stage: str, memory: int) -> None:
+        if memory:
+            self.memory[generator, stage].append(memory)
+
+    def add_scene(self, generator: str, size: int) -> None:
+        if size:
+            self.disk[generator].append(size)
+
+    def add_finished(self, records: Iterable[Done]) -> None:
+        """Learn from scenes of earlier drivers."""
+        for record in records:
+            for stage, cost in record.costs.items():
+                self.add(record.generator, stage, cost.peak_rss)
+            self.add_scene(record.generator, record.bytes.get("scene", 0))
+
+    def memory_of(self, generator: str, stage: str, failures: int = 0) -> int:
+        """Bytes to ask for an attempt that has failed for want of memory so often."""
+        seen = self.memory.get((generator, stage))
+        expected = int(MARGIN * max(seen)) if seen else FIRST_MEMORY[stage]
+        return expected * RAISED**failures
+
+    def disk_of(self, generator: str) -> int:
+        """Bytes that a scene file is expected to take."""
+        seen = self.disk.get(generator)
+        return max(seen) if seen else FIRST_DISK
+
+    def need(self, generator: str, stage: str, state: State, *, gpu: bool, most_cpus: int) -> Need:
+        """What the next attempt at a stage takes.
+
+        Args:
+            gpu: Whether renders run on GPUs.
+            most_cpus: CPUs of the largest node.
+        """
+        memory = self.memory_of(generator, stage, state.memory_failures.get(stage, 0))
+        if stage == "generate":
+            return Need(stage, memory=memory, disk=self.disk_of(generator))
+        if stage == "annotate":
+            return Need(stage, memory=memory)
+        on_gpu = gpu and device_of(state) != "cpu"
+        cpus = 1 if on_gpu or not gpu else max(1, min(MOST_RENDER_CPUS, most_cpus // 2))
+        return Need(stage, cpus, gpus=int(on_gpu), memory=memory, disk=state.scene_bytes)
+
+
+def device_of(state: State) -> str:
+    """Where the next render of a scene runs, if the profile asks for a GPU."""
+    return DEVICES[min(state.gpu_failures, len(DEVICES) - 1)]
+
+
+def limits_of(farm: FarmSettings, stage: str, state: State) -> Limits:
+    """What the next attempt at a stage may use."""
+    return farm.limits(stage, state.left(stage), RAISED ** state.memory_failures.get(stage, 0))

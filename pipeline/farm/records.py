@@ -1,0 +1,153 @@
+"""What became of each scene, for good: one record for a finished scene, one for a quarantined one.
+
+    OUT/done/<scene_id>.json     its panoramas, what they cost, what they take
+    OUT/failed/<scene_id>.json   why its seed was given up, and how to run it again
+
+They lie side by side in two folders, so that one listing tells how a run stands, also on object
+storage, however many files its scenes have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.farm.attempts import Attempt
+from pipeline.outputs import STAGES, DamagedFileError, RunFolder, read_json
+
+MEND = "delete it and run the same command again, which writes it anew"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage of a scene took, failed and interrupted attempts included.
+
+    Attributes:
+        attempts: How many there were.
+        seconds: Wall-clock time.
+        cpu_seconds: Of the processes; `gpu_seconds`, the time in which a GPU was held.
+        peak_rss: The largest resident size of an attempt, bytes.
+    """
+
+    attempts: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    peak_rss: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished scene.
+
+    Attributes:
+        panoramas: Indices of the good ones.
+        unfit: By index, why each of the others is unfit.
+        costs: By stage.
+        bytes: By what takes them: `scene` (scene.blend), `rendered` and `panoramas`.
+        nodes: Where its attempts ran.
+        reasons: How often its attempts ended how, "ok" included.
+        finished: When, Unix seconds.
+    """
+
+    scene_id: str
+    seed: int
+    generator: str
+    panoramas: tuple[int, ...]
+    unfit: dict[str, list[str]]
+    costs: dict[str, Cost]
+    bytes: dict[str, int]
+    nodes: tuple[str, ...]
+    reasons: dict[str, int]
+    finished: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all its attempts."""
+        return sum(cost.seconds for cost in self.costs.values())
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A quarantined seed.
+
+    Attributes:
+        stage: Where it failed, `reason` and `detail` as in `worker.Outcome`.
+        log_tail: The end of the last attempt's log, and `log`, its place in the scene's folder.
+        costs, reasons, nodes: As in `Done`.
+        run_again: The command that makes this seed again by itself.
+        when: Unix seconds.
+    """
+
+    scene_id: str
+    seed: int
+    generator: str
+    stage: str
+    reason: str
+    detail: str
+    log: str
+    log_tail: str
+    costs: dict[str, Cost]
+    reasons: dict[str, int]
+    nodes: tuple[str, ...]
+    run_again: str
+    when: float
+
+
+def costs_of(attempts: Iterable[Attempt]) -> dict[str, Cost]:
+    """What a scene's attempts cost, by stage."""
+    costs: dict[str, Cost] = {}
+    for attempt in attempts:
+        so_far = costs.get(attempt.stage, Cost())
+        costs[attempt.stage] = Cost(
+            attempts=so_far.attempts + 1,
+            seconds=so_far.seconds + attempt.seconds,
+            cpu_seconds=so_far.cpu_seconds + attempt.cpu_seconds,
+            gpu_seconds=so_far.gpu_seconds + attempt.seconds * attempt.gpus,
+            peak_rss=max(so_far.peak_rss, attempt.peak_rss),
+        )
+    return {stage: costs[stage] for stage in STAGES if stage in costs}
+
+
+def to_json(record: Done | Failed) -> dict[str, Any]:
+    return asdict(record)
+
+
+def read_done(run: RunFolder, scene_id: str) -> Done:
+    """The record of a finished scene.
+
+    Raises:
+        FileNotFoundError: It is not finished.
+        DamagedFileError: Its record cannot be used.
+    """
+    path = run.scene(scene_id).done
+    data = read_json(path, MEND)
+    try:
+        return Done(
+            **{
+                **data,
+                "panoramas": tuple(data["panoramas"]),
+                "nodes": tuple(data["nodes"]),
+                "costs": {stage: Cost(**cost) for stage, cost in data["costs"].items()},
+            }
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise DamagedFileError(f"{path} is damaged; {MEND}") from None
+
+
+def read_failed(run: RunFolder, scene_id: str) -> Failed:
+    """The record of a quarantined seed; errors as of `read_done`."""
+    path = run.scene(scene_id).failed
+    mend = "delete it and run the same command again, which tries that seed again"
+    data = read_json(path, mend)
+    try:
+        return Failed(
+            **{
+                **data,
+                "nodes": tuple(data["nodes"]),
+                "costs": {stage: Cost(**cost) for stage, cost in data["costs"].items()},
+            }
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise DamagedFileError(f"{path} is damaged; {mend}") from None

@@ -1,0 +1,130 @@
+"""What a scene needs next, by its files in OUT alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline import storage
+from pipeline.farm.attempts import Attempt, read_attempts
+from pipeline.outputs import ANNOTATED, RENDERED, STAGES, SceneFolder, read_json
+
+FINISH = "finish"  # every panorama is annotated, only its record in done/ is missing
+
+
+@dataclass(frozen=True)
+class State:
+    """A scene at one moment.
+
+    Attributes:
+        stage: What it needs next: a stage, FINISH, or None where it is finished or quarantined.
+        to_render: Panoramas that are still to be rendered, and `to_annotate`, to be annotated.
+        scene_bytes: Of its scene.blend.
+        numbers: By stage, how many attempts it has had.
+        failures: By stage, those that count against its seed.
+        memory_failures: By stage, those that ran out of memory.
+        gpu_failures: Renders that ran out of a GPU's memory.
+        nodes_lost: Attempts that ended with their node.
+    """
+
+    stage: str | None = "generate"
+    to_render: int = 0
+    to_annotate: int = 0
+    scene_bytes: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    memory_failures: dict[str, int] = field(default_factory=dict)
+    gpu_failures: int = 0
+    nodes_lost: int = 0
+
+    def left(self, stage: str) -> int:
+        """Panoramas that a stage still has to make."""
+        return self.to_render if stage == "render" else self.to_annotate
+
+
+def read_state(scene: SceneFolder) -> State:
+    """Look at a scene's files."""
+    if storage.exists(scene.done) or storage.exists(scene.failed):
+        return State(stage=None)
+    tried = read_attempts(scene)
+    views = viewpoint_count(scene)
+    indices = range(views or 0)
+    to_annotate = [index for index in indices if not scene.is_annotated(index)]
+    to_render = [index for index in to_annotate if not scene.is_rendered(index)]
+    scene_bytes = storage.size(scene.blend) if to_render else 0
+    if views is None:
+        stage = "generate"
+    elif not to_annotate:
+        stage = FINISH
+    elif not to_render:
+        stage = "annotate"
+    else:
+        stage = "render" if scene_bytes else "generate"
+    return State(
+        stage=stage,
+        to_render=len(to_render),
+        to_annotate=len(to_annotate),
+        scene_bytes=scene_bytes,
+        numbers={name: _last(tried, name) for name in STAGES},
+        failures=_count(tried, lambda attempt: attempt.counted),
+        memory_failures=_count(tried, lambda attempt: attempt.reason == "memory"),
+        gpu_failures=sum(attempt.reason == "gpu-memory" for attempt in tried),
+        nodes_lost=sum(attempt.reason == "node" for attempt in tried),
+    )
+
+
+def viewpoint_count(scene: SceneFolder) -> int | None:
+    """Viewpoints of a generated scene; None if it is not generated, or its scene.json is bad."""
+    try:
+        return len(read_json(scene.generated)["viewpoints"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def missing(scene: SceneFolder, stage: str) -> str | None:
+    """The marker that a stage should have left and did not; None if it is all there."""
+    count = viewpoint_count(scene)
+    if count is None:
+        return scene.generated.name
+    if stage == "generate":
+        return None if storage.exists(scene.blend) else scene.blend.name
+    for index in range(count):
+        if scene.is_annotated(index):
+            continue
+        if stage == "annotate":
+            return f"panoramas/{index}"
+        if not scene.is_rendered(index):
+            return f"rendered/{index}"
+    return None
+
+
+def start_over(scene: SceneFolder) -> None:
+    """Remove everything that a new scene.blend would make stale; the attempts stay."""
+    storage.remove(scene.generated)  # the marker first
+    storage.remove(scene.blend)
+    for folder, marker in (
+        (scene.path / "rendered", RENDERED),
+        (scene.path / "panoramas", ANNOTATED),
+    ):
+        for name in storage.names(folder):
+            storage.remove_folder(folder / name, marker)
+        storage.remove_folder(folder)
+
+
+def remove_work(scene: SceneFolder) -> None:
+    """Remove what is large and no longer needed: the scene file and raw renders."""
+    storage.remove(scene.blend)
+    for name in storage.names(scene.path / "rendered"):
+        storage.remove_folder(scene.path / "rendered" / name, RENDERED)
+    storage.remove_folder(scene.path / "rendered")
+
+
+def _last(tried: Iterable[Attempt], stage: str) -> int:
+    return max((attempt.number for attempt in tried if attempt.stage == stage), default=0)
+
+
+def _count(tried: Iterable[Attempt], matches) -> dict[str, int]:
+    return {
+        name: sum(attempt.stage == name and matches(attempt) for attempt in tried)
+        for name in STAGES
+    }

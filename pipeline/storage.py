@@ -1,0 +1,267 @@
+"""How files come to OUT and leave it: a folder of this machine, a shared one, or object storage.
+
+A path of OUT is a `pathlib.Path`, or for a URL a `upath.UPath`, which has the same methods over
+fsspec. What differs between them is in this module alone. Nothing here needs an object store to
+rename or append: a file is written whole, and a folder of several files is complete when its marker
+is there, which is written last and removed first.
+
+A store that fails may only be restarting. Every function here tries again for `PATIENCE_SECONDS`
+before it lets an error through; what is missing, or may not be used, is told at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, TypeVar
+
+from pipeline.errors import UserError
+
+PATIENCE_SECONDS = 600.0
+FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0  # seconds between two tries; doubled from one to the next
+
+PASSING = frozenset(
+    (
+        errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET,
+        errno.ECONNREFUSED, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+        errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE, errno.EREMOTEIO,
+    )
+)  # fmt: skip
+"""Errors of a network file system or a connection that may pass by themselves."""
+
+LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
+           NotADirectoryError, ImportError, TypeError, ValueError, UserError)  # fmt: skip
+"""What waiting does not mend, of a remote store, whose errors come from many libraries."""
+
+Result = TypeVar("Result")
+
+
+def open_path(address: str | Path) -> Path:
+    """The path at an address; a URL where it has `://` in it.
+
+    Raises:
+        UserError: The URL's store needs a package that is not installed.
+    """
+    text = str(address)
+    if "://" not in text:
+        return Path(address)
+    from upath import UPath  # a second that most runs need not wait for
+
+    try:
+        path = UPath(text.rstrip("/"), use_listings_cache=False, skip_instance_cache=False)
+        path.fs  # noqa: B018 - imports the store's package
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f'{text} cannot be used ({error}); run make setup EXTRAS="render hub", or install '
+            "with pip what fsspec needs for that store"
+        ) from None
+    found: Any = path  # it has the methods of a Path, and is none
+    return found
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path lies in a store that fsspec reaches."""
+    return not isinstance(path, PurePath)
+
+
+def patiently(call: Callable[[], Result], path: Path, patience: float | None = None) -> Result:
+    """Call again and again while a store fails in a way that may pass.
+
+    Args:
+        call: Must be harmless to repeat.
+        path: What it is about, which tells what kind of store it is.
+        patience: Seconds after which the error is let through; `PATIENCE_SECONDS` by default.
+    """
+    end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
+    wait = FIRST_WAIT
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not may_pass(error, path) or time.monotonic() + wait > end:
+                raise
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def may_pass(error: Exception, path: Path) -> bool:
+    """Whether an error may be over in a while."""
+    if isinstance(error, OSError) and error.errno in PASSING:
+        return True
+    return is_remote(path) and not isinstance(error, LASTING)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A whole file; FileNotFoundError where there is none."""
+    return patiently(path.read_bytes, path)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it exists whole or not at all, also after a power cut.
+
+    Raises:
+        OSError: The disk is full or not writable; no partial file is left behind.
+    """
+    if is_remote(path):
+        patiently(lambda: path.write_bytes(data), path)
+        return
+
+    def write() -> None:
+        with open_atomic(path) as file:
+            file.write(data)
+
+    patiently(write, path)
+
+
+@contextmanager
+def open_atomic(path: Path) -> Iterator[BinaryIO]:
+    """`write_atomic` for a file that is written piece by piece: it appears when the block ends.
+
+    Raises:
+        OSError: The disk is full or not writable; no partial file is left behind.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            with open(local, "wb") as file:
+                yield file
+            put(local, path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def put(local: Path, path: Path) -> None:
+    """Move a file of this machine to its place in OUT, where it appears whole."""
+    if is_remote(path):
+        store, key = _store(path)
+        patiently(lambda: store.put_file(str(local), key), path)
+    else:
+        patiently(lambda: _move(local, path), path)
+    local.unlink(missing_ok=True)
+
+
+def get(path: Path, local: Path) -> None:
+    """Have a file of OUT at a place on this machine, to be read: by a link where that will do."""
+    local.parent.mkdir(parents=True, exist_ok=True)
+    if not is_remote(path):
+        path.stat()  # FileNotFoundError now, not when somebody follows the link
+        local.symlink_to(path.resolve())
+        return
+    store, key = _store(path)
+    patiently(lambda: store.get_file(key, str(local)), path)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file; of a remote store, never a folder."""
+    if not is_remote(path):
+        return patiently(path.exists, path)
+    store, key = _store(path)
+    return patiently(lambda: bool(store.isfile(key)), path)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return patiently(lambda: int(path.stat().st_size), path)
+    except FileNotFoundError:
+        return 0
+
+
+def names(folder: Path) -> list[str]:
+    """Names of what lies in a folder, unsorted; none where there is no such folder."""
+
+    def listed() -> list[str]:
+        if not is_remote(folder):
+            return [path.name for path in folder.iterdir()]
+        store, root = _store(folder)
+        found = [name.rstrip("/") for name in store.ls(root, detail=False, refresh=True)]
+        return [name.rpartition("/")[2] for name in found if name != root]
+
+    try:
+        return patiently(listed, folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def remove(path: Path) -> None:
+    """Remove a file if there is one."""
+    with suppress(FileNotFoundError):
+        patiently(lambda: path.unlink(), path)
+
+
+def remove_folder(folder: Path, marker: str | None = None) -> None:
+    """Remove a folder with all that is in it, its marker first.
+
+    Args:
+        marker: Name of the file without which nobody takes the folder for complete.
+    """
+    if marker is not None:
+        remove(folder / marker)
+    if not is_remote(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    store, key = _store(folder)
+    with suppress(FileNotFoundError):
+        patiently(lambda: store.rm(key, recursive=True), folder)
+
+
+def read_many(paths: Iterable[Path]) -> list[bytes | None]:
+    """Small files of one store, None for what is missing; of a remote one, many at a time."""
+    paths = list(paths)
+    if not paths or not is_remote(paths[0]):
+        return [_read_or_none(path) for path in paths]
+    store = _store(paths[0])[0]
+    keys = [_store(path)[1] for path in paths]
+    found = patiently(lambda: store.cat(keys, on_error="return"), paths[0])
+    if not isinstance(found, dict):  # fsspec's answer for a single key
+        found = {keys[0]: found}
+    if any(
+        isinstance(data, Exception) and not isinstance(data, FileNotFoundError)
+        for data in found.values()
+    ):
+        return [_read_or_none(path) for path in paths]  # one by one, patiently
+    return [data if isinstance(data := found.get(key), bytes) else None for key in keys]
+
+
+def _store(path: Path) -> tuple[Any, str]:
+    """fsspec's file system of a remote path, and the path in it."""
+    remote: Any = path
+    return remote.fs, str(remote.path).rstrip("/")
+
+
+def _read_or_none(path: Path) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def _move(local: Path, path: Path) -> None:
+    """Move within a file system, or copy to another one; whole or not at all, on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(local, "rb") as file:
+        os.fsync(file.fileno())
+    try:
+        os.replace(local, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with open(local, "rb") as source, open_atomic(path) as target:
+            shutil.copyfileobj(source, target, 1 << 20)

@@ -1,0 +1,277 @@
+"""Faults of machines: on a real Ray cluster of several nodes, with the fake Blender."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from pipeline.farm import attempts
+from pipeline.farm.attempts import Attempt
+from pipeline.farm.tasks import Job, attempt
+from pipeline.farm.worker import Limits, Outcome
+from pipeline.outputs import read_json
+from pipeline.settings import to_json
+from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
+from tests.farm.conftest import FAKE, SETTINGS, Farm
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Cluster]:
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(head: Cluster) -> Iterator[Cluster]:
+    """A cluster without nodes."""
+    yield head
+    head.without_nodes()
+
+
+def name(seed: int) -> str:
+    return f"spheres-{seed:010d}"
+
+
+def tries(farm: Farm, seed: int, stage: str) -> list[Attempt]:
+    scene = farm.run.scene(name(seed))
+    return [one for one in attempts.read_attempts(scene) if one.stage == stage]
+
+
+def ends(farm: Farm, seed: int, stage: str) -> list[str | None]:
+    return [one.reason for one in tries(farm, seed, stage)]
+
+
+def drive(farm: Farm, cluster: Cluster, scenes: int, **more: Any) -> subprocess.Popen[str]:
+    return start_driver(cluster, farm.run.path, scenes, scratch=farm.run.scratch, **more)
+
+
+def succeeds(driver: subprocess.Popen[str], seconds: float = 120) -> str:
+    said = driver.communicate(timeout=seconds)[0]
+    assert driver.returncode == 0, said
+    return said
+
+
+def node_at(farm: Farm, cluster: Cluster) -> NodeHere:
+    """The node on which the one living fake Blender works."""
+    (child,) = wait_for(farm.children)
+    worker = child.ppid()
+    return next(n for n in cluster.alive if worker in {process.pid for process in n.workers()})
+
+
+def done(farm: Farm) -> set[str]:
+    return {path.stem for path in farm.run.done_folder.glob("*.json")}
+
+
+def files(farm: Farm) -> dict[str, int]:
+    """Every file of OUT but logs and what is in scratch, with the time it was written."""
+    return {
+        str(path.relative_to(farm.run.path)): path.stat().st_mtime_ns
+        for path in farm.run.path.rglob("*")
+        if path.is_file() and path.suffix != ".log" and farm.run.scratch not in path.parents
+    }
+
+
+def test_scenes_of_a_killed_node_are_made_elsewhere(farm: Farm, cluster: Cluster) -> None:
+    farm.plan({"render1:0": "hang 1"})
+    cluster.add(cpus=1)
+    cluster.add(cpus=1)
+    driver = drive(farm, cluster, 3, attempts=1)  # a failure that counts would be the last
+    wait_for(lambda: farm.run.scene(name(0)).is_rendered(0))
+    node = node_at(farm, cluster)
+    node.kill()
+    succeeds(driver)
+    assert done(farm) == {name(0), name(1), name(2)}
+    lost, made = tries(farm, 0, "render")
+    assert (lost.reason, lost.node, lost.counted) == ("node", node.name, False)
+    assert (made.reason, made.brought) == ("ok", 1)  # the first panorama was there already
+    assert made.node != node.name
+    assert not farm.run.failed_folder.exists()
+    assert not farm.children()
+
+
+def test_a_scene_that_kills_every_worker_is_quarantined(farm: Farm, cluster: Cluster) -> None:
+    farm.plan({"generate:1": "kill-worker"})
+    cluster.add(cpus=1)
+    cluster.add(cpus=1)
+    succeeds(drive(farm, cluster, 3))
+    assert done(farm) == {name(0), name(2), name(3)}
+    killed = tries(farm, 1, "generate")
+    assert [one.reason for one in killed] == ["crashed"] * 3
+    assert len({(one.pid, one.created) for one in killed}) == 3
+    record = read_json(farm.run.scene(name(1)).failed)
+    assert (record["reason"], record["reasons"]) == ("crashed", {"crashed": 3})
+    assert "WorkerCrashed" in record["detail"]
+    assert len(cluster.alive) == 2
+
+
+def test_a_scene_that_takes_its_node_down_each_time(farm: Farm, cluster: Cluster) -> None:
+    farm.plan({"render:0": "kill-node"})
+    driver = drive(farm, cluster, 2, nodes_lost=2)
+    while driver.poll() is None:
+        if len(cluster.alive) < 2:  # one CPU each, so that nobody else is hit
+            cluster.add(cpus=1)
+        time.sleep(0.2)
+    succeeds(driver)
+    assert done(farm) == {name(1), name(2)}
+    assert ends(farm, 0, "render") == ["node", "node"]
+    record = read_json(farm.run.scene(name(0)).failed)
+    assert record["reason"] == "node"
+    assert len(cluster.nodes) - len(cluster.alive) >= 2
+
+
+def brings_nothing_late(farm: Farm, driver: subprocess.Popen[str], node: NodeHere) -> None:
+    """The driver finishes without a node; then the attempt that is still at work there ends."""
+    succeeds(driver)
+    assert done(farm) == {name(0)}
+    lost, made = tries(farm, 0, "render")
+    assert (lost.reason, lost.node, lost.counted) == ("node", node.name, False)
+    assert (made.reason, made.brought) == ("ok", 2)
+    assert made.node != node.name
+    before = files(farm)
+    assert farm.children()
+    (farm.folder / "go").touch()
+    wait_for(lambda: not farm.children())  # it has ended well
+    wait_for(lambda: not list(farm.run.scratch.glob("sap-*")))  # and so has its worker
+    assert files(farm) == before
+
+
+def test_what_comes_back_after_its_node_was_given_up(farm: Farm, cluster: Cluster) -> None:
+    """A node halts for so long that Ray gives it up; then its work goes on."""
+    farm.plan({"render:0": "wait 1"})
+    cluster.add(cpus=1)
+    cluster.add(cpus=1)
+    driver = drive(farm, cluster, 1)
+    wait_for(lambda: ends(farm, 0, "render") == [None] and farm.children())
+    node = node_at(farm, cluster)
+    os.kill(node.raylet, signal.SIGSTOP)  # its workers do not learn that it was given up
+    workers = node.workers(at_work=False)
+    for process in workers:
+        process.suspend()
+    wait_for(lambda: ends(farm, 0, "render") == ["node", "ok"])
+    for process in workers:
+        process.resume()
+    brings_nothing_late(farm, driver, node)
+
+
+def test_a_node_that_the_network_cuts_off(farm: Farm) -> None:
+    """Its attempt goes on where nobody hears of it, with OUT still in reach."""
+    with network() as (here, beside, there, inside, cut), Cluster(ip=here) as cluster:
+        farm.plan({"render:0": "wait 1"})
+        far = cluster.add(cpus=1, ip=there, inside=inside)
+        driver = drive(farm, cluster, 1)
+        wait_for(lambda: ends(farm, 0, "render") == [None] and farm.children())
+        assert node_at(farm, cluster) is far
+        cluster.add(cpus=1, ip=beside)
+        cut()
+        brings_nothing_late(farm, driver, far)
+
+
+@contextmanager
+def network() -> Iterator[tuple[str, str, str, list[str], Callable[[], None]]]:
+    """Two networks of this machine with a cable between them; needs root.
+
+    Yields:
+        Two addresses here, one there, the command that runs another one there, and what pulls the
+        cable.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    space, cable, net = f"farm{os.getpid()}", f"fa{os.getpid()}", "10.203.57"
+
+    def ip(*words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
+    try:
+        ip("netns", "add", space)
+        ip("link", "add", cable, "type", "veth", "peer", "name", "far", "netns", space)
+        ip("addr", "add", f"{net}.1/24", "dev", cable)
+        ip("addr", "add", f"{net}.2/24", "dev", cable)
+        ip("link", "set", cable, "up")
+        ip("-n", space, "addr", "add", f"{net}.3/24", "dev", "far")
+        ip("-n", space, "link", "set", "far", "up")
+        ip("-n", space, "link", "set", "lo", "up")
+        inside = ["ip", "netns", "exec", space]
+        yield f"{net}.1", f"{net}.2", f"{net}.3", inside, lambda: ip("link", "set", cable, "down")
+    finally:
+        subprocess.run(["ip", "link", "del", cable], capture_output=True)
+        subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+
+def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
+    """Its worker hung before the first line; the driver has closed it in its place."""
+    scene = farm.run.scene(name(0))
+    attempts.end(scene, "generate", 1, Outcome("node", "its node went away"))
+    job = Job(
+        scene_folder=str(scene.path),
+        stage="generate",
+        number=1,
+        generator="spheres",
+        seed=0,
+        settings=to_json(SETTINGS),
+        cpus=1,
+        gpus=0,
+        node="node",
+        device="",
+        scratch=str(farm.run.scratch),
+        keep_scenes=False,
+        limits=Limits(wall=20),
+        program=FAKE,
+    )
+    before = files(farm)
+    assert not attempt(job).outcome.ok
+    assert files(farm) == before
+    assert ends(farm, 0, "generate") == ["node"]
+
+
+def test_a_full_scratch_disk_rests_its_node(farm: Farm, cluster: Cluster) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
+    farm.run.scratch.mkdir(parents=True)
+    farm.plan({"blend_bytes": MIB})  # times five
+    mount = f'mount -t tmpfs -o size=2m tmpfs "{farm.run.scratch}" && exec "$@"'
+    small = cluster.add(cpus=1, inside=["unshare", "--mount", "sh", "-c", mount, "sh"])
+    driver = drive(farm, cluster, 3, attempts=1)
+    wait_for(lambda: ends(farm, 0, "generate"))
+    other = cluster.add(cpus=1)
+    succeeds(driver)
+    assert done(farm) == {name(0), name(1), name(2)}
+    assert not farm.run.failed_folder.exists()
+    tried = [one for seed in range(3) for one in tries(farm, seed, "generate")]
+    assert [one.node for one in tried if one.reason == "scratch"] == [small.name]  # and never again
+    assert [one.node for one in tried if one.reason == "ok"] == [other.name] * 3
+
+
+def test_a_gpu_without_memory_is_asked_for_less_and_then_left_out(
+    farm: Farm, cluster: Cluster
+) -> None:
+    farm.plan({"render:0": "gpu-memory"})
+    cluster.add(cpus=2, gpus=1)
+    succeeds(drive(farm, cluster, 2, profile="farm", attempts=1))
+    assert done(farm) == {name(0), name(1)}
+    found = [(one.reason, one.device, one.gpus, one.counted) for one in tries(farm, 0, "render")]
+    assert found == [
+        ("gpu-memory", "gpu", 1, False),
+        ("gpu-memory", "gpu-tiles", 1, False),
+        ("ok", "cpu", 0, False),
+    ]
+    assert [(one.device, one.gpus) for one in tries(farm, 1, "render")] == [("gpu", 1)]
+
+
+def test_after_running_out_of_memory_an_attempt_may_use_more(farm: Farm, cluster: Cluster) -> None:
+    farm.plan({"render:0": "eat"})  # 400 MiB, each time
+    cluster.add(cpus=1)
+    succeeds(drive(farm, cluster, 1, render_limits={"wall": 60, "memory": 300 * MIB}))
+    first, second = tries(farm, 0, "render")
+    assert (first.reason, second.reason) == ("memory", "ok")
+    assert second.peak_rss > 400 * MIB

@@ -1,0 +1,191 @@
+"""Where an attempt may start: nothing is taken twice, nothing is overtaken for ever."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.farm.placement import MOST_RENDER_CPUS, Ahead, Need, Node, Placement
+
+MANY = 10**6
+ROOM = Ahead(disk=10**15)
+
+
+def placement(*nodes: Node, **settings) -> Placement:
+    made = Placement(**settings)
+    made.update(nodes)
+    return made
+
+
+def oversubscribed(farm: Placement) -> list[str]:
+    """Nodes of which more is used than there is; memory may be where one attempt is alone."""
+    return [
+        name
+        for name, used in farm.used.items()
+        if used.cpus > farm.nodes[name].cpus or used.gpus > farm.nodes[name].gpus
+    ]
+
+
+node_lists = st.lists(
+    st.builds(
+        lambda cpus, gpus, memory: (cpus, min(gpus, cpus), memory),
+        st.integers(1, 16),
+        st.integers(0, 4),
+        st.one_of(st.none(), st.integers(4, 64)),
+    ),
+    min_size=1,
+    max_size=4,
+).map(lambda rows: [Node(f"n{i}", *row) for i, row in enumerate(rows)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(node_lists, st.booleans(), st.data())
+def test_no_node_is_oversubscribed(nodes, on_gpu, data):
+    on_gpu = on_gpu and any(node.gpus for node in nodes)
+    farm = placement(*nodes, on_gpu=on_gpu)
+    at_work: list[tuple[Need, str]] = []
+    for _ in range(40):
+        if at_work and data.draw(st.booleans()):
+            farm.end(*at_work.pop(data.draw(st.integers(0, len(at_work) - 1))))
+        memory = data.draw(st.integers(0, 20))
+        gpus = int(on_gpu and data.draw(st.integers(0, 3)) > 0)
+        ready = {
+            "generate": Need("generate", memory=memory),
+            "render": Need("render", gpus=gpus, memory=memory),
+            "annotate": Need("annotate", memory=1),
+        }
+        stages = data.draw(st.sets(st.sampled_from(sorted(ready))))
+        left = data.draw(st.integers(1, 99))
+        found = farm.choose({stage: ready[stage] for stage in stages}, ROOM, left)
+        if found:
+            farm.start(*found)
+            at_work.append(found)
+        assert not oversubscribed(farm)
+        for node in nodes:
+            there = [need for need, name in at_work if name == node.name]
+            taken = sum(need.memory for need in there)
+            assert node.memory is None or taken <= node.memory or len(there) == 1
+
+
+def test_what_needs_more_memory_than_there_is_runs_alone():
+    farm = placement(Node("a", cpus=4, memory=8))
+    large, small = Need("generate", memory=9), Need("generate", memory=1)
+    farm.start(small, "a")
+    assert farm.choose({"generate": large}, ROOM) is None
+    farm.end(small, "a")
+    assert farm.choose({"generate": large}, ROOM) == (large, "a")
+    farm.start(large, "a")
+    assert farm.choose({"generate": small}, ROOM) is None
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_render_that_waits_for_several_cpus_is_not_overtaken(on_gpu):
+    """Beside GPUs it is one that no GPU has the memory for."""
+    nodes = [Node("a", cpus=8, gpus=int(on_gpu)), Node("b", cpus=4)]
+    farm = placement(*nodes, on_gpu=on_gpu, render_cpus=4)
+    generate, render = Need("generate"), Need("render", cpus=4)
+    at_work: list[tuple[Need, str]] = []
+    while found := farm.choose({"generate": generate}, ROOM, MANY):
+        farm.start(*found)
+        at_work.append(found)
+    started = []
+    for _ in range(50):  # the first that began ends; whatever may start then starts
+        farm.end(*at_work.pop(0))
+        while found := farm.choose({"generate": generate, "render": render}, ROOM, MANY):
+            farm.start(*found)
+            at_work.append(found)
+            started.append(found[0].stage)
+            if found[0].stage == "render":
+                return
+    raise AssertionError(f"overtaken by {len(started)} generators")
+
+
+@settings(max_examples=50, deadline=None)
+@given(node_lists, st.data())
+def test_no_gpu_waits_for_a_cpu_that_a_generator_took(nodes, data):
+    """Where at most every second CPU has a GPU: of the others half are left to generators."""
+    nodes = [Node(n.name, n.cpus, min(n.gpus, n.cpus // 2)) for n in nodes]
+    farm = placement(*nodes, on_gpu=True)
+    generate, annotate, render = Need("generate"), Need("annotate"), Need("render", gpus=1)
+    at_work: list[tuple[Need, str]] = []
+    for _ in range(80):
+        ready = data.draw(st.sampled_from([{"generate": generate}, {"annotate": annotate}]))
+        if found := farm.choose(ready, ROOM, MANY):
+            farm.start(*found)
+            at_work.append(found)
+        if data.draw(st.booleans()) and any(
+            n.gpus > farm.used.get(n.name, Node(n.name, 0)).gpus for n in nodes
+        ):
+            found = farm.choose({**ready, "render": render}, ROOM, MANY)
+            assert found and found[0].stage == "render"
+            farm.start(*found)
+            at_work.append(found)
+        if at_work and data.draw(st.booleans()):
+            farm.end(*at_work.pop(data.draw(st.integers(0, len(at_work) - 1))))
+
+
+@pytest.mark.parametrize(
+    ("node", "memory", "left", "threads"),
+    [
+        (Node("a", 8), 0, 1, 8),  # the last scene gets all
+        (Node("a", 8), 0, 2, 4),
+        (Node("a", 8), 0, 99, 1),  # many scenes: side by side
+        (Node("a", 64), 0, 1, MOST_RENDER_CPUS),
+        (Node("a", 8, memory=16), 8, 99, 4),  # memory has room for two
+        (Node("a", 8, memory=16), 20, 99, 8),  # and here for one
+        (Node("a", 1), 0, 1, 1),
+    ],
+)
+def test_threads_of_a_render_on_cpus(node, memory, left, threads):
+    assert placement(node).render_threads(node, memory, left) == threads
+    assert placement(node, render_cpus=3).render_threads(node, memory, left) == 3
+
+
+def test_what_is_left_is_shared_among_the_nodes():
+    nodes = [Node(name, 8) for name in "abcd"]
+    farm = placement(*nodes)
+    assert farm.render_threads(nodes[0], 0, 4) == 8
+    assert farm.render_threads(nodes[0], 0, 5) == 4
+
+
+def test_later_stages_go_first_and_a_gpu_before_them():
+    ready = {"generate": Need("generate"), "render": Need("render"), "annotate": Need("annotate")}
+    found = placement(Node("a", 4)).choose(ready, ROOM, MANY)
+    assert found and found[0].stage == "annotate"
+    ready["render"] = Need("render", gpus=1)
+    found = placement(Node("a", 4, gpus=1), on_gpu=True).choose(ready, ROOM, MANY)
+    assert found and found[0].stage == "render"
+
+
+def test_generators_go_to_nodes_without_an_idle_gpu():
+    farm = placement(Node("g", 64, gpus=8), Node("c", 4), on_gpu=True)
+    names = []
+    for _ in range(5):
+        found = farm.choose({"generate": Need("generate")}, ROOM, MANY)
+        assert found
+        farm.start(*found)
+        names.append(found[1])
+    assert names == ["c", "c", "c", "c", "g"]
+
+
+def test_scenes_ahead_are_bounded_by_number_and_by_bytes():
+    farm = placement(Node("a", cpus=4, gpus=2), on_gpu=True)
+    need = Need("generate", disk=10)
+    assert farm.max_ahead == 4 + 2 + 1
+    assert farm.choose({"generate": need}, Ahead(disk=100, scenes=6, bytes=60))
+    assert farm.choose({"generate": need}, Ahead(disk=100, scenes=7, bytes=70)) is None
+    assert farm.choose({"generate": need}, Ahead(disk=100, scenes=2, bytes=91)) is None
+    assert farm.choose({"generate": need}, Ahead(disk=5)), "the first one always may"
+
+
+def test_nodes_come_and_go():
+    farm = placement(Node("a", 1), Node("b", 1))
+    need = Need("generate")
+    farm.start(need, "a")
+    farm.update([Node("a", 1)])
+    assert farm.choose({"generate": need}, ROOM) is None
+    farm.end(need, "a")
+    assert farm.choose({"generate": need}, ROOM) == (need, "a")
+    farm.update([])
+    assert farm.choose({"generate": need}, ROOM) is None

@@ -1,0 +1,76 @@
+"""How scenes end, without Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.farm import attempts
+from pipeline.farm.records import read_done, read_failed
+from pipeline.farm.scenes import Scene, finish, names_of, open_seeds, quarantine, seed_of
+from pipeline.farm.worker import Outcome
+from pipeline.outputs import write_json
+from pipeline.settings import make_settings
+from tests.farm.conftest import SETTINGS, Farm
+
+CRASH = Outcome("crashed", "exit status 1: boom", seconds=2.0, cpu_seconds=1.5, log_tail="boom")
+
+
+@pytest.fixture
+def scene(farm: Farm) -> Scene:
+    return Scene(7, farm.run.scene("spheres-0000000007"))
+
+
+def test_a_finished_scene(farm: Farm, scene: Scene) -> None:
+    write_json(scene.folder.generated, {"viewpoints": [{}, {}]})
+    for index, defects in enumerate(([], ["black"])):
+        row = {"summary": {"defects": defects}}
+        write_json(scene.folder.panorama(index) / "row.json", row)
+    for number, outcome in ((1, CRASH), (2, Outcome("ok", seconds=3.0, peak_rss=9))):
+        attempts.begin(scene.folder, "render", number, gpus=1, node="n")
+        attempts.end(scene.folder, "render", number, outcome, bytes=50, brought=number - 1)
+    scene.folder.blend.write_bytes(b"large")
+    assert finish(scene, "spheres", keep_work=False) is None
+    done = read_done(farm.run, scene.folder.scene_id)
+    assert (done.panoramas, done.unfit) == ((0,), {"1": ["black"]})
+    cost = done.costs["render"]
+    assert (cost.attempts, cost.seconds, cost.gpu_seconds, cost.peak_rss) == (2, 5.0, 5.0, 9)
+    assert done.bytes == {"scene": 0, "rendered": 100, "panoramas": 0}
+    assert (done.nodes, done.reasons) == (("n",), {"crashed": 1, "ok": 1})
+    assert not scene.folder.blend.exists()
+    assert names_of(farm.run.done_folder) == {"spheres-0000000007"}
+
+
+def test_a_scene_without_a_good_panorama_is_not_finished(farm: Farm, scene: Scene) -> None:
+    write_json(scene.folder.generated, {"viewpoints": [{}]})
+    write_json(scene.folder.panorama(0) / "row.json", {"summary": {"defects": ["black"]}})
+    assert finish(scene, "spheres", keep_work=False) == "no good panorama: black"
+    assert not scene.folder.done.exists()
+
+
+def test_quarantine_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
+    settings = make_settings(generator="spheres:3,rooms:1", passes="depth", profile="draft")
+    attempts.begin(scene.folder, "generate", 1)
+    attempts.end(scene.folder, "generate", 1, CRASH)
+    scene.folder.blend.write_bytes(b"large")
+    quarantine(scene, settings, "generate", CRASH)
+    about = read_failed(farm.run, scene.folder.scene_id)
+    assert (about.seed, about.stage, about.reason) == (7, "generate", "crashed")
+    assert about.log_tail == "boom"
+    assert about.log == "attempts/generate-1.log"
+    assert about.costs["generate"].seconds == 2.0
+    assert "SEED=7 GENERATOR=rooms:0.25,spheres:0.75" in about.run_again
+    assert "PASSES=depth" in about.run_again
+    assert not scene.folder.blend.exists()
+    attempts.forgive(scene.folder)
+    assert not scene.folder.failed.exists()
+    assert not any(attempt.counted for attempt in attempts.read_attempts(scene.folder))
+
+
+def test_open_seeds_leave_out_what_failed(farm: Farm) -> None:
+    write_json(farm.run.failed_folder / "spheres-0000000001.json", {})
+    (
+        farm.run.failed_folder / ".spheres-0000000000.json.01234567.tmp"
+    ).touch()  # of a killed process
+    seeds = open_seeds(farm.run, SETTINGS)
+    assert [next(seeds).seed for _ in range(3)] == [0, 2, 3]
+    assert seed_of("house-0000000012") == 12

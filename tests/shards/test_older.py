@@ -1,0 +1,56 @@
+"""Shards of version 0.2.0, whose rows had seconds too, stay readable by all that reads shards."""
+
+import copy
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.card.words import OLDER, rows_of_table
+from pipeline.export.coco import export_coco
+from pipeline.outputs import RunFolder
+from pipeline.preview.page import write_preview
+from pipeline.shards.reader import ShardReader
+from pipeline.shards.writer import pack
+from pipeline.statistics.measure import measure
+from tests.synthetic import SECONDS, SETTINGS, age_shards, finish_scene
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "out")
+    finish_scene(run)
+    pack(run, SETTINGS, validation_fraction=0)
+    return run
+
+
+def test_the_reader_gives_their_rows_with_all_fields(run):
+    new = [ShardReader(run.shards).row(index) for index in range(2)]
+    age_shards(run.shards)
+    expected = copy.deepcopy(new)
+    for row in expected:
+        row["provenance"] |= SECONDS
+    reader = ShardReader(run.shards)
+    assert [reader.row(index) for index in range(2)] == expected
+    assert reader.row(0, ["provenance.render_seconds"])["provenance"] == {"render_seconds": 4.2}
+
+
+def test_statistics_are_those_of_the_same_rows_without_seconds(run):
+    expected = measure(ShardReader(run.shards))
+    age_shards(run.shards)
+    assert measure(ShardReader(run.shards)) == expected
+
+
+def test_preview_and_coco_take_them(run, tmp_path):
+    expected = write_preview(run).read_text()
+    age_shards(run.shards)
+    assert write_preview(run).read_text() == expected
+    export_coco(run.shards, tmp_path / "coco")
+
+
+def test_a_card_names_their_fields(run):
+    age_shards(run.shards)
+    (path,) = (run.shards / "data").iterdir()
+    meanings = {row["name"]: row["meaning"] for row in rows_of_table(pq.read_schema(path))}
+    for name in SECONDS:
+        assert meanings[f"provenance.{name}"] == OLDER
+    assert OLDER not in {meanings["provenance.device"], meanings["image_id"]}
