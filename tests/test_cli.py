@@ -11,7 +11,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline import cli
 from pipeline.commands import run as run_commands
@@ -81,7 +80,7 @@ def test_finished_work_does_nothing(out):
 def test_the_work_files_are_gone(out):
     assert not list(out.rglob("*.blend"))
     assert not list(out.glob("scenes/*/rendered"))
-    assert not list(out.glob("scenes/*/scratch"))
+    assert not list(out.glob("scratch/*"))
 
 
 def test_the_same_seed_gives_the_same_scene(out, tmp_path):
@@ -91,17 +90,14 @@ def test_the_same_seed_gives_the_same_scene(out, tmp_path):
         for root in (out, tmp_path / "again")
     )
 
-    def difference(name: str) -> int:
-        one, two = (np.array(Image.open(folder / name)).astype(int) for folder in (first, again))
-        return int(np.abs(one - two).max())
-
-    assert difference("ids.png") == difference("depth.png") == difference("normal.png") == 0
-    # The denoiser adds up in the order its threads finish: one grey level here and there.
-    assert difference("image.webp") <= 1
+    files = sorted(path.name for path in first.iterdir())
+    assert files == ["depth.png", "ids.png", "image.webp", "normal.png", "row.json"]
+    for file in files:
+        assert (first / file).read_bytes() == (again / file).read_bytes(), file
 
 
 def test_status_preview_and_shards(out):
-    assert "2/2 scenes done" in pipeline("status", "--out", str(out)).stdout
+    assert "2 of 2 done" in pipeline("status", "--out", str(out)).stdout
     assert json.loads(pipeline("status", "--json", "--out", str(out)).stdout)["done"] == 2
     assert "4 panoramas" in pipeline("shards", "--out", str(out)).stdout
     page = Path(pipeline("preview", "--out", str(out)).stdout.strip())

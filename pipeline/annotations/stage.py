@@ -52,7 +52,7 @@ class _CorruptError(Exception):
 def annotate_scene(scene: SceneFolder, settings: RunSettings) -> None:
     """Annotate every rendered panorama of a scene that is not annotated yet.
 
-    When all viewpoints of the scene are annotated, rendered/ is removed. Writing done.json is
+    When all viewpoints of the scene are annotated, rendered/ is removed. Finishing the scene is
     left to the caller.
 
     Raises:

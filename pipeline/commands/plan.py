@@ -6,11 +6,11 @@ import argparse
 import json
 
 from pipeline.errors import UserError
-from pipeline.farm.ledgers import settings_of
-from pipeline.farm.machines import Cluster, Rates
-from pipeline.farm.plan import plan as make_plan
-from pipeline.farm.plan_text import plan_text
 from pipeline.farm.worker import GIB
+from pipeline.planning.ledgers import settings_of
+from pipeline.planning.machines import Cluster, Rates
+from pipeline.planning.plan import plan as make_plan
+from pipeline.planning.plan_text import plan_text
 from pipeline.settings import make_settings
 
 

@@ -151,6 +151,12 @@ def is_open(scene: SceneFolder, stage: str, number: int) -> bool:
     return attempt is not None and attempt.ended is None
 
 
+def is_over(scene: SceneFolder, stage: str, number: int) -> bool:
+    """Whether somebody has written an attempt's end, be it before it began."""
+    attempt = _read(record_path(scene, stage, number))
+    return attempt is not None and attempt.ended is not None
+
+
 def read_attempts(scene: SceneFolder) -> list[Attempt]:
     """All attempts of a scene, in the order of the stages and their numbers."""
     paths = [scene.attempts / name for name in storage.names(scene.attempts)]

@@ -87,6 +87,8 @@ def attempt(job: Job) -> Report:
     After the last panorama is annotated the scene is finished here as well.
     """
     out = SceneFolder(storage.open_path(job.scene_folder))
+    if attempts.is_over(out, job.stage, job.number):  # its node hung for too long
+        return _report(job, out, Outcome("interrupted", "taken for lost before it began"))
     attempts.begin(
         out,
         job.stage,
@@ -128,6 +130,7 @@ def _work(job: Job, work: Workspace) -> Outcome:
     """Fetch, run the stage, bring its results."""
     try:
         if job.stage == "generate":
+            work.check_open()  # by now it may be another attempt's work
             start_over(work.out)
         work.fetch()
     except FileNotFoundError as error:  # removed since the driver looked: look again

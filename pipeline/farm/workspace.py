@@ -94,7 +94,7 @@ class Workspace:
             folder, out = self._results(self.here, index), self._results(self.out, index)
             if index in self.present | self.brought or not (folder / marker).exists():
                 continue
-            self._check_open()
+            self.check_open()
             for path in sorted(folder.iterdir(), key=lambda path: path.name == marker):
                 self._put(path, out / path.name)
             self.brought.add(index)
@@ -106,7 +106,7 @@ class Workspace:
             LostError: The attempt was closed by somebody else.
             FileNotFoundError: The stage ended well and left no scene.
         """
-        self._check_open()
+        self.check_open()
         self._put(self.here.blend, self.out.blend)
         self._put(self.here.generated, self.out.generated)
 
@@ -117,12 +117,12 @@ class Workspace:
             LostError: The attempt was closed by somebody else.
         """
         if self.stage == "render" and not self.here.blend.exists():
-            self._check_open()
+            self.check_open()
             storage.remove(self.out.generated)  # the marker first
             storage.remove(self.out.blend)
         for index in self.fetched:
             if not self.here.rendered(index).exists() and not self.here.panorama(index).exists():
-                self._check_open()
+                self.check_open()
                 storage.remove_folder(self.out.rendered(index), RENDERED)
 
     def _results(self, scene: SceneFolder, index: int) -> Path:
@@ -133,7 +133,8 @@ class Workspace:
         storage.put(local, path)
         self.bytes += size
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise a LostError if the attempt was closed by somebody else."""
         if not is_open(self.out, self.stage, self.number):
             raise LostError(f"attempt {self.number} of {self.stage} was taken for lost")
 

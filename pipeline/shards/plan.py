@@ -27,15 +27,31 @@ ROW_GROUP_BYTES = 16 * 2**10
 """More than what Parquet adds to a row: page headers and the footer's part about its columns."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Panorama:
-    """A row to be: where its files lie, and what is needed to plan the shards."""
+    """A row to be, in few bytes: there may be hundreds of thousands.
 
-    folder: Path
-    scene_id: str
+    Attributes:
+        parent: The folder that its own lies in, the same object for all panoramas of a scene, and
+            `name`, that of its own.
+        size: Bytes, an upper bound of its share of a shard: its files, and Parquet's frame.
+        row_digest: SHA-256 of row.json, which holds the hashes of the images.
+    """
+
+    parent: Path
+    name: str
     seed: int
-    bytes: int  # an upper bound of its share of a shard: its files, and Parquet's frame
-    row_sha256: str  # of row.json, which holds the hashes of the images
+    size: int
+    row_digest: bytes
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.parent / self.name
+
+    @property
+    def row_sha256(self) -> str:
+        return self.row_digest.hex()
 
 
 @dataclass(frozen=True)
@@ -71,8 +87,9 @@ def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collec
         taken += 1
         about = _about(scene)
         unknown.update(about.get("unknown_categories", {}))
+        parent = scene.panorama(0).parent
         for index in range(len(about["viewpoints"])):
-            panorama, found, unfit, small = _look_at(scene.panorama(index))
+            panorama, found, unfit, small = _look_at(parent, str(index))
             dropped += small
             if found != expected_hash:
                 raise UserError(
@@ -114,19 +131,20 @@ def _about(scene: SceneFolder) -> dict[str, Any]:
         ) from None
 
 
-def _look_at(folder: Path) -> tuple[Panorama, str, bool, int]:
+def _look_at(parent: Path, name: str) -> tuple[Panorama, str, bool, int]:
     """A finished panorama: its settings hash, whether it is unfit, instances dropped from it."""
+    folder = parent / name
     data = read_file(folder, ANNOTATED)
     try:
         row = json.loads(data)
         summary = row["summary"]
         files = sum(storage.size(folder / name) for name in dict(summary["sha256"]))
         panorama = Panorama(
-            folder=folder,
-            scene_id=str(row["scene_id"]),
+            parent=parent,
+            name=name,
             seed=int(row["seed"]),
-            bytes=len(data) + files + ROW_GROUP_BYTES,
-            row_sha256=hashlib.sha256(data).hexdigest(),
+            size=len(data) + files + ROW_GROUP_BYTES,
+            row_digest=hashlib.sha256(data).digest(),
         )
         settings = row["provenance"]["settings_hash"]
         return panorama, settings, bool(summary["defects"]), int(summary.get("dropped", 0))
@@ -181,11 +199,11 @@ def cut_into_shards(panoramas: Iterable[Panorama], limit: int) -> Iterator[list[
     shard: list[Panorama] = []
     size = 0
     for panorama in panoramas:
-        if shard and size + panorama.bytes > limit:
+        if shard and size + panorama.size > limit:
             yield shard
             shard, size = [], 0
         shard.append(panorama)
-        size += panorama.bytes
+        size += panorama.size
     if shard:
         yield shard
 

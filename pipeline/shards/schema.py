@@ -8,7 +8,7 @@ Lists have no fixed size in the schema, although boxes always hold four numbers:
 fixed-size lists and readers differ in how they restore them, above all inside structs.
 
 No column holds what differs each time a row is made on the same hardware, such as times, host names
-and attempts. What a row cost is in scene.json, render.json and done.json.
+and attempts. What a row cost is in scene.json, render.json and the record in done/.
 
 PIL, and so `datasets`, reduces a 16-bit RGB PNG to 8 bits: decode the bytes of `normal` with
 `pipeline.shards.reader`, or with OpenCV.

@@ -130,9 +130,9 @@ def _stage(folder: Path, row: dict[str, Any], images: dict[str, bytes]) -> Panor
     write_json(folder / "row.json", row)
     text = (folder / "row.json").read_bytes()
     return Panorama(
-        folder=folder,
-        scene_id=row["scene_id"],
+        parent=folder.parent,
+        name=folder.name,
         seed=0,
-        bytes=len(text) + sum(map(len, images.values())) + ROW_GROUP_BYTES,
-        row_sha256=hashlib.sha256(text).hexdigest(),
+        size=len(text) + sum(map(len, images.values())) + ROW_GROUP_BYTES,
+        row_digest=hashlib.sha256(text).digest(),
     )

@@ -16,10 +16,10 @@ import argparse
 import random
 from collections.abc import Sequence
 
-from pipeline.farm.ledgers import from_ledgers
-from pipeline.farm.measured import ASSUMED_GPU_SPEED, Measured, from_reference
 from pipeline.farm.placement import Node
-from pipeline.farm.simulate import WAITING_BYTES, SceneTimes, Simulated, simulate
+from pipeline.planning.ledgers import from_ledgers
+from pipeline.planning.measured import ASSUMED_GPU_SPEED, Measured, from_reference
+from pipeline.planning.simulate import WAITING_BYTES, SceneTimes, Simulated, simulate
 from pipeline.settings import make_settings
 
 MOST_IDLE = 0.05

@@ -15,12 +15,12 @@ from dataclasses import replace
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempts import Attempt, read_attempts
-from pipeline.farm.ledgers import read_samples, settings_of
-from pipeline.farm.machines import Cluster
-from pipeline.farm.measured import Measured, reference
-from pipeline.farm.plan import Plan, Spread, plan
 from pipeline.farm.records import Done, read_done
 from pipeline.outputs import RunFolder
+from pipeline.planning.ledgers import read_samples, settings_of
+from pipeline.planning.machines import Cluster
+from pipeline.planning.measured import Measured, reference
+from pipeline.planning.plan import Plan, Spread, plan
 from pipeline.settings import RunSettings
 
 

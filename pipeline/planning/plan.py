@@ -13,10 +13,10 @@ from statistics import mean
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.farm.ledgers import from_ledgers
-from pipeline.farm.machines import Cluster, Rates
-from pipeline.farm.measured import ASSUMED_GPU_SPEED, Measured, Sample, from_reference
-from pipeline.farm.simulate import Simulated, simulate
+from pipeline.planning.ledgers import from_ledgers
+from pipeline.planning.machines import Cluster, Rates
+from pipeline.planning.measured import ASSUMED_GPU_SPEED, Measured, Sample, from_reference
+from pipeline.planning.simulate import Simulated, simulate
 from pipeline.settings import PROFILES, RunSettings, generator_of_seed
 
 PAPER_PANORAMAS, PAPER_GPU_HOURS = 183_440, 40_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.farm.plan import PAPER_GPU_HOURS, PAPER_PANORAMAS, Plan, Spread
+from pipeline.planning.plan import PAPER_GPU_HOURS, PAPER_PANORAMAS, Plan, Spread
 
 
 def plan_text(plan: Plan) -> str:

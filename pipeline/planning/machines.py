@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.errors import UserError
 from pipeline.farm.placement import Node
-from pipeline.farm.simulate import WAITING_BYTES
+from pipeline.planning.simulate import WAITING_BYTES
 
 NODE_CPUS, NODE_GPUS = 64, 8
 """Of one node at most, unless the user says how large nodes are."""

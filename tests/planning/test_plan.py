@@ -10,13 +10,19 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.farm import attempts
-from pipeline.farm.ledgers import from_ledgers, read_samples, settings_of
-from pipeline.farm.machines import Cluster, Rates
-from pipeline.farm.measured import ASSUMED_GPU_SPEED, Measured, Sample, from_reference, reference
-from pipeline.farm.plan import plan
-from pipeline.farm.plan_text import plan_text
 from pipeline.farm.records import Cost, Done, Failed, to_json
 from pipeline.outputs import RunFolder, write_json
+from pipeline.planning.ledgers import from_ledgers, read_samples, settings_of
+from pipeline.planning.machines import Cluster, Rates
+from pipeline.planning.measured import (
+    ASSUMED_GPU_SPEED,
+    Measured,
+    Sample,
+    from_reference,
+    reference,
+)
+from pipeline.planning.plan import plan
+from pipeline.planning.plan_text import plan_text
 from pipeline.settings import make_settings
 from pipeline.settings import to_json as settings_json
 

@@ -14,8 +14,8 @@ from statistics import mean
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.farm.simulate import SceneTimes
 from pipeline.outputs import STAGES
+from pipeline.planning.simulate import SceneTimes
 from pipeline.settings import PROFILES, RunSettings
 
 ASSUMED_GPU_SPEED = 50.0

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.farm.measured import from_reference
 from pipeline.farm.needs import FIRST_DISK
 from pipeline.farm.placement import Node
-from pipeline.farm.simulate import SceneTimes, simulate
+from pipeline.planning.measured import from_reference
+from pipeline.planning.simulate import SceneTimes, simulate
 from tests.benchmarks import farm_gpus
 
 MB = 10**6
