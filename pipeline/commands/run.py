@@ -73,7 +73,7 @@ def render(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """What OUT has done, is doing and has failed."""
-    from pipeline.farm.status_text import status_json, status_text
+    from pipeline.ledger.status_text import status_json, status_text
 
     run = run_folder(options)
     begun_with(run)
@@ -82,7 +82,7 @@ def status(options: argparse.Namespace) -> None:
 
 def failures(options: argparse.Namespace) -> None:
     """Why seeds were given up, and how to make each of them again."""
-    from pipeline.farm.failures import failures_json, failures_text
+    from pipeline.ledger.failures import failures_json, failures_text
 
     run = run_folder(options)
     begun_with(run)

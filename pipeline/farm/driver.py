@@ -21,27 +21,27 @@ from itertools import islice
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm import attempts
-from pipeline.farm.claim import claim
 from pipeline.farm.disk import disk_full, explained
 from pipeline.farm.hands import Ended, Hands, ray_hands
+from pipeline.farm.interrupted import close_interrupted
 from pipeline.farm.needs import Seen, device_of, limits_of
 from pipeline.farm.options import FarmSettings, Program
 from pipeline.farm.placement import Ahead, Need, Placement
 from pipeline.farm.progress import Progress
-from pipeline.farm.records import read_done
 from pipeline.farm.scenes import (
     Scene,
     Summary,
     drop_damaged,
     finish,
-    names_of,
     open_seeds,
     quarantine,
     summarize,
 )
-from pipeline.farm.state import FINISH, State, read_state
-from pipeline.farm.worker import Outcome
+from pipeline.ledger import attempts
+from pipeline.ledger.claim import claim
+from pipeline.ledger.outcome import Outcome
+from pipeline.ledger.records import names_of, read_done
+from pipeline.ledger.state import FINISH, State, read_state
 from pipeline.outputs import STAGES, RunFolder
 from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 
@@ -201,7 +201,7 @@ class Loop:
 
     def take(self, scene: Scene) -> None:
         """Take up a scene, new or left by an earlier driver."""
-        attempts.close_interrupted(scene.folder)
+        close_interrupted(scene.folder)
         drop_damaged(scene.folder)
         self.queue(scene, read_state(scene.folder))
 

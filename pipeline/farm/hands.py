@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.placement import Need, Node
-from pipeline.farm.worker import Outcome
+from pipeline.ledger.outcome import Outcome
 
 if TYPE_CHECKING:
     from ray import ObjectRef

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.placement import MOST_RENDER_CPUS, Need
-from pipeline.farm.records import Done
-from pipeline.farm.state import State
 from pipeline.farm.worker import GIB, Limits
+from pipeline.ledger.records import Done
+from pipeline.ledger.state import State
 
 FIRST_MEMORY = {"generate": 4 * GIB, "render": 6 * GIB, "annotate": GIB}
 """Bytes that an attempt is taken to need before any has ended."""

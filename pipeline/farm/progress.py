@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.farm.status import Status, read_status
-from pipeline.farm.status_text import duration
-from pipeline.farm.totals import Records
+from pipeline.ledger.status import Status, read_status
+from pipeline.ledger.status_text import duration
+from pipeline.ledger.totals import Records
 from pipeline.outputs import RunFolder
 
 REFRESH_SECONDS = 1.0

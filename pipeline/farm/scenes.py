@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,10 +11,10 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm import attempts
-from pipeline.farm.records import Done, Failed, costs_of, read_done, to_json
-from pipeline.farm.state import remove_work, viewpoint_count
-from pipeline.farm.worker import TAIL_LINES, Outcome, read_tail
+from pipeline.ledger import attempts
+from pipeline.ledger.outcome import TAIL_LINES, Outcome, read_tail
+from pipeline.ledger.records import Done, Failed, costs_of, names_of, read_done, seed_of, to_json
+from pipeline.ledger.state import remove_work, viewpoint_count
 from pipeline.outputs import (
     ANNOTATED,
     STAGES,
@@ -28,8 +27,6 @@ from pipeline.outputs import (
 from pipeline.settings import RunSettings, generator_of_seed, scene_id
 
 LAST_SEED = 2**31 - 1
-RECORD = re.compile(r"[a-z]+-\d{10}\.json")
-"""A scene's record in done/ or failed/, and not what a killed process left half-written."""
 
 
 @dataclass(frozen=True)
@@ -186,20 +183,6 @@ def summarize(
         failed=tuple(name for name in failed if settings.seed <= seed_of(name) <= last),
         seconds=seconds,
     )
-
-
-def names_of(folder: Path) -> set[str]:
-    """The scenes that have a record in a folder."""
-    return {name.removesuffix(".json") for name in storage.names(folder) if RECORD.fullmatch(name)}
-
-
-def seed_of(scene_id: str) -> int:
-    """The seed in a scene's name.
-
-    >>> seed_of("indoors-0000000012")
-    12
-    """
-    return int(scene_id.rpartition("-")[2])
 
 
 def _defects(scene: SceneFolder, index: int) -> list[str]:

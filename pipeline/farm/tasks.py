@@ -27,13 +27,14 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import storage
-from pipeline.farm import attempts
 from pipeline.farm.options import Program
 from pipeline.farm.placement import Need
 from pipeline.farm.scenes import Scene, finish
-from pipeline.farm.state import FINISH, State, missing, read_state, start_over
-from pipeline.farm.worker import FULL_BYTES, Limits, Outcome, read_tail, run_job
+from pipeline.farm.worker import FULL_BYTES, Limits, run_job
 from pipeline.farm.workspace import LostError, Workspace, workspace
+from pipeline.ledger import attempts
+from pipeline.ledger.outcome import Outcome, read_tail
+from pipeline.ledger.state import FINISH, State, missing, read_state, start_over
 from pipeline.outputs import DISK_FULL, SceneFolder, write_json
 from pipeline.settings import from_json
 

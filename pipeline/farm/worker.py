@@ -22,13 +22,13 @@ import psutil
 
 from pipeline.farm.orphans import PARENT_VARIABLE
 from pipeline.farm.session import Usage, kill_session
+from pipeline.ledger.outcome import Outcome, read_tail
 from pipeline.outputs import DISK_FULL
 
 GIB = 2**30
 POLL_SECONDS = 0.5
 WEIGH_SECONDS = 10.0  # between two looks at the size of the child's folder
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
-TAIL_LINES = 30
 REJECTED_STATUS = 3  # the child's own verdict: this scene is unfit, do not try again
 REJECTED_PREFIX = "rejected: "
 DAMAGED_STATUS = 4  # what the child was to read is damaged; it has removed it, to be made again
@@ -57,33 +57,6 @@ class Limits:
     memory: int | None = None
     disk: int | None = None
     log: int | None = 256 * 2**20
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one attempt ended and what it cost.
-
-    Attributes:
-        reason: ok, rejected, damaged (what it read), crashed, timeout, silent, memory, gpu-memory,
-            size (folder or log too big), disk (no room in OUT), scratch (no room to work in),
-            node (it went away) or interrupted (stopped from outside).
-        detail: One line for people.
-        seconds: Wall-clock time.
-        cpu_seconds: User and system time of the child and all it started.
-        peak_rss: Largest resident size in bytes of all of them together, sampled.
-        log_tail: The last lines of the log.
-    """
-
-    reason: str
-    detail: str = ""
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_rss: int = 0
-    log_tail: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.reason == "ok"
 
 
 def run_job(
@@ -189,18 +162,6 @@ def memory_limit(limits: Limits) -> int | None:
     if limits.memory is None:
         return None
     return min(limits.memory, int(MEMORY_SHARE * psutil.virtual_memory().total))
-
-
-def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log; empty if there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 400 * lines))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
 
 
 def full_disk(log_path: Path, folder: Path | None) -> str | None:

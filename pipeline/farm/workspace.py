@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.farm.attempts import is_open
-from pipeline.farm.state import viewpoint_count
+from pipeline.ledger.attempts import is_open
+from pipeline.ledger.state import viewpoint_count
 from pipeline.outputs import ANNOTATED, RENDERED, SceneFolder
 
 PREFIX = "sap-"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm.attempts import Attempt, read_attempts
-from pipeline.farm.records import Cost, Done, Failed, read_done, read_failed
+from pipeline.ledger.attempts import Attempt, read_attempts
+from pipeline.ledger.records import Cost, Done, Failed, read_done, read_failed
 from pipeline.outputs import RunFolder, read_json
 from pipeline.planning.measured import Measured, Sample, reference, scale
 from pipeline.settings import RunSettings, from_json

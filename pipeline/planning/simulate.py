@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.farm.needs import Seen
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.placement import Ahead, Need, Node, Placement
-from pipeline.farm.state import State
+from pipeline.ledger.state import State
 from pipeline.outputs import STAGES
 
 WAITING_BYTES = FarmSettings.waiting_bytes

@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.farm.claim import claim
 from pipeline.farm.driver import render_run
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.status import read_status
-from pipeline.farm.totals import Records
+from pipeline.ledger.claim import claim
+from pipeline.ledger.status import read_status
+from pipeline.ledger.totals import Records
 from pipeline.outputs import ANNOTATED, RunFolder
 from pipeline.settings import RunSettings
 from pipeline.shards.plan import ROW_GROUP_BYTES

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from pipeline.annotations.sizes import PAPER_MASKS_PER_PANORAMA, PAPER_MIX_PERCENT, SIZES
-from pipeline.farm.attempts import read_attempts
+from pipeline.ledger.attempts import read_attempts
 from pipeline.outputs import RunFolder, SceneFolder, read_json
 
 

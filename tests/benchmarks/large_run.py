@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations.stage import annotate_scene
-from pipeline.farm import attempts
-from pipeline.farm.attempts import Attempt
-from pipeline.farm.claim import claim
 from pipeline.farm.hands import Ended
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.placement import Node
-from pipeline.farm.records import Done, Failed, costs_of, to_json
-from pipeline.farm.state import State
-from pipeline.farm.worker import GIB, Outcome
+from pipeline.farm.worker import GIB
+from pipeline.ledger import attempts
+from pipeline.ledger.attempts import Attempt
+from pipeline.ledger.claim import claim
+from pipeline.ledger.outcome import Outcome
+from pipeline.ledger.records import Done, Failed, costs_of, to_json
+from pipeline.ledger.state import State
 from pipeline.outputs import STAGES, RunFolder
 from pipeline.settings import RunSettings, scene_id
 from tests.synthetic import SETTINGS, render_scene

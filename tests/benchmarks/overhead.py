@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.farm.attempts import read_attempts
+from pipeline.ledger.attempts import read_attempts
 from pipeline.outputs import RunFolder, SceneFolder, write_json
 from pipeline.settings import RunSettings, make_settings, scene_id, to_json
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm.attempts import Attempt, read_attempts
-from pipeline.farm.records import Done, read_done
+from pipeline.ledger.attempts import Attempt, read_attempts
+from pipeline.ledger.records import Done, read_done
 from pipeline.outputs import RunFolder
 from pipeline.planning.ledgers import read_samples, settings_of
 from pipeline.planning.machines import Cluster

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,17 +28,21 @@ import psutil
 from pipeline.farm.session import session_members
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PATIENCE = 90.0
+PATIENCE = 240.0
 
 QUICK_RAY = {
     "RAY_AUTH_MODE": "disabled",  # whatever token this machine has
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # other programs use memory here too
+    "RAY_worker_niceness": "5",  # by default 15, which on a busy machine never ends
     # a node that does not answer is gone after about 10 seconds, not after a minute
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "4",
+    # and what was asked of it is lost after as long again, not after seven minutes
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
 """Environment of nodes and drivers."""
 
@@ -348,3 +353,51 @@ def start_driver(
         text=True,
         cwd=CHECKOUT,
     )
+
+
+class Proxy:
+    """Passes connections on to a port of this machine, until it is switched off."""
+
+    def __init__(self, port: int) -> None:
+        self.to, self.port = port, free_port()
+        self._open: list[socket.socket] = []
+        self._listening: socket.socket | None = None
+        self.on()
+
+    def on(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def off(self) -> None:
+        """Refuse new connections and drop the others."""
+        if self._listening is not None:
+            self._listening.shutdown(socket.SHUT_RDWR)
+            self._listening.close()
+            self._listening = None
+        while self._open:
+            with suppress(OSError):
+                self._open.pop().shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listening: socket.socket) -> None:
+        with suppress(OSError):  # switched off
+            while True:
+                one = listening.accept()[0]
+                other = socket.create_connection(("127.0.0.1", self.to))
+                self._open += [one, other]
+                for pair in ((one, other), (other, one)):
+                    threading.Thread(target=_pass_on, args=pair, daemon=True).start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.off()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)

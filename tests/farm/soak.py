@@ -25,10 +25,9 @@ from pathlib import Path
 import psutil
 
 from pipeline import storage
-from pipeline.farm.attempts import read_attempts
-from pipeline.farm.records import read_done
-from pipeline.farm.scenes import names_of
 from pipeline.farm.workspace import sweep
+from pipeline.ledger.attempts import read_attempts
+from pipeline.ledger.records import names_of, read_done
 from pipeline.outputs import LEFTOVER, RunFolder
 from tests.farm.clusters_here import (
     BUCKET,

@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm import attempts
-from pipeline.farm.claim import read_claim
-from pipeline.farm.status import read_status
 from pipeline.farm.worker import Limits
+from pipeline.ledger import attempts
+from pipeline.ledger.claim import read_claim
+from pipeline.ledger.status import read_status
 from pipeline.outputs import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, QUICK, SETTINGS, Farm, wait_until
 

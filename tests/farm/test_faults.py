@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.farm import attempts
-from pipeline.farm.attempts import Attempt
 from pipeline.farm.tasks import Job, attempt
-from pipeline.farm.worker import Limits, Outcome
+from pipeline.farm.worker import Limits
+from pipeline.ledger import attempts
+from pipeline.ledger.attempts import Attempt
+from pipeline.ledger.outcome import Outcome
 from pipeline.outputs import read_json
 from pipeline.settings import to_json
 from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
@@ -54,7 +55,7 @@ def drive(farm: Farm, cluster: Cluster, scenes: int, **more: Any) -> subprocess.
     return start_driver(cluster, farm.run.path, scenes, scratch=farm.run.scratch, **more)
 
 
-def succeeds(driver: subprocess.Popen[str], seconds: float = 120) -> str:
+def succeeds(driver: subprocess.Popen[str], seconds: float = 300) -> str:
     said = driver.communicate(timeout=seconds)[0]
     assert driver.returncode == 0, said
     return said
@@ -115,6 +116,7 @@ def test_a_scene_that_kills_every_worker_is_quarantined(farm: Farm, cluster: Clu
 
 def test_a_scene_that_takes_its_node_down_each_time(farm: Farm, cluster: Cluster) -> None:
     farm.plan({"render:0": "kill-node"})
+    cluster.add(cpus=1)
     driver = drive(farm, cluster, 2, nodes_lost=2)
     while driver.poll() is None:
         if len(cluster.alive) < 2:  # one CPU each, so that nobody else is hit
@@ -206,6 +208,24 @@ def network() -> Iterator[tuple[str, str, str, list[str], Callable[[], None]]]:
     finally:
         subprocess.run(["ip", "link", "del", cable], capture_output=True)
         subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+
+def test_a_driver_whose_head_goes_away_ends_and_can_be_started_again(farm: Farm) -> None:
+    farm.plan({"generate:0": "hang 1"})
+    with Cluster(env={"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}) as cluster:
+        cluster.add(cpus=1)
+        driver = drive(farm, cluster, 2)
+        wait_for(farm.children)
+        cluster.head.close()
+        said = driver.communicate(timeout=240)[0]
+        assert driver.returncode != 0
+        assert "Failed to connect to GCS" in said, said
+        wait_for(lambda: not farm.children())  # its node has noticed, too
+    with Cluster() as cluster:
+        cluster.add(cpus=1)
+        succeeds(drive(farm, cluster, 2))
+    assert done(farm) == {name(0), name(1)}
+    assert ends(farm, 0, "generate") == ["interrupted", "ok"]
 
 
 def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:

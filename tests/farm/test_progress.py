@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.ledger.test_status import name, some_ledgers, write_record
 
-from pipeline.farm import attempts, progress
-from pipeline.farm.claim import claim
 from pipeline.farm.progress import Progress
-from pipeline.farm.status import read_status
-from pipeline.farm.status_text import status_text
+from pipeline.ledger import attempts, progress
+from pipeline.ledger.claim import claim
+from pipeline.ledger.status import read_status
+from pipeline.ledger.status_text import status_text
 from pipeline.outputs import RunFolder, write_json
 from tests.farm.conftest import SETTINGS, Farm
-from tests.farm.test_status import name, some_ledgers, write_record
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.farm import attempts
-from pipeline.farm.records import read_done, read_failed
-from pipeline.farm.scenes import Scene, finish, names_of, open_seeds, quarantine, seed_of
-from pipeline.farm.worker import Outcome
+from pipeline.farm.scenes import Scene, finish, open_seeds, quarantine
+from pipeline.ledger import attempts
+from pipeline.ledger.outcome import Outcome
+from pipeline.ledger.records import names_of, read_done, read_failed, seed_of
 from pipeline.outputs import write_json
 from pipeline.settings import make_settings
 from tests.farm.conftest import SETTINGS, Farm

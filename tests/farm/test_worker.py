@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from pipeline.farm import worker
-from pipeline.farm.worker import Limits, Outcome, run_job
+from pipeline.farm.worker import Limits, run_job
+from pipeline.ledger.outcome import Outcome
 from tests.farm.conftest import CHECKOUT, wait_until
 
 MIB = 2**20

@@ -9,8 +9,8 @@ from statistics import mean
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm import attempts
-from pipeline.farm.records import Cost, Done, Failed, to_json
+from pipeline.ledger import attempts
+from pipeline.ledger.records import Cost, Done, Failed, to_json
 from pipeline.outputs import RunFolder, write_json
 from pipeline.planning.ledgers import from_ledgers, read_samples, settings_of
 from pipeline.planning.machines import Cluster, Rates

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.farm import attempts
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.state import FINISH, missing, read_state, start_over
-from pipeline.farm.worker import Limits, Outcome
+from pipeline.farm.worker import Limits
+from pipeline.ledger import attempts
+from pipeline.ledger.outcome import Outcome
+from pipeline.ledger.state import FINISH, missing, read_state, start_over
 from pipeline.outputs import SceneFolder, write_json
 from tests.farm.conftest import Farm
 

@@ -9,14 +9,21 @@ storage, however many files its scenes have.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from pipeline.farm.attempts import Attempt
+from pipeline import storage
+from pipeline.ledger.attempts import Attempt
 from pipeline.outputs import STAGES, DamagedFileError, RunFolder, read_json
 
 MEND = "delete it and run the same command again, which writes it anew"
+
+
+RECORD = re.compile(r"[a-z]+-\d{10}\.json")
+"""A scene's record in done/ or failed/, and not what a killed process left half-written."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +158,17 @@ def read_failed(run: RunFolder, scene_id: str) -> Failed:
         )
     except (KeyError, TypeError, AttributeError):
         raise DamagedFileError(f"{path} is damaged; {mend}") from None
+
+
+def names_of(folder: Path) -> set[str]:
+    """The scenes that have a record in a folder."""
+    return {name.removesuffix(".json") for name in storage.names(folder) if RECORD.fullmatch(name)}
+
+
+def seed_of(scene_id: str) -> int:
+    """The seed in a scene's name.
+
+    >>> seed_of("indoors-0000000012")
+    12
+    """
+    return int(scene_id.rpartition("-")[2])

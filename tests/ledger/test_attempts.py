@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 from dataclasses import asdict, replace
 
-import psutil
 import pytest
 
-from pipeline.farm import attempts
-from pipeline.farm.session import session_members
-from pipeline.farm.worker import Outcome
+from pipeline.ledger import attempts
+from pipeline.ledger.outcome import Outcome
 from pipeline.outputs import SceneFolder, read_json, write_json
 from tests.farm.conftest import Farm
 
@@ -59,38 +54,6 @@ def test_an_end_is_final(scene: SceneFolder) -> None:
     assert not attempts.is_open(scene, "render", 1)
     attempts.end(scene, "render", 1, Outcome("ok"))
     assert attempts.read_attempts(scene)[0].reason == "node"
-
-
-def test_an_attempt_without_end_was_interrupted(scene: SceneFolder) -> None:
-    attempts.begin(scene, "generate", 1)
-    path = attempts.record_path(scene, "generate", 1)
-    write_json(path, {**read_json(path), "pid": 2**22 - 1})
-    attempts.close_interrupted(scene)
-    (attempt,) = attempts.read_attempts(scene)
-    assert (attempt.reason, attempt.counted) == ("interrupted", False)
-
-
-def test_a_worker_left_by_an_earlier_driver_is_ended_with_its_child(scene: SceneFolder) -> None:
-    child = "import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True).wait()"
-    worker = subprocess.Popen([sys.executable, "-c", child])
-    while not (children := psutil.Process(worker.pid).children()):
-        time.sleep(0.05)
-    attempts.begin(scene, "generate", 1)
-    path = attempts.record_path(scene, "generate", 1)
-    created = psutil.Process(worker.pid).create_time()
-    write_json(path, {**read_json(path), "pid": worker.pid, "created": created})
-    attempts.close_interrupted(scene)
-    assert not psutil.pid_exists(worker.pid)
-    assert not session_members(children[0].pid)
-    assert failures(scene, "generate") == 0
-
-
-def test_a_process_with_the_same_number_is_not_touched(scene: SceneFolder) -> None:
-    attempts.begin(scene, "generate", 1)
-    path = attempts.record_path(scene, "generate", 1)
-    write_json(path, {**read_json(path), "created": 1.0})  # this process, but an older one
-    attempts.close_interrupted(scene)
-    assert attempts.read_attempts(scene)[0].reason == "interrupted"
 
 
 def test_damaged_record_is_ignored(scene: SceneFolder) -> None:

@@ -21,8 +21,7 @@ from pathlib import Path
 import psutil
 
 from pipeline import storage
-from pipeline.farm.session import kill_session
-from pipeline.farm.worker import Outcome
+from pipeline.ledger.outcome import Outcome
 from pipeline.outputs import STAGES, SceneFolder, read_json, write_json
 
 NOT_COUNTED = ("ok", "interrupted", "node", "disk", "scratch", "gpu-memory")
@@ -164,20 +163,6 @@ def read_attempts(scene: SceneFolder) -> list[Attempt]:
     return sorted(found, key=lambda attempt: (STAGES.index(attempt.stage), attempt.number))
 
 
-def close_interrupted(scene: SceneFolder) -> None:
-    """Close the attempts that an earlier driver left open, and end what may still run of them.
-
-    Only for the driver that holds the claim on OUT: an open attempt is then nobody else's.
-    """
-    for attempt in read_attempts(scene):
-        if attempt.ended is not None:
-            continue
-        if attempt.process_alive:
-            _kill_worker(attempt.pid)
-        outcome = Outcome("interrupted", "its driver or machine went away")
-        end(scene, attempt.stage, attempt.number, outcome)
-
-
 def forgive(scene: SceneFolder) -> None:
     """Take back a quarantine that was not the seed's fault; its attempts and logs stay."""
     for attempt in read_attempts(scene):
@@ -195,14 +180,3 @@ def _read(path: Path) -> Attempt | None:
     except (OSError, ValueError, TypeError):
         return None
     return attempt if attempt.stage in STAGES and isinstance(attempt.number, int) else None
-
-
-def _kill_worker(pid: int) -> None:
-    """End a left-over Ray worker, then what it started (first, it would report a crash)."""
-    with suppress(psutil.Error):
-        worker = psutil.Process(pid)
-        children = worker.children()
-        worker.kill()
-        worker.wait(timeout=5)
-        for child in children:
-            kill_session(child.pid, grace=0)

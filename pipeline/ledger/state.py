@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.farm.attempts import Attempt, read_attempts
+from pipeline.ledger.attempts import Attempt, read_attempts
 from pipeline.outputs import ANNOTATED, RENDERED, STAGES, SceneFolder, read_json
 
 FINISH = "finish"  # every panorama is annotated, only its record in done/ is missing

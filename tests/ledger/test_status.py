@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm import attempts
-from pipeline.farm.attempts import Attempt
-from pipeline.farm.claim import claim
-from pipeline.farm.records import Done, Failed, costs_of, to_json
-from pipeline.farm.status import Status, current_step, read_status, time_left
-from pipeline.farm.status_text import status_json, status_text
-from pipeline.farm.totals import Records
-from pipeline.farm.worker import Outcome
+from pipeline.ledger import attempts
+from pipeline.ledger.attempts import Attempt
+from pipeline.ledger.claim import claim
+from pipeline.ledger.outcome import Outcome
+from pipeline.ledger.records import Done, Failed, costs_of, to_json
+from pipeline.ledger.status import Status, current_step, read_status, time_left
+from pipeline.ledger.status_text import status_json, status_text
+from pipeline.ledger.totals import Records
 from pipeline.outputs import STAGES, RunFolder, SceneFolder, read_json, write_json
 from tests.farm.conftest import SETTINGS, Farm
 

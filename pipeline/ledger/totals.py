@@ -10,8 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from pipeline import storage
-from pipeline.farm.records import Cost
-from pipeline.farm.scenes import RECORD
+from pipeline.ledger.records import RECORD, Cost
 from pipeline.outputs import STAGES, RunFolder
 
 BATCH = 1000  # records read at once

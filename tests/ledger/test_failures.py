@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm import attempts
-from pipeline.farm.failures import failures_json, failures_text, read_failures
-from pipeline.farm.records import read_failed, to_json
 from pipeline.farm.scenes import Scene, quarantine
-from pipeline.farm.worker import Outcome
+from pipeline.ledger import attempts
+from pipeline.ledger.failures import failures_json, failures_text, read_failures
+from pipeline.ledger.outcome import Outcome
+from pipeline.ledger.records import read_failed, to_json
 from pipeline.outputs import RunFolder, write_json
 from pipeline.settings import make_settings
 

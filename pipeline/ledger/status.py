@@ -17,10 +17,9 @@ from itertools import pairwise
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm import attempts, claim
-from pipeline.farm.records import Cost
-from pipeline.farm.scenes import RECORD
-from pipeline.farm.totals import Records, Totals, add
+from pipeline.ledger import attempts, claim
+from pipeline.ledger.records import RECORD, Cost
+from pipeline.ledger.totals import Records, Totals, add
 from pipeline.outputs import RunFolder, SceneFolder
 
 STAGE_PREFIX = b"stage: "

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm.claim import claim, lock_path, read_claim
+from pipeline.ledger.claim import claim, lock_path, read_claim
 from pipeline.outputs import RunFolder
 from tests.farm.conftest import CHECKOUT, SETTINGS, Farm, wait_until
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.farm.claim import claim
+from pipeline.ledger.claim import claim
 from pipeline.outputs import RunFolder
 from tests.farm.conftest import SETTINGS
 with claim(RunFolder(Path(sys.argv[1])), SETTINGS, 3):
@@ -135,7 +135,7 @@ def test_a_configuration_changed_during_a_run_is_noticed(run, tmp_path, monkeypa
     config = tmp_path / "rooms.toml"
     config.write_text("[scenes]")
     monkeypatch.setattr("pipeline.settings.config_of", lambda generator: config)
-    monkeypatch.setattr("pipeline.farm.claim.SETTINGS_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.ledger.claim.SETTINGS_SECONDS", 0.0)
     with claim(run, SETTINGS, 1) as check:
         check()
         config.write_text("[scenes] # changed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from pipeline.farm.status import HOUR, Running, Status, read_status
+from pipeline.ledger.status import HOUR, Running, Status, read_status
 from pipeline.outputs import RunFolder
 
 LABEL = 14  # characters before the texts of `make status`

@@ -1,0 +1,5 @@
+"""The ledger's tests work on a run's folder, as the farm's do."""
+
+from tests.farm.conftest import farm
+
+__all__ = ["farm"]
