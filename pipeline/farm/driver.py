@@ -1,53 +1,33 @@
-"""The loop that makes n good scenes: start what may start, learn how it ended, decide again.
-
-    generate ──► render ──► annotate ──► done/<scene_id>.json
-       ▲ retry      ▲ retry     │ retry, from the render where that was damaged
-       └────────────┴───────────┴──► failed/<scene_id>.json, and the next seed takes its place
+"""The driver: makes n good scenes, or what is left of them to make.
 
 Everything that it knows it reads from OUT, so it may be killed at any moment and started again.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from itertools import islice
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm.disk import disk_full, explained
-from pipeline.farm.hands import Ended, Hands, ray_hands
-from pipeline.farm.interrupted import close_interrupted
-from pipeline.farm.needs import Seen, device_of, limits_of
+from pipeline.farm.disk import explained
+from pipeline.farm.hands import Hands, ray_hands
+from pipeline.farm.loop import Loop
 from pipeline.farm.options import FarmSettings, Program
-from pipeline.farm.placement import Ahead, Need, Placement
 from pipeline.farm.progress import Progress
 from pipeline.farm.scenes import (
     Scene,
     Summary,
-    drop_damaged,
-    finish,
     open_seeds,
-    quarantine,
     summarize,
 )
-from pipeline.ledger import attempts
 from pipeline.ledger.claim import claim
-from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.records import names_of, read_done
-from pipeline.ledger.state import FINISH, State, read_state
-from pipeline.outputs import STAGES, RunFolder
-from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
+from pipeline.outputs import RunFolder
+from pipeline.settings import RunSettings
 
-WAIT_SECONDS = 1.0
-NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
-REST_SECONDS = 300.0  # of a node whose scratch disk is full
 LEARN_FROM = 50  # finished scenes of earlier drivers
 
 HandsOf = Callable[[FarmSettings], AbstractContextManager[Hands]]
@@ -108,276 +88,3 @@ def _make(loop: Loop, to_make: list[Scene], done: list[str], hands: HandsOf) -> 
             except (KeyboardInterrupt, SystemExit):
                 progress.note("stopping what is at work")
                 raise
-
-
-@dataclass(frozen=True)
-class Work:
-    """An attempt that somebody carries out."""
-
-    scene: Scene
-    stage: str
-    number: int
-    need: Need
-    node: str
-
-
-@dataclass
-class Loop:
-    """The driver's state: what could start, what runs, which seeds failed. The rest is in files.
-
-    Attributes:
-        scenes: Good scenes wanted.
-        spare: The seeds that take the place of quarantined ones.
-        check_claim: As `claim` gave it.
-        hands: Who carries out attempts.
-        seen: What attempts used; `placement`, what is free on the nodes; `ahead`, the scenes that
-            wait for a render.
-        any_done: Whether OUT holds a finished scene.
-        ready: Scenes that could start, by their next stage, with their states.
-        running: The attempts at work, by ticket.
-        resting: Nodes that are given no work, and until when: their scratch disk is full, or they
-            are gone.
-        quarantined: Seeds given up by this driver: scene, stage, how the last attempt ended.
-        renders_left: Scenes that are not rendered yet.
-    """
-
-    run: RunFolder
-    settings: RunSettings
-    scenes: int
-    farm: FarmSettings
-    program: Program
-    spare: Iterator[Scene]
-    check_claim: Callable[[], None]
-    hands: Hands = field(init=False)
-    seen: Seen = field(default_factory=Seen)
-    placement: Placement = field(init=False)
-    ahead: Ahead = field(init=False)
-    any_done: bool = False
-    ready: dict[str, deque[tuple[Scene, State]]] = field(
-        default_factory=lambda: {stage: deque() for stage in STAGES}
-    )
-    running: dict[int, Work] = field(default_factory=dict)
-    resting: dict[str, float] = field(default_factory=dict)
-    quarantined: list[tuple[Scene, str, Outcome]] = field(default_factory=list)
-    renders_left: int = 0
-
-    def __post_init__(self) -> None:
-        self.placement = Placement(
-            on_gpu=PROFILES[self.settings.profile].gpu, render_cpus=self.farm.render_cpus
-        )
-        self.ahead = Ahead(self.farm.waiting_bytes)
-
-    def begun(self, to_make: list[Scene]) -> Iterator[Scene]:
-        """Queue the scenes that have no folder yet; yield those that an earlier driver began."""
-        known = set(storage.names(self.run.scenes))
-        for scene in to_make:
-            if scene.folder.scene_id in known:
-                yield scene
-            else:
-                self.queue(scene, State())
-
-    def work(self, progress: Progress) -> None:
-        from pipeline.farm.cluster import check_nodes
-
-        check_nodes(self.hands.nodes(), self.settings, self.farm)
-        looked_at = 0.0
-        while self.running or any(self.ready.values()):
-            if time.monotonic() - looked_at > NODES_SECONDS:
-                looked_at = time.monotonic()
-                self.look_at_nodes()
-            self.start_what_may_start()
-            ended = self.hands.wait(WAIT_SECONDS)
-            self.check_claim()  # before anything is written
-            for one in ended:
-                self.settle(one)
-            progress.update()
-
-    def look_at_nodes(self) -> None:
-        """Take note of the nodes that there are and do not rest."""
-        now = time.monotonic()
-        self.resting = {name: end for name, end in self.resting.items() if end > now}
-        nodes = self.hands.nodes()
-        self.placement.update(node for node in nodes if node.name not in self.resting)
-
-    def take(self, scene: Scene) -> None:
-        """Take up a scene, new or left by an earlier driver."""
-        close_interrupted(scene.folder)
-        drop_damaged(scene.folder)
-        self.queue(scene, read_state(scene.folder))
-
-    def queue(self, scene: Scene, state: State, *, first: bool = False) -> None:
-        """Put a scene where its files say it belongs."""
-        if state.stage == FINISH:
-            generator = generator_of_seed(self.settings, scene.seed)
-            if unfit := finish(scene, generator, keep_work=self.farm.keep_scenes):
-                self.give_up(scene, "annotate", Outcome("rejected", unfit))
-        elif state.stage is not None:
-            if state.stage == "render":
-                self.ahead.add(state.scene_bytes)
-            if state.stage in ("generate", "render"):
-                self.renders_left += 1
-            waiting = self.ready[state.stage]
-            (waiting.appendleft if first else waiting.append)((scene, state))
-
-    def start_what_may_start(self) -> None:
-        while found := self.placement.choose(self.needs(), self.ahead, self.renders_left):
-            self.start(*found)
-
-    def needs(self) -> dict[str, Need]:
-        """By stage, what the first scene that could start it needs."""
-        needs = {}
-        most = max((node.cpus for node in self.placement.nodes.values()), default=1)
-        for stage, waiting in self.ready.items():
-            if waiting and (stage != "generate" or self.has_space()):
-                scene, state = waiting[0]
-                generator = generator_of_seed(self.settings, scene.seed)
-                needs[stage] = self.seen.need(
-                    generator, stage, state, gpu=self.placement.on_gpu, most_cpus=most
-                )
-        return needs
-
-    def start(self, need: Need, node: str) -> None:
-        from pipeline.farm.tasks import Job
-
-        stage = need.stage
-        scene, state = self.ready[stage].popleft()
-        if stage == "generate":
-            self.ahead.add(need.disk)
-        limits = limits_of(self.farm, stage, state)
-        on_gpu = stage == "render" and self.placement.on_gpu
-        job = Job(
-            scene_folder=str(scene.folder.path),
-            stage=stage,
-            number=state.numbers.get(stage, 0) + 1,
-            generator=generator_of_seed(self.settings, scene.seed),
-            seed=scene.seed,
-            settings=to_json(self.settings),
-            cpus=need.cpus,
-            gpus=need.gpus,
-            node=node,
-            device=device_of(state) if on_gpu else "",
-            scratch=self.scratch(),
-            keep_scenes=self.farm.keep_scenes,
-            limits=limits,
-            program=self.program,
-        )
-        deadline = None
-        if stage == "annotate" and limits.wall is not None:  # has no watcher of its own
-            deadline = time.monotonic() + limits.wall
-        self.placement.start(need, node)
-        ticket = self.hands.start(job, need, deadline)
-        self.running[ticket] = Work(scene, stage, job.number, need, node)
-
-    def scratch(self) -> str | None:
-        """Where attempts work: beside their results where those are on the one machine at work."""
-        if self.farm.scratch is not None:
-            return self.farm.scratch
-        local = self.farm.works_here and not storage.is_remote(self.run.path)
-        return str(self.run.scratch) if local else None
-
-    def has_space(self) -> bool:
-        """Whether a new scene may start with what is free on OUT's disk.
-
-        Raises:
-            UserError: It may not, and nothing is at work that would free space.
-        """
-        if storage.is_remote(self.run.path):
-            return True
-        if shutil.disk_usage(self.run.path).free >= self.farm.min_free_bytes:
-            return True
-        if self.running or self.ready["render"] or self.ready["annotate"]:
-            return False
-        raise disk_full(self.run, self.farm.min_free_bytes)
-
-    def settle(self, ended: Ended) -> None:
-        """Draw the consequence of one attempt that ended."""
-        work = self.running.pop(ended.ticket)
-        scene, stage = work.scene, work.stage
-        self.placement.end(work.need, work.node)
-        if stage in ("generate", "render"):
-            self.ahead.remove(work.need.disk)
-            self.renders_left -= 1
-        if ended.report is not None:
-            outcome, state = ended.report.outcome, ended.report.state
-        else:  # the worker died, so the driver keeps its ledger
-            outcome = ended.lost or Outcome("crashed")
-            attempts.end(scene.folder, stage, work.number, outcome)
-            state = read_state(scene.folder)
-        self.learn(work, outcome, state)
-        if outcome.reason == "disk":
-            raise disk_full(self.run)
-        if outcome.reason == "scratch":
-            self.rest(work.node, outcome)
-        if (
-            ended.node_is_gone
-        ):  # Ray may name it for a while; should it come back, it has a new name
-            self.resting[work.node] = math.inf
-            self.look_at_nodes()
-        spent = (
-            state.failures.get(stage, 0) >= self.farm.attempts
-            or state.nodes_lost >= self.farm.nodes_lost
-        )
-        if outcome.reason == "rejected" or (not outcome.ok and spent):
-            self.give_up(scene, stage, outcome)
-        else:
-            self.any_done |= state.stage is None
-            self.queue(scene, state, first=not outcome.ok)
-
-    def learn(self, work: Work, outcome: Outcome, state: State) -> None:
-        """Remember what an attempt used."""
-        generator = generator_of_seed(self.settings, work.scene.seed)
-        if outcome.ok:
-            self.seen.add(generator, work.stage, outcome.peak_rss)
-        if work.stage == "generate" and outcome.ok:
-            self.seen.add_scene(generator, state.scene_bytes)
-
-    def rest(self, node: str, outcome: Outcome) -> None:
-        """Give a node with a full scratch disk no work for a while.
-
-        Raises:
-            UserError: There is no other.
-        """
-        self.resting[node] = time.monotonic() + REST_SECONDS
-        self.look_at_nodes()
-        if not self.placement.nodes and not self.running:
-            raise disk_full(self.run, scratch=self.scratch(), detail=outcome.detail)
-
-    def give_up(self, scene: Scene, stage: str, outcome: Outcome) -> None:
-        """Quarantine a seed and take the next one, unless the seeds are not at fault."""
-        quarantine(scene, self.settings, stage, outcome)
-        self.quarantined.append((scene, stage, outcome))
-        self.stop_if_all_fail_alike()
-        if len(self.quarantined) > self.farm.failed_seeds_allowed(self.scenes):
-            raise UserError(
-                f"{len(self.quarantined)} seeds failed, the last one in {stage} "
-                f"({outcome.reason}: {outcome.detail}); see {scene.folder.failed}, mend the "
-                "cause and run the same command again"
-            )
-        self.take(next(self.spare))
-
-    def stop_if_all_fail_alike(self) -> None:
-        """Stop when the first seeds all fail for one reason, and give those seeds back.
-
-        Rejections do not count here: they are a scene's own.
-        """
-        scene, stage, outcome = self.quarantined[-1]
-        kinds = {failure_kind(stage, outcome) for _, stage, outcome in self.quarantined}
-        if len(self.quarantined) < self.farm.same_failures or len(kinds) > 1:
-            return
-        if outcome.reason == "rejected" or self.any_done:
-            return
-        tried = attempts.read_attempts(scene.folder)
-        number = max((attempt.number for attempt in tried if attempt.stage == stage), default=1)
-        log = attempts.log_path(scene.folder, stage, number)
-        for failed, _, _ in self.quarantined:
-            attempts.forgive(failed.folder)
-        raise UserError(
-            f"the first {len(self.quarantined)} seeds all failed in {stage} "
-            f"({outcome.reason}: {outcome.detail}); see {log}, mend the cause and run the same "
-            "command again"
-        )
-
-
-def failure_kind(stage: str, outcome: Outcome) -> tuple[str, str, str]:
-    """What makes two failures alike: everything but the numbers in the detail."""
-    return stage, outcome.reason, re.sub(r"\d+", "", outcome.detail)

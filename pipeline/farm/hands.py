@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline.farm.tasks import Job, Report
 
 CANCEL_SECONDS = 8.0
+GONE_SECONDS = 5.0  # between two looks for attempts whose node was given up
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class Hands(Protocol):
 class RayHands:
     """Attempts as Ray tasks on the connected cluster."""
 
-    _running: dict[ObjectRef[Report], tuple[int, float | None]] = field(default_factory=dict)
+    _running: dict[ObjectRef[Report], tuple[int, float | None, str]] = field(default_factory=dict)
     _overdue: set[int] = field(default_factory=set)
     _tickets: int = 0
+    _looked_at: float = 0.0
 
     def nodes(self) -> list[Node]:
         from pipeline.farm.cluster import read_nodes
@@ -75,7 +77,7 @@ class RayHands:
         from pipeline.farm.tasks import submit
 
         self._tickets += 1
-        self._running[submit(job, need)] = (self._tickets, deadline)
+        self._running[submit(job, need)] = (self._tickets, deadline, job.node)
         return self._tickets
 
     def wait(self, seconds: float) -> list[Ended]:
@@ -89,7 +91,7 @@ class RayHands:
         if ready:  # and all others that are over by now
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         self._end_overdue()
-        return [self._ended(reference) for reference in ready]
+        return [*(self._ended(reference) for reference in ready), *self._on_gone_nodes()]
 
     def stop(self) -> None:
         """Cancel; the workers kill their children before they report back."""
@@ -106,7 +108,7 @@ class RayHands:
 
         from pipeline.farm.tasks import lost
 
-        ticket, _ = self._running.pop(reference)
+        ticket, _, _ = self._running.pop(reference)
         try:
             return Ended(ticket, report=ray.get(reference))
         except RayError as error:
@@ -115,11 +117,25 @@ class RayHands:
                 return Ended(ticket, lost=Outcome("timeout", "took too long and was ended"))
             return Ended(ticket, lost=lost(error))
 
+    def _on_gone_nodes(self) -> list[Ended]:
+        """The attempts on nodes that Ray has given up.
+
+        Ray itself says so only once the connection to the worker breaks. Where a node hangs or is
+        cut off, that takes seven minutes or, if it was silent for long before, for ever.
+        """
+        if not self._running or time.monotonic() - self._looked_at < GONE_SECONDS:
+            return []
+        self._looked_at = time.monotonic()
+        there = {node.name for node in self.nodes()}
+        gone = [one for one, (_, _, node) in self._running.items() if node not in there]
+        lost = Outcome("node", "its node went away")
+        return [Ended(self._running.pop(reference)[0], lost=lost) for reference in gone]
+
     def _end_overdue(self) -> None:
         """End the workers of attempts that take too long; Ray then says that they are lost."""
         import ray
 
-        for reference, (ticket, deadline) in self._running.items():
+        for reference, (ticket, deadline, _) in self._running.items():
             late = deadline is not None and time.monotonic() > deadline
             if late and ticket not in self._overdue:
                 self._overdue.add(ticket)

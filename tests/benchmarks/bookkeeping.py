@@ -105,7 +105,9 @@ def main(out: Path, scenes: int, panoramas: int, parts: list[str]) -> None:
     print(f"{scenes} scenes, {scenes * panoramas} panoramas\n")
     print("| what | measured | CPU | goal | |")
     print("|---|---|---|---|---|")
-    status = "from pipeline.farm import status_text as s; from pipeline.outputs import RunFolder; "
+    status = (
+        "from pipeline.ledger import status_text as s; from pipeline.outputs import RunFolder; "
+    )
     status += f"from pathlib import Path; print(len(s.status_{{}}(RunFolder(Path({str(out)!r})))))"
     if "status" in parts:
         for kind in ("text", "json"):

@@ -40,9 +40,6 @@ QUICK_RAY = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "1500",
     "RAY_health_check_failure_threshold": "4",
-    # and what was asked of it is lost after as long again, not after seven minutes
-    "RAY_grpc_client_keepalive_time_ms": "5000",
-    "RAY_grpc_client_keepalive_timeout_ms": "5000",
 }
 """Environment of nodes and drivers."""
 

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.ledger.test_status import name, some_ledgers, write_record
 
+from pipeline.farm import progress
 from pipeline.farm.progress import Progress
-from pipeline.ledger import attempts, progress
+from pipeline.ledger import attempts
 from pipeline.ledger.claim import claim
 from pipeline.ledger.status import read_status
 from pipeline.ledger.status_text import status_text
 from pipeline.outputs import RunFolder, write_json
 from tests.farm.conftest import SETTINGS, Farm
+from tests.ledger.test_status import name, some_ledgers, write_record
 
 
 @pytest.fixture
