@@ -128,7 +128,7 @@ render: $(STAMPS)/render ## make SCENES annotated scenes in OUT: the main job
 status: $(STAMPS)/render ## what OUT has done, is doing and has failed, read from its files
 	@$(PYTHON) -m pipeline status $(out) $(call flag,json,JSON)
 
-failures: $(STAMPS)/render ## why seeds were given up, and how to make each of them again (LIMIT=20)
+failures: $(STAMPS)/render ## why seeds were given up, and how to make each of them again (LIMIT= of each kind)
 	@$(PYTHON) -m pipeline failures $(out) $(call flag,json,JSON) $(call flag,limit,LIMIT)
 
 plan: $(STAMPS)/render ## what a run will take (SCENES= CPUS= GPUS= LEDGER=OUT,OUT)

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
     one = command("failures", run.failures, "why seeds were given up")
     one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
-    one.add_argument("--limit", type=whole, default=20, help="seeds to show, at most")
+    one.add_argument("--limit", type=whole, default=3, help="seeds to show of each kind")
     one = command("plan", plan.plan, "what a run will take")
     one.add_argument("--scenes", type=whole, default=1)
     one.add_argument("--cpus", type=whole, help="of all machines")

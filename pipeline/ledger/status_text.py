@@ -199,7 +199,7 @@ def _troubles(status: Status, run: RunFolder) -> list[str]:
         failed = [", ".join(kinds), _shares(status), see]
         lines += _rows("failed seeds", failed)
     nodes = [
-        f"{node[:12] or 'unknown'}  {done} scenes, {lost} failed seeds"
+        f"{node[:12] or 'unknown'}  {done} scene{'s' * (done != 1)}, {lost} failed seeds"
         for node, (done, lost) in totals.nodes.items()
     ]
     lines += _rows("nodes", _first(nodes, NODES_SHOWN))

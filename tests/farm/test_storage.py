@@ -256,7 +256,7 @@ def test_drivers_on_a_store(store: Store, head: Cluster, tmp_path: Path) -> None
     run = RunFolder(storage.open_path(out))
     scratch = plan(tmp_path, {"render1:1": "wait"})
     head.env = store.env()
-    node = head.add()
+    head.add()
     try:
         first = start_driver(head, out, 3, scratch=scratch)
         wait_for(lambda: names_of(run.done_folder) and run.scene(name(1)).is_rendered(0))
@@ -291,7 +291,7 @@ def test_drivers_on_a_store(store: Store, head: Cluster, tmp_path: Path) -> None
         }
         assert not list(scratch.iterdir())
     finally:
-        node.close()
+        head.without_nodes()
 
 
 def test_a_store_that_does_not_answer_for_a_while(
@@ -303,7 +303,7 @@ def test_a_store_that_does_not_answer_for_a_while(
     scratch = plan(tmp_path, {"seconds": 0.5})
     with Proxy(store.port) as proxy:
         head.env = store.env(proxy.port)
-        node = head.add()
+        head.add()
         try:
             driver = start_driver(head, out, 5, scratch=scratch)
             wait_for(lambda: names_of(run.done_folder))
@@ -317,7 +317,7 @@ def test_a_store_that_does_not_answer_for_a_while(
             said = driver.communicate(timeout=240)[0]
             assert driver.returncode == 0, said
         finally:
-            node.close()
+            head.without_nodes()
     assert names_of(run.done_folder) == {name(seed) for seed in range(5)}
     ends = [one.reason for seed in range(5) for one in read_attempts(run.scene(name(seed)))]
     assert ends == ["ok"] * 15
