@@ -3,7 +3,7 @@
 It holds {"token", "beat", "released"}, who holds it and what the holder adds. The holder writes it
 anew every `BEAT_SECONDS`. Whoever finds one that is not released watches it for `LEASE_SECONDS`: if
 it changes, its holder lives, else its holder is gone and it is taken over. A holder that finds
-somebody else's token in it stops. Clocks are not compared.
+somebody else's token in it stops. Clocks are compared by `is_held` alone, which only informs.
 """
 
 from __future__ import annotations
@@ -59,15 +59,24 @@ def lease(
     if _read(path).get("token") != token:
         raise _held(path, _read(path))
     stop = threading.Event()
+    renewed = time.monotonic()
 
     def beat() -> None:
+        nonlocal renewed
         while not stop.wait(BEAT_SECONDS):
-            if _read(path).get("token", token) != token:
-                taken.set()
-                return
-            _write(path, about, token)
+            try:
+                if _read(path).get("token", token) != token:
+                    taken.set()
+                    return
+                # not for long: what is written late may be written over a successor's
+                _write(path, about, token, patience=LEASE_SECONDS / 6)
+                renewed = time.monotonic()
+            except Exception:  # noqa: S112 - whatever it was, `check` notices what follows from it
+                continue
 
     def check() -> None:
+        if time.monotonic() - renewed > LEASE_SECONDS / 2 and _read(path).get("token") != token:
+            taken.set()  # it could not be renewed in time; and without its store nobody gets here
         if taken.is_set():
             raise _held(path, _read(path))
 
@@ -78,7 +87,7 @@ def lease(
     finally:
         stop.set()
         thread.join()
-        if not taken.is_set():
+        if not taken.is_set() and _read(path).get("token") == token:
             _write(path, about, token, released=True)
 
 
@@ -123,6 +132,13 @@ def _read(path: Path) -> dict[str, Any]:
     return lock if isinstance(lock, dict) else {}
 
 
-def _write(path: Path, about: dict[str, Any], token: str, *, released: bool = False) -> None:
+def _write(
+    path: Path,
+    about: dict[str, Any],
+    token: str,
+    *,
+    released: bool = False,
+    patience: float | None = None,
+) -> None:
     lock = {**about, "token": token, "beat": time.time(), "released": released}
-    storage.write_atomic(path, (json.dumps(lock) + "\n").encode())
+    storage.write_atomic(path, (json.dumps(lock) + "\n").encode(), patience)

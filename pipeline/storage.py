@@ -36,6 +36,12 @@ PASSING = frozenset(
 )  # fmt: skip
 """Errors of a network file system or a connection that may pass by themselves."""
 
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""Errors of a disk, this machine's in the case of a remote store."""
+
+NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+"""What botocore says of them; it is imported by nothing here."""
+
 LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
            NotADirectoryError, ImportError, TypeError, ValueError, UserError)  # fmt: skip
 """What waiting does not mend, of a remote store, whose errors come from many libraries."""
@@ -50,8 +56,8 @@ def open_path(address: str | Path) -> Path:
         UserError: The URL's store needs a package that is not installed.
     """
     text = str(address)
-    if "://" not in text:
-        return Path(address)
+    if "://" not in text or text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
     from upath import UPath  # a second that most runs need not wait for
 
     try:
@@ -93,8 +99,13 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
 
 def may_pass(error: Exception, path: Path) -> bool:
     """Whether an error may be over in a while."""
-    if isinstance(error, OSError) and error.errno in PASSING:
-        return True
+    if isinstance(error, OSError):
+        if error.errno in PASSING:
+            return True
+        if error.errno in FULL:
+            return False
+    if type(error).__name__ in NO_CREDENTIALS:
+        return False
     return is_remote(path) and not isinstance(error, LASTING)
 
 
@@ -103,21 +114,27 @@ def read_bytes(path: Path) -> bytes:
     return patiently(path.read_bytes, path)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, patience: float | None = None) -> None:
     """Write a file so that it exists whole or not at all, also after a power cut.
+
+    Args:
+        path: Where; of a remote store one that shows a file when all of it was sent, as object
+            stores do.
+        data: What.
+        patience: As of `patiently`.
 
     Raises:
         OSError: The disk is full or not writable; no partial file is left behind.
     """
     if is_remote(path):
-        patiently(lambda: path.write_bytes(data), path)
+        patiently(lambda: path.write_bytes(data), path, patience)
         return
 
     def write() -> None:
         with open_atomic(path) as file:
             file.write(data)
 
-    patiently(write, path)
+    patiently(write, path, patience)
 
 
 @contextmanager
@@ -173,7 +190,16 @@ def exists(path: Path) -> bool:
     if not is_remote(path):
         return patiently(path.exists, path)
     store, key = _store(path)
-    return patiently(lambda: bool(store.isfile(key)), path)
+
+    def there() -> (
+        bool
+    ):  # fsspec's own `isfile` takes a store that does not answer for a missing file
+        try:
+            return bool(store.info(key)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    return patiently(there, path)
 
 
 def size(path: Path) -> int:

@@ -11,6 +11,7 @@ import math
 import re
 import shutil
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,18 +34,21 @@ from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 
 WAIT_SECONDS = 1.0
 NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
-REST_SECONDS = 300.0  # of a node whose scratch disk is full
+REST_SECONDS = 300.0  # of a node whose scratch disk is full, or that fails
+AROUND_SECONDS = 3600.0 + 4 * storage.PATIENCE_SECONDS
+"""What fetching and bringing may take besides a stage's limit, before a worker counts as hung."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """An attempt that somebody carries out."""
+    """An attempt that somebody carries out; `to_render`, the panoramas missing when it began."""
 
     scene: Scene
     stage: str
     number: int
     need: Need
     node: str
+    to_render: int
 
 
 @dataclass
@@ -184,15 +188,17 @@ class Loop:
             device=device_of(state) if on_gpu else "",
             scratch=self.scratch(),
             keep_scenes=self.farm.keep_scenes,
+            token=uuid.uuid4().hex,
             limits=limits,
             program=self.program,
         )
         deadline = None
-        if stage == "annotate" and limits.wall is not None:  # has no watcher of its own
-            deadline = time.monotonic() + limits.wall
+        if limits.wall is not None:  # generate and render are watched, but not what is around them
+            around = 0.0 if stage == "annotate" else AROUND_SECONDS
+            deadline = time.monotonic() + limits.wall + around
         self.placement.start(need, node)
         ticket = self.hands.start(job, need, deadline)
-        self.running[ticket] = Work(scene, stage, job.number, need, node)
+        self.running[ticket] = Work(scene, stage, job.number, need, node, state.to_render)
 
     def scratch(self) -> str | None:
         """Where attempts work: beside their results where those are on the one machine at work."""
@@ -209,7 +215,8 @@ class Loop:
         """
         if storage.is_remote(self.run.path):
             return True
-        if shutil.disk_usage(self.run.path).free >= self.farm.min_free_bytes:
+        making = sum(one.need.disk for one in self.running.values() if one.stage == "generate")
+        if shutil.disk_usage(self.run.path).free >= self.farm.min_free_bytes + making:
             return True
         if self.running or self.ready["render"] or self.ready["annotate"]:
             return False
@@ -227,23 +234,26 @@ class Loop:
             outcome, state = ended.report.outcome, ended.report.state
         else:  # the worker died, so the driver keeps its ledger
             outcome = ended.lost or Outcome("crashed")
-            attempts.end(scene.folder, stage, work.number, outcome)
+            begun = storage.exists(attempts.record_path(scene.folder, stage, work.number))
+            if outcome.reason == "timeout" and not begun:
+                outcome = Outcome("interrupted", "did not begin in time")
+            brought = work.to_render - read_state(scene.folder).to_render
+            attempts.end(scene.folder, stage, work.number, outcome, brought=max(0, brought))
             state = read_state(scene.folder)
         self.learn(work, outcome, state)
         if outcome.reason == "disk":
             raise disk_full(self.run)
-        if outcome.reason == "scratch":
+        if outcome.reason in ("scratch", "machine"):
             self.rest(work.node, outcome)
-        if (
-            ended.node_is_gone
-        ):  # Ray may name it for a while; should it come back, it has a new name
+        if ended.node_is_gone:  # Ray may name it for a while; one that comes back has a new name
             self.resting[work.node] = math.inf
             self.look_at_nodes()
         spent = (
             state.failures.get(stage, 0) >= self.farm.attempts
-            or state.nodes_lost >= self.farm.nodes_lost
+            or state.elsewhere >= self.farm.nodes_lost
         )
-        if outcome.reason == "rejected" or (not outcome.ok and spent):
+        beyond = state.stage not in STAGES or STAGES.index(state.stage) > STAGES.index(stage)
+        if outcome.reason == "rejected" or (not outcome.ok and spent and not beyond):
             self.give_up(scene, stage, outcome)
         else:
             self.any_done |= state.stage is None
@@ -252,21 +262,26 @@ class Loop:
     def learn(self, work: Work, outcome: Outcome, state: State) -> None:
         """Remember what an attempt used."""
         generator = generator_of_seed(self.settings, work.scene.seed)
-        if outcome.ok:
+        if outcome.ok or outcome.reason == "memory":
             self.seen.add(generator, work.stage, outcome.peak_rss)
         if work.stage == "generate" and outcome.ok:
             self.seen.add_scene(generator, state.scene_bytes)
 
     def rest(self, node: str, outcome: Outcome) -> None:
-        """Give a node with a full scratch disk no work for a while.
+        """Give a node no work for a while: its scratch disk is full, or it fails.
 
         Raises:
             UserError: There is no other.
         """
         self.resting[node] = time.monotonic() + REST_SECONDS
         self.look_at_nodes()
-        if not self.placement.nodes and not self.running:
+        if self.placement.nodes or self.running:
+            return
+        if outcome.reason == "scratch":
             raise disk_full(self.run, scratch=self.scratch(), detail=outcome.detail)
+        raise UserError(
+            f"no node can work ({outcome.detail}); mend that and run the same command again"
+        )
 
     def give_up(self, scene: Scene, stage: str, outcome: Outcome) -> None:
         """Quarantine a seed and take the next one, unless the seeds are not at fault."""

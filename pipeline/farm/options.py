@@ -36,8 +36,9 @@ class FarmSettings:
         render_limits: What rendering may use; `wall` is for each panorama still to be rendered.
         annotate_limits: Only `wall` is watched, for each panorama still to be annotated.
         attempts: Failures of one stage after which a seed is quarantined.
-        nodes_lost: Nodes that may go away under attempts at a seed before it is quarantined; more
-            than `attempts`, for nodes go away for reasons of their own.
+        nodes_lost: Attempts at a seed that may end for their machine's sake (it went away, its
+            scratch disk was full, …) before the seed is quarantined; more than `attempts`, for
+            machines fail for reasons of their own.
         max_failed: Seeds that may be quarantined before the run stops; None takes
             10 + a tenth of the scenes.
         same_failures: When this many seeds fail alike before any scene is done, the fault is

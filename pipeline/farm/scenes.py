@@ -111,9 +111,9 @@ def finish(scene: Scene, generator: str, *, keep_work: bool) -> str | None:
         reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
         finished=time.time(),
     )
-    write_json(scene.folder.done, to_json(record))
     if not keep_work:
-        remove_work(scene.folder)
+        remove_work(scene.folder)  # first: nobody looks at a finished scene again
+    write_json(scene.folder.done, to_json(record))
     return None
 
 

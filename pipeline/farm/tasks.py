@@ -56,6 +56,7 @@ class Job:
         device: For a render on a GPU, one of `needs.DEVICES`; else "".
         scratch: Where it works on its machine; None takes the folder for temporary files.
         keep_scenes: Keep scene.blend of a finished scene.
+        token: Tells this attempt from another one with the same number.
     """
 
     scene_folder: str
@@ -70,6 +71,7 @@ class Job:
     device: str
     scratch: str | None
     keep_scenes: bool
+    token: str
     limits: Limits
     program: Program
 
@@ -90,39 +92,46 @@ def attempt(job: Job) -> Report:
     out = SceneFolder(storage.open_path(job.scene_folder))
     if attempts.is_over(out, job.stage, job.number):  # its node hung for too long
         return _report(job, out, Outcome("interrupted", "taken for lost before it began"))
-    attempts.begin(
-        out,
-        job.stage,
-        job.number,
-        cpus=job.cpus,
-        gpus=job.gpus,
-        node=job.node,
-        device=job.device,
-    )
     work: Workspace | None = None
     try:
+        if not storage.exists(out.path.parent.parent / "run.json"):  # else it would be made anew
+            return Report(Outcome("machine", f"OUT={out.path.parent.parent} is not here"), State())
+        attempts.begin(
+            out,
+            job.stage,
+            job.number,
+            cpus=job.cpus,
+            gpus=job.gpus,
+            node=job.node,
+            device=job.device,
+            token=job.token,
+        )
         scratch = None if job.scratch is None else Path(job.scratch)
-        with workspace(out, job.stage, job.number, scratch) as work:
+        with workspace(out, job.stage, job.number, scratch, job.token) as work:
             outcome = _work(job, work)
     except LostError as error:
         outcome = Outcome("interrupted", str(error))
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        outcome = Outcome(
-            _which_disk(error, out), f"{error.strerror}: {error.filename or job.scene_folder}"
-        )
     except (KeyboardInterrupt, SystemExit):  # cancelled, or Ray ends this worker
         _end(job, out, Outcome("interrupted", "stopped"), work)
         raise
+    except Exception as error:  # of this machine or of the store, not of the seed
+        outcome = _failed_around(error, out)
     _end(job, out, outcome, work)
     return _report(job, out, outcome)
+
+
+def _failed_around(error: Exception, out: SceneFolder) -> Outcome:
+    """The outcome where something failed around the stage."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        detail = f"{error.strerror}: {error.filename or out.path}"
+        return Outcome(_which_disk(error, out), detail)
+    return Outcome("machine", f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
 
 def _end(job: Job, out: SceneFolder, outcome: Outcome, work: Workspace | None) -> None:
     """Write down how the attempt ended, unless somebody else has, or OUT is gone."""
     with suppress(OSError):  # on a full disk the driver still learns the outcome
-        if attempts.is_open(out, job.stage, job.number):
+        if attempts.is_open(out, job.stage, job.number, job.token):
             brought = {"bytes": work.bytes, "brought": len(work.brought)} if work else {}
             attempts.end(out, job.stage, job.number, outcome, **brought)
 
@@ -131,8 +140,7 @@ def _work(job: Job, work: Workspace) -> Outcome:
     """Fetch, run the stage, bring its results."""
     try:
         if job.stage == "generate":
-            work.check_open()  # by now it may be another attempt's work
-            start_over(work.out)
+            start_over(work.out, work.check_open)  # by now it may be another attempt's work
         work.fetch()
     except FileNotFoundError as error:  # removed since the driver looked: look again
         return Outcome("damaged", f"{error.filename or work.out.path} is gone")

@@ -1,6 +1,6 @@
 """The folder on its own machine in which an attempt works, and how things get there and back.
 
-    SCRATCH/<scene_id>-<stage>-<number>-<random>/
+    SCRATCH/sap-panorama-<scene_id>-<stage>-<number>-<random>/
       .lock                held (flock) by the attempt; without a holder the folder may go
       scenes/<scene_id>/   laid out as in OUT; what the stage reads is fetched, what it makes is
                            brought
@@ -12,6 +12,7 @@ damaged and removed here is removed there as well.
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import tempfile
 import uuid
@@ -25,7 +26,10 @@ from pipeline.ledger.attempts import is_open
 from pipeline.ledger.state import viewpoint_count
 from pipeline.outputs import ANNOTATED, RENDERED, SceneFolder
 
-PREFIX = "sap-"
+PREFIX = "sap-panorama-"
+NAME = re.compile(re.escape(PREFIX) + r"[a-z]+-\d{10}-[a-z]+-\d+-[0-9a-f]{8}")
+"""Of a folder that an attempt works in; nothing else in SCRATCH is ever touched."""
+
 MARKERS = {"render": RENDERED, "annotate": ANNOTATED}
 """By stage, the marker of a panorama's folder that it makes."""
 
@@ -40,7 +44,7 @@ class Workspace:
 
     Attributes:
         out: The scene in OUT; `here`, on this machine.
-        stage, number: The attempt's.
+        stage, number, token: The attempt's.
         present: Panoramas whose result OUT has already, and `fetched`, those that were fetched for
             the stage to read.
         brought: Panoramas that this attempt brought to OUT, and `bytes`, what all of it takes.
@@ -50,6 +54,7 @@ class Workspace:
     here: SceneFolder
     stage: str
     number: int
+    token: str = ""
     present: set[int] = field(default_factory=set)
     fetched: set[int] = field(default_factory=set)
     brought: set[int] = field(default_factory=set)
@@ -94,7 +99,6 @@ class Workspace:
             folder, out = self._results(self.here, index), self._results(self.out, index)
             if index in self.present | self.brought or not (folder / marker).exists():
                 continue
-            self.check_open()
             for path in sorted(folder.iterdir(), key=lambda path: path.name == marker):
                 self._put(path, out / path.name)
             self.brought.add(index)
@@ -106,7 +110,6 @@ class Workspace:
             LostError: The attempt was closed by somebody else.
             FileNotFoundError: The stage ended well and left no scene.
         """
-        self.check_open()
         self._put(self.here.blend, self.out.blend)
         self._put(self.here.generated, self.out.generated)
 
@@ -129,24 +132,26 @@ class Workspace:
         return scene.rendered(index) if self.stage == "render" else scene.panorama(index)
 
     def _put(self, local: Path, path: Path) -> None:
+        self.check_open()  # each time: the one before may have taken minutes of patience
         size = local.stat().st_size
         storage.put(local, path)
         self.bytes += size
 
     def check_open(self) -> None:
         """Raise a LostError if the attempt was closed by somebody else."""
-        if not is_open(self.out, self.stage, self.number):
+        if not is_open(self.out, self.stage, self.number, self.token):
             raise LostError(f"attempt {self.number} of {self.stage} was taken for lost")
 
 
 @contextmanager
 def workspace(
-    out: SceneFolder, stage: str, number: int, scratch: Path | None
+    out: SceneFolder, stage: str, number: int, scratch: Path | None, token: str = ""
 ) -> Iterator[Workspace]:
     """A folder to work in, gone afterwards.
 
     Args:
         out: The scene in OUT.
+        stage, number, token: The attempt's.
         scratch: Where the folder is made; None takes the machine's folder for temporary files.
     """
     root = scratch or Path(tempfile.gettempdir())
@@ -160,18 +165,26 @@ def workspace(
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
             new.rename(folder)  # now others may look at its lock
             here = SceneFolder(folder / "scenes" / out.scene_id)
-            yield Workspace(out, here, stage, number)
+            yield Workspace(out, here, stage, number, token)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(new, ignore_errors=True)
 
 
 def sweep(root: Path) -> None:
-    """Remove the folders of attempts whose process is gone, and the kernel has dropped its lock."""
+    """Remove the folders of attempts whose process is gone, and the kernel has dropped its lock.
+
+    A folder of ours without a lock file is what a removal left that was killed half-way, or that
+    a dying child still wrote to: it has its name only since the file was locked.
+    """
     for folder in root.glob(f"{PREFIX}*"):
+        if not NAME.fullmatch(folder.name):
+            continue
         try:
             with open(folder / ".lock", "r+") as lock:
                 fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # at work, not ours, or just being made
+        except FileNotFoundError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # at work, or not ours
             continue

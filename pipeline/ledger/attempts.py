@@ -24,7 +24,7 @@ from pipeline import storage
 from pipeline.ledger.outcome import Outcome
 from pipeline.outputs import STAGES, SceneFolder, read_json, write_json
 
-NOT_COUNTED = ("ok", "interrupted", "node", "disk", "scratch", "gpu-memory")
+NOT_COUNTED = ("ok", "interrupted", "node", "machine", "disk", "scratch", "gpu-memory")
 """Ends of an attempt that say nothing against its seed."""
 
 
@@ -35,6 +35,7 @@ class Attempt:
     Attributes:
         host: Where it ran, and `node`, Ray's id of it.
         pid: Its Ray worker's process, and `created`, when that process began (pids come again).
+        token: Tells it from another one that was given the same number.
         cpus, gpus: What it was given; `device`, where a render was to run (see `needs.DEVICES`).
         ended: None while it runs.
         reason: As in `worker.Outcome`.
@@ -61,6 +62,7 @@ class Attempt:
     cpus: int = 1
     gpus: int = 0
     device: str = ""
+    token: str = ""
     bytes: int = 0
     brought: int = 0
 
@@ -91,6 +93,7 @@ def begin(
     gpus: int = 0,
     node: str = "",
     device: str = "",
+    token: str = "",
 ) -> Attempt:
     """Write down that this process starts an attempt."""
     attempt = Attempt(
@@ -104,6 +107,7 @@ def begin(
         cpus=cpus,
         gpus=gpus,
         device=device,
+        token=token,
     )
     write_json(record_path(scene, stage, number), asdict(attempt))
     return attempt
@@ -144,10 +148,20 @@ def end(
     write_json(path, asdict(ended))
 
 
-def is_open(scene: SceneFolder, stage: str, number: int) -> bool:
-    """Whether an attempt may still bring results to OUT: nobody has written its end."""
+def is_open(scene: SceneFolder, stage: str, number: int, token: str = "") -> bool:
+    """Whether an attempt may still bring results to OUT.
+
+    It may not when somebody has written its end, when the record is another one's (two drivers
+    may give the same number, if the first was killed at the right moment), and when there is a
+    later one.
+    """
     attempt = _read(record_path(scene, stage, number))
-    return attempt is not None and attempt.ended is None
+    return (
+        attempt is not None
+        and attempt.ended is None
+        and attempt.token == token
+        and not storage.exists(record_path(scene, stage, number + 1))
+    )
 
 
 def is_over(scene: SceneFolder, stage: str, number: int) -> bool:
@@ -177,6 +191,6 @@ def _read(path: Path) -> Attempt | None:
     """One record; None for a file that is missing or no record."""
     try:
         attempt = Attempt(**read_json(path))
-    except (OSError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):
         return None
     return attempt if attempt.stage in STAGES and isinstance(attempt.number, int) else None

@@ -16,7 +16,8 @@ class Outcome:
     Attributes:
         reason: ok, rejected, damaged (what it read), crashed, timeout, silent, memory, gpu-memory,
             size (folder or log too big), disk (no room in OUT), scratch (no room to work in),
-            node (it went away) or interrupted (stopped from outside).
+            node (it went away), machine (something of it, or of the store, failed) or interrupted
+            (stopped from outside).
         detail: One line for people.
         seconds: Wall-clock time.
         cpu_seconds: User and system time of the child and all it started.

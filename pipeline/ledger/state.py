@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline import storage
 from pipeline.ledger.attempts import Attempt, read_attempts
-from pipeline.outputs import ANNOTATED, RENDERED, STAGES, SceneFolder, read_json
+from pipeline.outputs import ANNOTATED, LEFTOVER, RENDERED, STAGES, SceneFolder, read_json
 
 FINISH = "finish"  # every panorama is annotated, only its record in done/ is missing
 
@@ -24,7 +24,8 @@ class State:
         failures: By stage, those that count against its seed.
         memory_failures: By stage, those that ran out of memory.
         gpu_failures: Renders that ran out of a GPU's memory.
-        nodes_lost: Attempts that ended with their node.
+        elsewhere: Attempts that ended for their machine's sake: its node went away, its scratch
+            disk was full, or something of it failed.
     """
 
     stage: str | None = "generate"
@@ -35,7 +36,7 @@ class State:
     failures: dict[str, int] = field(default_factory=dict)
     memory_failures: dict[str, int] = field(default_factory=dict)
     gpu_failures: int = 0
-    nodes_lost: int = 0
+    elsewhere: int = 0
 
     def left(self, stage: str) -> int:
         """Panoramas that a stage still has to make."""
@@ -69,7 +70,7 @@ def read_state(scene: SceneFolder) -> State:
         failures=_count(tried, lambda attempt: attempt.counted),
         memory_failures=_count(tried, lambda attempt: attempt.reason == "memory"),
         gpu_failures=sum(attempt.reason == "gpu-memory" for attempt in tried),
-        nodes_lost=sum(attempt.reason == "node" for attempt in tried),
+        elsewhere=sum(attempt.reason in ("node", "scratch", "machine") for attempt in tried),
     )
 
 
@@ -98,25 +99,42 @@ def missing(scene: SceneFolder, stage: str) -> str | None:
     return None
 
 
-def start_over(scene: SceneFolder) -> None:
-    """Remove everything that a new scene.blend would make stale; the attempts stay."""
+def start_over(scene: SceneFolder, check: Callable[[], None] = lambda: None) -> None:
+    """Remove everything that a new scene.blend would make stale; the attempts stay.
+
+    Args:
+        scene: The scene in OUT.
+        check: Called before each removal; what it raises ends this.
+    """
+    check()
     storage.remove(scene.generated)  # the marker first
     storage.remove(scene.blend)
+    _remove_leftovers(scene)
     for folder, marker in (
         (scene.path / "rendered", RENDERED),
         (scene.path / "panoramas", ANNOTATED),
     ):
         for name in storage.names(folder):
+            check()
             storage.remove_folder(folder / name, marker)
+        check()
         storage.remove_folder(folder)
 
 
 def remove_work(scene: SceneFolder) -> None:
     """Remove what is large and no longer needed: the scene file and raw renders."""
+    _remove_leftovers(scene)
     storage.remove(scene.blend)
     for name in storage.names(scene.path / "rendered"):
         storage.remove_folder(scene.path / "rendered" / name, RENDERED)
     storage.remove_folder(scene.path / "rendered")
+
+
+def _remove_leftovers(scene: SceneFolder) -> None:
+    """Remove half of a file that a process which was killed was copying to the scene's folder."""
+    for name in storage.names(scene.path):
+        if LEFTOVER.fullmatch(name):
+            storage.remove(scene.path / name)
 
 
 def _last(tried: Iterable[Attempt], stage: str) -> int:

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from pipeline import storage
-from pipeline.farm.workspace import sweep
+from pipeline.farm.workspace import PREFIX, sweep
 from pipeline.ledger.attempts import read_attempts
 from pipeline.ledger.records import names_of, read_done
 from pipeline.outputs import LEFTOVER, RunFolder
@@ -65,6 +65,7 @@ class Soak:
 
     Attributes:
         folder: Everything of it: scratch, logs, and OUT where that is a folder.
+        gap: Mean seconds between two hits, and `hits`, how many there may be.
         kinds: What was hit, and how often.
         halted: Nodes that are halted, and until when.
         ended_by_itself: Exits of the driver that nobody asked for.
@@ -73,6 +74,7 @@ class Soak:
     scenes: int
     width: int
     gap: float
+    hits: int
     random: random.Random
     cluster: Cluster
     folder: Path
@@ -137,6 +139,8 @@ class Soak:
                 if self.ended_by_itself > 5:
                     break
                 driver = self.driver(out)
+            elif self.kinds.total() >= self.hits:
+                continue
             elif kind == "driver":
                 driver.kill()
                 driver.wait()
@@ -170,7 +174,7 @@ class Soak:
         if found:
             process = found[int(choice * len(found))]
             with suppress(psutil.Error):
-                at = " ".join(process.cmdline())[-60:].rpartition("/sap-")[2]
+                at = " ".join(process.cmdline()).rpartition(PREFIX)[2]
                 process.kill()
                 self.note(kind, f"kill {kind} {process.pid} {at}".rstrip())
 
@@ -316,7 +320,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store", choices=("folder", "s3"), default="folder")
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--gap", type=float, default=6.0, help="mean seconds between two hits")
+    parser.add_argument("--gap", type=float, default=20.0, help="mean seconds between two hits")
+    parser.add_argument("--hits", type=int, default=10**6, help="at most so many")
     parser.add_argument("--keep", type=Path, help="a folder that stays, for looking at it")
     options = parser.parse_args(arguments)
     print(f"seed {options.seed}", flush=True)
@@ -336,6 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.scenes,
             options.width,
             options.gap,
+            options.hits,
             random.Random(options.seed),
             cluster,
             folder,
@@ -363,7 +369,7 @@ def main(arguments: list[str] | None = None) -> int:
         if soak.ended_by_itself:
             bad.append(f"the driver ended by itself {soak.ended_by_itself} times")
         behind = left_behind(run)
-        print(f"hit: {dict(sorted(soak.kinds.items()))}, {sum(soak.kinds.values())} in all")
+        print(f"hit: {dict(sorted(soak.kinds.items()))}, {soak.kinds.total()} in all")
         print(f"attempts: {dict(reasons(run, wanted).most_common())}")
         print(f"seconds: {peace:.0f} undisturbed, {trouble:.0f} disturbed")
         print(f"scratch folders of killed attempts: {swept}, swept")

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.farm.tasks import Job, attempt
 from pipeline.farm.worker import Limits
+from pipeline.farm.workspace import PREFIX, sweep, workspace
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.outcome import Outcome
@@ -142,7 +145,7 @@ def brings_nothing_late(farm: Farm, driver: subprocess.Popen[str], node: NodeHer
     assert farm.children()
     (farm.folder / "go").touch()
     wait_for(lambda: not farm.children())  # it has ended well
-    wait_for(lambda: not list(farm.run.scratch.glob("sap-*")))  # and so has its worker
+    wait_for(lambda: not list(farm.run.scratch.glob(f"{PREFIX}*")))  # and so has its worker
     assert files(farm) == before
 
 
@@ -252,6 +255,33 @@ def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
     assert not attempt(job).outcome.ok
     assert files(farm) == before
     assert ends(farm, 0, "generate") == ["node"]
+
+
+def test_a_worker_that_is_killed_while_it_cleans_up(
+    farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever file: what is left of its folder is swept away by the next attempt."""
+    for stop_at in range(9):
+        left = [stop_at]
+
+        def removed(real: Callable, *args: Any, left: list[int] = left, **kwargs: Any) -> Any:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return real(*args, **kwargs)
+
+        with (
+            monkeypatch.context() as patch,
+            suppress(KeyboardInterrupt),
+            workspace(farm.run.scene(name(0)), "render", 1, tmp_path / "scratch") as work,
+        ):
+            work.here.scratch.mkdir(parents=True)
+            for file in ("a", "b"):
+                (work.here.path / file).touch()
+            patch.setattr(os, "unlink", partial(removed, os.unlink))
+            patch.setattr(os, "rmdir", partial(removed, os.rmdir))
+        sweep(tmp_path / "scratch")
+        assert not list((tmp_path / "scratch").iterdir()), stop_at
 
 
 def test_a_full_scratch_disk_rests_its_node(farm: Farm, cluster: Cluster) -> None:

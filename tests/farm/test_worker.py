@@ -111,8 +111,8 @@ def test_fills_its_folder(tmp_path: Path) -> None:
         ("raise SystemExit(3)", "crashed", "exit status 3"),
         ("print('damaged: scene.blend'); raise SystemExit(4)", "damaged", "scene.blend"),
         ("raise SystemExit(4)", "crashed", "exit status 4"),
-        ("raise OSError(122, 'Disk quota exceeded')", "disk", "quota"),
-        ("raise OSError(28, 'No space left on device')", "disk", "No space"),
+        ("raise OSError(122, 'Disk quota exceeded')", "scratch", "quota"),
+        ("raise OSError(28, 'No space left on device')", "scratch", "No space"),
     ],
 )
 def test_reason(code: str, reason: str, detail: str, tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_secrets_stay_behind() -> None:
 def test_full_disk_is_recognised_even_if_the_log_could_not_say_it(small_disk: Path) -> None:
     code = f"import os\nfile = open('{small_disk}/big', 'wb')\nfile.write(bytes(100 << 20))"
     outcome = run(code, small_disk)
-    assert outcome.reason == "disk"
+    assert outcome.reason == "scratch"
     started = time.monotonic()
     outcome = run("import os; os._exit(1)", small_disk)  # says nothing at all
-    assert outcome.reason == "disk"
+    assert outcome.reason == "scratch"
     assert time.monotonic() - started < 5

@@ -78,7 +78,7 @@ def test_what_attempts_add_up_to(scene: SceneFolder) -> None:
     assert state.numbers == {"generate": 5, "render": 1, "annotate": 0}
     assert state.failures == {"generate": 2, "render": 0, "annotate": 0}
     assert state.memory_failures["generate"] == 1
-    assert (state.nodes_lost, state.gpu_failures) == (1, 1)
+    assert (state.elsewhere, state.gpu_failures) == (1, 1)
 
 
 def test_time_goes_by_the_panoramas_that_are_left_and_memory_by_failures() -> None:
