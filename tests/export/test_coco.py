@@ -319,6 +319,7 @@ def test_new_categories_do_not_move_old_ones(before, after):
 def test_growing_keeps_earlier_ids(finished, tmp_path):
     run = RunFolder(tmp_path / "out")
     shutil.copytree(finished.path / "scenes", run.scenes)
+    shutil.copytree(finished.done_folder, run.done_folder)
     pack(run, SETTINGS, validation_fraction=0.5)
     export_coco(run.shards, tmp_path / "coco")
     before = {split: load(tmp_path / "coco", split) for split in SPLITS}
