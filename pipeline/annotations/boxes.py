@@ -30,6 +30,18 @@ Box = tuple[int, int, int, int]
 """[x, y, w, h] in whole pixels: column and row of the top left pixel, then the pixel counts."""
 
 
+ANGLE_DIGITS = 9
+"""Radians are rounded to so many decimals before anything is decided by them: sines differ in their
+last bits between processors, and a seed shall have the same boxes on all of them. A pixel of a
+panorama of 8192 columns is 8e-4."""
+
+CLEARLY_SMALLER = 1e-8
+"""By how much a box must be smaller, in steradians, to be taken instead of one tried before."""
+
+AT_POLE = 1e-6
+"""Radians from a pole within which a centre has no longitude of its own."""
+
+
 @dataclass(frozen=True)
 class WrappedCrop:
     """One instance, cut out of a panorama along its wrapped box.
@@ -128,13 +140,15 @@ def bfov(crop: WrappedCrop) -> tuple[float, float, float, float]:
             horizontal = min(2 * max(-west, east), 2 * np.pi)
             vertical = 2 * max(-south, north)
             solid_angle = 2 * horizontal * np.sin(vertical / 2)
-            if solid_angle < smallest:
+            if solid_angle < smallest - CLEARLY_SMALLER:
                 smallest, best = solid_angle, (lon, lat, horizontal, vertical)
             shift = (west + east) / 2, (south + north) / 2
             if max(map(abs, shift)) < 0.05 * np.pi / crop.height:  # a twentieth of a pixel
                 break
             middle = direction_to_lonlat(rotate(lonlat_to_direction(*shift), rotation.T))
-            lon, lat = float(middle[0]), float(middle[1])
+            next_lon, lat = (round(float(angle), ANGLE_DIGITS) for angle in middle)
+            if np.pi / 2 - abs(lat) > AT_POLE:
+                lon = next_lon
     best = ((best[0] + np.pi) % (2 * np.pi) - np.pi, *best[1:])
     longitude, latitude, horizontal, vertical = (round(float(a), 4) for a in np.degrees(best))
     return (-180.0 if longitude == 180 else longitude), latitude, horizontal, vertical
@@ -188,7 +202,7 @@ def _extents(
     Every meridian that an instance meets either crosses its outline or ends in a pole that the
     instance covers, so the outline and the two poles suffice.
     """
-    lon, lat = direction_to_lonlat(rotate(edges, rotation))
+    lon, lat = np.round(direction_to_lonlat(rotate(edges, rotation)), ANGLE_DIGITS)
     over_north = _covers(crop, rotation[2])
     over_south = _covers(crop, -rotation[2])
     north = np.pi / 2 if over_north else float(lat.max())

@@ -149,7 +149,12 @@ def check_nodes(nodes: Sequence[Node], settings: RunSettings, farm: FarmSettings
     Raises:
         UserError: No node can ever take a render.
     """
-    largest = max((node.cpus for node in nodes), default=0)
+    if not nodes:
+        raise UserError(
+            "the Ray cluster has no node with a CPU yet; let its nodes join, then run the same "
+            "command again"
+        )
+    largest = max(node.cpus for node in nodes)
     if PROFILES[settings.profile].gpu:
         if not any(node.gpus for node in nodes):
             raise UserError(

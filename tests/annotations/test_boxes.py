@@ -1,5 +1,10 @@
 """Boxes against discs on the sphere, whose boxes are known, and against pycocotools."""
 
+import json
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -166,3 +171,34 @@ def test_rolling_the_panorama_rolls_the_boxes(parts, columns):
     assert second[1:] == pytest.approx(first[1:], abs=1e-3)
     if abs(first[1]) < 89:  # a pole has no longitude
         assert difference(second[0], first[0] + columns * 360 / 128) < 1e-2
+
+
+VECTOR_UNITS = "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+"""What NumPy computes sines with where a processor has it."""
+
+
+def boxes_of_many() -> list[tuple[float, ...]]:
+    """Spherical boxes of shapes of several discs, many of them on a pole, and of what is left."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(150):
+        parts = [
+            (int(random.integers(-180, 180)), int(random.choice([-90, 90, 0, 40])), int(radius))
+            for radius in random.integers(3, 80, size=random.integers(1, 4))
+        ]
+        mask = union(parts, 256)
+        found += [boxes.bfov(crop_of(one)) for one in (mask, ~mask) if one.any()]
+    return found
+
+
+def test_another_processor_gives_the_same_boxes():
+    code = "import json; from tests.annotations.test_boxes import boxes_of_many; "
+    code += "print(json.dumps(boxes_of_many()))"
+    plain = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": VECTOR_UNITS},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(plain.stdout) == [list(box) for box in boxes_of_many()]

@@ -129,7 +129,7 @@ def test_a_store_does_what_a_folder_does(
         do(there, local, *one)
     ours = seen(there, local)
     assert ours == seen(here, local)
-    files = {name for name in FILES if ours[name][0]}  # type: ignore[index]
+    files = {name for name in FILES if ours[name][0]}
     assert set(files_of(there)) == set(files_of(here)) == files
 
 
