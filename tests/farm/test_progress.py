@@ -16,7 +16,7 @@ from pipeline.ledger.status import read_status
 from pipeline.ledger.status_text import status_text
 from pipeline.outputs import RunFolder, write_json
 from tests.farm.conftest import SETTINGS, Farm
-from tests.ledger.test_status import name, some_ledgers, write_record
+from tests.ledger.some_ledgers import name, some_ledgers, write_record
 
 
 @pytest.fixture
