@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(f"--price-{name}", type=number)
     one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
     _add_settings(one, profile=None)
+    one.set_defaults(generator=None, seed=None, panos=None)  # a ledger has its own
     command("shards", run.shards, "pack finished scenes into Parquet")
     command("preview", run.preview, "write the HTML page").add_argument(
         "--limit", type=whole, default=24, help="panoramas on the page"

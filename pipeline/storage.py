@@ -84,6 +84,9 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
         call: Must be harmless to repeat.
         path: What it is about, which tells what kind of store it is.
         patience: Seconds after which the error is let through; `PATIENCE_SECONDS` by default.
+
+    Raises:
+        UserError: The store wants credentials, and there are none.
     """
     end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
     wait = FIRST_WAIT
@@ -91,6 +94,11 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
         try:
             return call()
         except Exception as error:
+            if type(error).__name__ in NO_CREDENTIALS:
+                raise UserError(
+                    f"no credentials for {path} ({error}); set them as that store's own tools want "
+                    "them (of S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+                ) from None
             if not may_pass(error, path) or time.monotonic() + wait > end:
                 raise
         time.sleep(wait)
@@ -104,8 +112,6 @@ def may_pass(error: Exception, path: Path) -> bool:
             return True
         if error.errno in FULL:
             return False
-    if type(error).__name__ in NO_CREDENTIALS:
-        return False
     return is_remote(path) and not isinstance(error, LASTING)
 
 

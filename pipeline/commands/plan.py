@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.farm.worker import GIB
@@ -11,7 +13,7 @@ from pipeline.planning.ledgers import settings_of
 from pipeline.planning.machines import Cluster, Rates
 from pipeline.planning.plan import plan as make_plan
 from pipeline.planning.plan_text import plan_text
-from pipeline.settings import make_settings
+from pipeline.settings import make_settings, parse_mix
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -19,15 +21,14 @@ def plan(options: argparse.Namespace) -> None:
     if options.cpus is None:
         raise UserError("CPUS is not given; say how many the machines have together: CPUS=64")
     ledgers = [name for name in options.ledger.split(",") if name]
-    given = {
-        "generator": options.generator,
-        "width": options.width,
-        "samples": options.samples,
-        "seed": options.seed,
-        "panos": options.panos,
+    names = ("generator", "width", "samples", "seed", "panos")
+    given: dict[str, Any] = {
+        name: value for name in names if (value := getattr(options, name)) is not None
     }
-    if ledgers and options.profile is None:
-        settings = settings_of(ledgers[0])
+    if ledgers and options.profile is None:  # as the ledger's, but for what is given
+        if "generator" in given:
+            given["generators"] = parse_mix(given.pop("generator"))
+        settings = replace(settings_of(ledgers[0]), **given)
     else:
         profile = options.profile or ("farm" if options.gpus else "cpu")
         settings = make_settings(profile=profile, **given)

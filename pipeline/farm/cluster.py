@@ -56,7 +56,7 @@ def connected(farm: FarmSettings) -> Iterator[None]:
         stack.enter_context(_sigterm_kept())
         try:
             if address:
-                _knock(address)
+                knock(address)
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -113,8 +113,8 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _knock(address: str) -> None:
-    """See whether a Ray may listen at host:port; Ray itself would try for minutes.
+def knock(address: str) -> None:
+    """See whether a Ray may listen at host:port; Ray itself would try for a minute, or minutes.
 
     Raises:
         OSError: Nothing does, or something that does not speak HTTP/2 as Ray's gRPC does.
@@ -131,8 +131,18 @@ def _knock(address: str) -> None:
             raise OSError("what answers there is no Ray")
 
 
+def head_patience() -> float:
+    """Seconds for which the head may be silent. Ray itself ends this process a little later."""
+    return 0.75 * float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", 60))  # noqa: SIM112
+
+
 def read_nodes() -> list[Node]:
-    """The machines that the connected cluster has now; they may come and go."""
+    """The machines that the connected cluster has now; they may come and go.
+
+    Raises:
+        OSError: Ray's head does not answer.
+    """
+    knock(ray.get_runtime_context().gcs_address)
     nodes = []
     for node in ray.nodes():
         has = node["Resources"]

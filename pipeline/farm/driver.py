@@ -24,7 +24,7 @@ from pipeline.farm.scenes import (
     summarize,
 )
 from pipeline.ledger.claim import claim
-from pipeline.ledger.records import names_of, read_done
+from pipeline.ledger.records import names_of, read_all_done
 from pipeline.outputs import RunFolder
 from pipeline.settings import RunSettings
 
@@ -79,7 +79,7 @@ def _make(loop: Loop, to_make: list[Scene], done: list[str], hands: HandsOf) -> 
     with Progress(loop.run) as progress:
         progress.note(f"{len(to_make)} of {loop.scenes} scenes to make in {loop.run.path}")
         loop.any_done = bool(done)
-        loop.seen.add_finished(read_done(loop.run, name) for name in done[-LEARN_FROM:])
+        loop.seen.add_finished(read_all_done(loop.run, done[-LEARN_FROM:]))
         for scene in loop.begun(to_make):
             loop.take(scene)
         with hands(loop.farm) as loop.hands:

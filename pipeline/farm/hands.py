@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.placement import Need, Node
 from pipeline.ledger.outcome import Outcome
@@ -43,7 +44,11 @@ class Hands(Protocol):
     """Who carries out attempts."""
 
     def nodes(self) -> list[Node]:
-        """The machines that there are now."""
+        """The machines that there are now.
+
+        Raises:
+            UserError: Nobody can tell any more.
+        """
 
     def start(self, job: Job, need: Need, deadline: float | None) -> int:
         """Start an attempt; returns its ticket.
@@ -67,11 +72,23 @@ class RayHands:
     _overdue: set[int] = field(default_factory=set)
     _tickets: int = 0
     _looked_at: float = 0.0
+    _nodes: list[Node] = field(default_factory=list)
+    _heard_at: float = field(default_factory=time.monotonic)
 
     def nodes(self) -> list[Node]:
-        from pipeline.farm.cluster import read_nodes
+        """See `Hands`; while Ray's head is silent, the nodes that it named last."""
+        from pipeline.farm.cluster import head_patience, read_nodes
 
-        return read_nodes()
+        try:
+            self._nodes = read_nodes()
+            self._heard_at = time.monotonic()
+        except OSError as error:
+            if time.monotonic() - self._heard_at > head_patience():
+                raise UserError(
+                    f"Ray's head does not answer any more ({error}); start the cluster again and "
+                    "run the same command again, it goes on where this one stopped"
+                ) from None
+        return self._nodes
 
     def start(self, job: Job, need: Need, deadline: float | None) -> int:
         from pipeline.farm.tasks import submit

@@ -21,11 +21,12 @@ from pipeline.errors import UserError
 from pipeline.farm.disk import disk_full
 from pipeline.farm.hands import Ended, Hands
 from pipeline.farm.interrupted import close_interrupted
-from pipeline.farm.needs import Seen, device_of, limits_of
+from pipeline.farm.needs import Seen, device_of, is_large, limits_of
 from pipeline.farm.options import FarmSettings, Program
 from pipeline.farm.placement import Ahead, Need, Placement
 from pipeline.farm.progress import Progress
 from pipeline.farm.scenes import Scene, drop_damaged, finish, quarantine
+from pipeline.farm.worker import GIB
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.state import FINISH, State, read_state
@@ -34,6 +35,7 @@ from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 
 WAIT_SECONDS = 1.0
 NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
+IDLE_SECONDS = 60.0  # after which the driver says what it waits for, if nothing runs
 REST_SECONDS = 300.0  # of a node whose scratch disk is full, or that fails
 AROUND_SECONDS = 3600.0 + 4 * storage.PATIENCE_SECONDS
 """What fetching and bringing may take besides a stage's limit, before a worker counts as hung."""
@@ -63,7 +65,8 @@ class Loop:
         seen: What attempts used; `placement`, what is free on the nodes; `ahead`, the scenes that
             wait for a render.
         any_done: Whether OUT holds a finished scene.
-        ready: Scenes that could start, by their next stage, with their states.
+        ready: Scenes that could start, with their states, by their next stage and whether it takes
+            more than others' (`needs.is_large`).
         running: The attempts at work, by ticket.
         resting: Nodes that are given no work, and until when: their scratch disk is full, or they
             are gone.
@@ -83,8 +86,10 @@ class Loop:
     placement: Placement = field(init=False)
     ahead: Ahead = field(init=False)
     any_done: bool = False
-    ready: dict[str, deque[tuple[Scene, State]]] = field(
-        default_factory=lambda: {stage: deque() for stage in STAGES}
+    ready: dict[tuple[str, bool], deque[tuple[Scene, State]]] = field(
+        default_factory=lambda: {
+            (stage, large): deque() for stage in STAGES for large in (True, False)
+        }
     )
     running: dict[int, Work] = field(default_factory=dict)
     resting: dict[str, float] = field(default_factory=dict)
@@ -110,12 +115,17 @@ class Loop:
         from pipeline.farm.cluster import check_nodes
 
         check_nodes(self.hands.nodes(), self.settings, self.farm)
-        looked_at = 0.0
+        looked_at, idle_at, said = 0.0, time.monotonic(), ""
         while self.running or any(self.ready.values()):
             if time.monotonic() - looked_at > NODES_SECONDS:
                 looked_at = time.monotonic()
                 self.look_at_nodes()
             self.start_what_may_start()
+            if self.running:
+                idle_at, said = time.monotonic(), ""
+            elif time.monotonic() - idle_at > IDLE_SECONDS and said != (why := self.why_idle()):
+                progress.note(why)
+                said = why
             ended = self.hands.wait(WAIT_SECONDS)
             self.check_claim()  # before anything is written
             for one in ended:
@@ -128,6 +138,18 @@ class Loop:
         self.resting = {name: end for name, end in self.resting.items() if end > now}
         nodes = self.hands.nodes()
         self.placement.update(node for node in nodes if node.name not in self.resting)
+
+    def why_idle(self) -> str:
+        """What the driver waits for, where nothing runs and nothing can start."""
+        if not self.hands.nodes():
+            return "waiting: the cluster has no node with a CPU; work goes on when one joins"
+        if not self.placement.nodes:
+            return "waiting: every node had a failure of its own and rests for a few minutes"
+        wanted = [
+            f"{need.stage} ({need.cpus} CPU, {need.gpus} GPU, {need.memory / GIB:.1f} GiB)"
+            for need in self.needs()
+        ]
+        return f"waiting: no node has room for {' or '.join(wanted)}; work goes on when one joins"
 
     def take(self, scene: Scene) -> None:
         """Take up a scene, new or left by an earlier driver."""
@@ -146,23 +168,25 @@ class Loop:
                 self.ahead.add(state.scene_bytes)
             if state.stage in ("generate", "render"):
                 self.renders_left += 1
-            waiting = self.ready[state.stage]
+            waiting = self.ready[state.stage, is_large(state.stage, state)]
             (waiting.appendleft if first else waiting.append)((scene, state))
 
     def start_what_may_start(self) -> None:
         while found := self.placement.choose(self.needs(), self.ahead, self.renders_left):
             self.start(*found)
 
-    def needs(self) -> dict[str, Need]:
-        """By stage, what the first scene that could start it needs."""
-        needs = {}
+    def needs(self) -> list[Need]:
+        """What the first scene of each queue needs."""
+        needs = []
         most = max((node.cpus for node in self.placement.nodes.values()), default=1)
-        for stage, waiting in self.ready.items():
+        for (stage, _), waiting in self.ready.items():
             if waiting and (stage != "generate" or self.has_space()):
                 scene, state = waiting[0]
                 generator = generator_of_seed(self.settings, scene.seed)
-                needs[stage] = self.seen.need(
-                    generator, stage, state, gpu=self.placement.on_gpu, most_cpus=most
+                needs.append(
+                    self.seen.need(
+                        generator, stage, state, gpu=self.placement.on_gpu, most_cpus=most
+                    )
                 )
         return needs
 
@@ -170,7 +194,7 @@ class Loop:
         from pipeline.farm.tasks import Job
 
         stage = need.stage
-        scene, state = self.ready[stage].popleft()
+        scene, state = self.ready[stage, need.large].popleft()
         if stage == "generate":
             self.ahead.add(need.disk)
         limits = limits_of(self.farm, stage, state)
@@ -218,7 +242,8 @@ class Loop:
         making = sum(one.need.disk for one in self.running.values() if one.stage == "generate")
         if shutil.disk_usage(self.run.path).free >= self.farm.min_free_bytes + making:
             return True
-        if self.running or self.ready["render"] or self.ready["annotate"]:
+        others = any(waiting for (stage, _), waiting in self.ready.items() if stage != "generate")
+        if self.running or others:
             return False
         raise disk_full(self.run, self.farm.min_free_bytes)
 

@@ -75,13 +75,20 @@ class Seen:
             most_cpus: CPUs of the largest node.
         """
         memory = self.memory_of(generator, stage, state.memory_failures.get(stage, 0))
+        large = is_large(stage, state)
         if stage == "generate":
-            return Need(stage, memory=memory, disk=self.disk_of(generator))
+            return Need(stage, memory=memory, disk=self.disk_of(generator), large=large)
         if stage == "annotate":
-            return Need(stage, memory=memory)
+            return Need(stage, memory=memory, large=large)
         on_gpu = gpu and device_of(state) != "cpu"
         cpus = 1 if on_gpu or not gpu else max(1, min(MOST_RENDER_CPUS, most_cpus // 2))
-        return Need(stage, cpus, gpus=int(on_gpu), memory=memory, disk=state.scene_bytes)
+        return Need(stage, cpus, int(on_gpu), memory, state.scene_bytes, large)
+
+
+def is_large(stage: str, state: State) -> bool:
+    """Whether the next attempt at a stage takes more than others: see `placement.Need`."""
+    on_cpu = stage == "render" and state.gpu_failures > 0 and device_of(state) == "cpu"
+    return on_cpu or state.memory_failures.get(stage, 0) > 0
 
 
 def device_of(state: State) -> str:

@@ -11,7 +11,8 @@ the CPU that a GPU waits for. What is handed to Ray fits where it is sent, so it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 MOST_RENDER_CPUS = 8
@@ -46,6 +47,8 @@ class Need:
         cpus: At least; a render on CPUs is given more where there is no other work for them.
         memory: Bytes that it is expected to use.
         disk: Bytes of its scene file: what generating is expected to leave, or what a render has.
+        large: It takes more than others of its stage, because it failed with as much as they
+            take: it has a queue of its own, and a node is left to empty for it.
     """
 
     stage: str
@@ -53,6 +56,7 @@ class Need:
     gpus: int = 0
     memory: int = 0
     disk: int = 0
+    large: bool = False
 
 
 @dataclass
@@ -122,42 +126,36 @@ class Placement:
         return self.cpus + (self.gpus if self.on_gpu else self.cpus) + 1
 
     def choose(
-        self, ready: Mapping[str, Need], ahead: Ahead, renders_left: int = 1
+        self, ready: Iterable[Need], ahead: Ahead, renders_left: int = 1
     ) -> tuple[Need, str] | None:
         """What to start now, and where; None to wait.
 
         Args:
-            ready: By stage, what the first scene that could start it needs.
+            ready: What the first scene of each queue needs.
             ahead: Scenes that are being generated or wait for a render.
             renders_left: Scenes that are not rendered yet, those that are not begun included.
 
         Example:
             >>> placement = Placement()
             >>> placement.update([Node("a", cpus=2)])
-            >>> ready = {"generate": Need("generate"), "render": Need("render")}
+            >>> ready = [Need("generate"), Need("render")]
             >>> placement.choose(ready, Ahead(disk=10**9), renders_left=9)
-            (Need(stage='render', cpus=1, gpus=0, memory=0, disk=0), 'a')
+            (Need(stage='render', cpus=1, gpus=0, memory=0, disk=0, large=False), 'a')
         """
         # A GPU must not wait for a CPU that an annotation took; without one, finishing goes first.
-        order = ("render", "annotate") if self.on_gpu else ("annotate", "render")
-        kept: str | None = None  # a node that is left to empty until the render fits on it
-        for stage in order:
-            need = ready.get(stage)
-            if need is None:
+        finishing = ("render", "annotate") if self.on_gpu else ("annotate", "render")
+        order = (*finishing, "generate")
+        kept: str | None = None  # a node that is left to empty until what waits for it has room
+        for need in sorted(ready, key=lambda need: (not need.large, order.index(need.stage))):
+            if need.stage == "generate" and not ahead.has_room(need, self.max_ahead):
                 continue
-            if stage == "render" and not self.on_gpu:
-                found, kept = self._place_cpu_render(need, renders_left)
-                if found:
-                    return found
-            elif name := self._place(need, kept):
-                return need, name
-            elif stage == "render" and not need.gpus:  # one that no GPU has the memory for
-                kept = self._nearest(need)
-        need = ready.get("generate")
-        if need is None or not ahead.has_room(need, self.max_ahead):
-            return None
-        name = self._place(need, kept)
-        return None if name is None else (need, name)
+            on_cpus = need.stage == "render" and not self.on_gpu
+            place = self._place_cpu_render if on_cpus else self._place
+            if found := place(need, kept, renders_left):
+                return found
+            if kept is None and (on_cpus or need.large):
+                kept = self._nearest(need, renders_left)
+        return None
 
     def render_threads(self, node: Node, memory: int, renders_left: int) -> int:
         """CPUs of one render on a node where renders run on CPUs.
@@ -175,26 +173,27 @@ class Placement:
         return max(1, min(MOST_RENDER_CPUS, node.cpus // max(1, min(side_by_side, share))))
 
     def _place_cpu_render(
-        self, need: Need, renders_left: int
-    ) -> tuple[tuple[Need, str] | None, str | None]:
-        """A render on CPUs and its node; or else the node that comes nearest to having room."""
-        found = nearest = None
-        found_free = nearest_free = -1
+        self, need: Need, kept: str | None, renders_left: int
+    ) -> tuple[Need, str] | None:
+        """A render with the CPUs that it is given, and the node with most free ones."""
+        found, found_free = None, -1
+        most = self._most_memory(need)
         threads: dict[tuple[int, int | None], int] = {}  # of each kind of node, for there are few
         for name, node in self.nodes.items():
             kind = node.cpus, node.memory
             if kind not in threads:
                 threads[kind] = self.render_threads(node, need.memory, renders_left)
             cpus, free = threads[kind], node.cpus - self.used.get(name, NOTHING).cpus
-            if free > found_free and self._fits(need, cpus, name):
+            if free > found_free and name != kept and self._fits(need, cpus, name, most):
                 found, found_free = (replace(need, cpus=cpus), name), free
-            if free > nearest_free and node.cpus >= cpus:
-                nearest, nearest_free = name, free
-        return (found, None) if found else (None, nearest)
+        return found
 
-    def _place(self, need: Need, kept: str | None) -> str | None:
+    def _place(
+        self, need: Need, kept: str | None, renders_left: int = 0
+    ) -> tuple[Need, str] | None:
         """The node with most free CPUs that has room, those without an idle GPU first."""
         best, best_idle, best_free = None, 0, -1
+        most = self._most_memory(need)
         for name, node in self.nodes.items():
             used = self.used.get(name, NOTHING)
             free = node.cpus - used.cpus
@@ -202,33 +201,64 @@ class Placement:
                 continue
             idle = node.gpus - used.gpus if self.on_gpu and not need.gpus else 0
             better = best is None or idle < best_idle or (idle == best_idle and free > best_free)
-            if better and self._fits(need, need.cpus, name):
+            if better and self._fits(need, need.cpus, name, most):
                 best, best_idle, best_free = name, idle, free
-        return best
+        return None if best is None else (need, best)
 
-    def _nearest(self, need: Need) -> str | None:
-        """The node with most free CPUs of those that have room when nothing runs there."""
-        names = [
-            name
-            for name, node in self.nodes.items()
-            if need.cpus + min(node.gpus, node.cpus // 2) <= node.cpus
-        ]
-        free = {name: self.nodes[name].cpus - self.used.get(name, NOTHING).cpus for name in names}
-        return max(names, key=lambda name: free[name], default=None)
+    def _nearest(self, need: Need, renders_left: int) -> str | None:
+        """The node that comes nearest to having room, of those that can ever have it."""
+        most = self._most_memory(need)
 
-    def _fits(self, need: Need, cpus: int, name: str) -> bool:
-        """Whether an attempt that is given so many CPUs has room on a node."""
+        def near(node: Node) -> tuple[int, int]:
+            """The memory that is wanting, with a minus, and the CPUs that are free."""
+            used = self.used.get(node.name, NOTHING)
+            memory = (used.memory or 0) + need.memory
+            wanting = 0 if node.memory is None else max(0, memory - node.memory)
+            return -wanting, node.cpus - used.cpus
+
+        def able(node: Node) -> bool:
+            cpus = need.cpus
+            if need.stage == "render" and not self.on_gpu:
+                cpus = self.render_threads(node, need.memory, renders_left)
+            cpus += 0 if need.gpus else self._kept_for_gpus(node.gpus, node)
+            enough = node.memory is None or node.memory >= min(need.memory, most)
+            return node.cpus >= cpus and node.gpus >= need.gpus and enough
+
+        nodes = [node for node in self.nodes.values() if able(node)]
+        return max(nodes, key=near).name if nodes else None
+
+    def _most_memory(self, need: Need) -> float:
+        """Of the nodes that an attempt could run on, the memory of the largest."""
+        return max(
+            (
+                math.inf if node.memory is None else node.memory
+                for node in self.nodes.values()
+                if node.cpus >= need.cpus and node.gpus >= need.gpus
+            ),
+            default=0,
+        )
+
+    def _kept_for_gpus(self, idle: int, node: Node) -> int:
+        """CPUs of a node that are left to its idle GPUs, whose renders must find one beside them.
+
+        At most half of them, for without scenes the GPUs have nothing to do.
+        """
+        return min(idle, node.cpus // 2) if self.on_gpu else 0
+
+    def _fits(self, need: Need, cpus: int, name: str, most: float) -> bool:
+        """Whether an attempt that is given so many CPUs has room on a node.
+
+        Args:
+            most: As `_most_memory` gave it.
+        """
         node, used = self.nodes[name], self.used.get(name, NOTHING)
-        # a GPU's render must find a CPU beside it; half of the CPUs at most are kept for that, for
-        # without scenes the GPUs have nothing to do
-        kept = 0
-        if self.on_gpu and not need.gpus:
-            kept = min(node.gpus - used.gpus, node.cpus // 2)
+        kept = 0 if need.gpus else self._kept_for_gpus(node.gpus - used.gpus, node)
         if used.cpus + cpus + kept > node.cpus or used.gpus + need.gpus > node.gpus:
             return False
+        if node.memory is None or (used.memory or 0) + need.memory <= node.memory:
+            return True
         alone = not used.cpus and not used.gpus  # what needs more than there is must still run
-        memory = (used.memory or 0) + need.memory
-        return node.memory is None or alone or memory <= node.memory
+        return alone and node.memory >= min(need.memory, most)
 
     def _use(self, need: Need, name: str, sign: int) -> None:
         used = self.used.get(name, NOTHING)

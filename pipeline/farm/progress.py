@@ -86,7 +86,7 @@ class Progress:
 
 def summary(status: Status) -> str:
     """The numbers, in one line."""
-    parts = [f"{status.done}/{status.wanted} scenes done", f"{status.failed} failed"]
+    parts = [f"scenes: {status.scenes_done}", f"{status.failed} failed"]
     if status.working:
         parts += [f"{status.at_work} running", f"{status.waiting} waiting"]
         rate, left = status.scenes_per_hour, status.left

@@ -13,7 +13,17 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import TAIL_LINES, Outcome, read_tail
-from pipeline.ledger.records import Done, Failed, costs_of, names_of, read_done, seed_of, to_json
+from pipeline.ledger.records import (
+    Done,
+    Failed,
+    costs_of,
+    hosts_of,
+    lost_in,
+    names_of,
+    read_all_done,
+    seed_of,
+    to_json,
+)
 from pipeline.ledger.state import remove_work, viewpoint_count
 from pipeline.outputs import (
     ANNOTATED,
@@ -107,9 +117,10 @@ def finish(scene: Scene, generator: str, *, keep_work: bool) -> str | None:
             "rendered": taken["render"],
             "panoramas": taken["annotate"],
         },
-        nodes=tuple(sorted({attempt.node for attempt in tried})),
+        nodes=hosts_of(tried),
         reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
         finished=time.time(),
+        lost=lost_in(tried),
     )
     if not keep_work:
         remove_work(scene.folder)  # first: nobody looks at a finished scene again
@@ -133,14 +144,14 @@ def quarantine(scene: Scene, settings: RunSettings, stage: str, outcome: Outcome
         log_tail=outcome.log_tail or log_tail(log),
         costs=costs_of(tried),
         reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
-        nodes=tuple(sorted({attempt.node for attempt in tried})),
+        nodes=hosts_of(tried),
         run_again=run_again(settings, scene.seed),
         when=time.time(),
     )
-    write_json(scene.folder.failed, to_json(record))
-    remove_work(scene.folder)
+    remove_work(scene.folder)  # first: nobody looks at a quarantined seed again
     for name in storage.names(scene.folder.path / "panoramas"):
         storage.remove_folder(scene.folder.path / "panoramas" / name, ANNOTATED)
+    write_json(scene.folder.failed, to_json(record))
 
 
 def log_tail(log: Path) -> str:
@@ -172,7 +183,7 @@ def summarize(
 ) -> Summary:
     """Sum up a run whose wanted scenes are all done."""
     wanted = list(islice(open_seeds(run, settings), scenes))
-    records = [read_done(run, scene.folder.scene_id) for scene in wanted]
+    records = list(read_all_done(run, [scene.folder.scene_id for scene in wanted]))
     last = wanted[-1].seed
     failed = sorted(names_of(run.failed_folder))
     return Summary(

@@ -18,8 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from pipeline.farm.memory import machine_memory, oom_kills
 from pipeline.farm.orphans import PARENT_VARIABLE
 from pipeline.farm.session import Usage, kill_session
 from pipeline.ledger.outcome import Outcome, read_tail
@@ -34,7 +33,7 @@ REJECTED_PREFIX = "rejected: "
 DAMAGED_STATUS = 4  # what the child was to read is damaged; it has removed it, to be made again
 DAMAGED_PREFIX = "damaged: "
 FULL_MESSAGES = tuple(os.strerror(error) for error in DISK_FULL)
-MEMORY_SHARE = 0.9  # of the machine's memory is the most that one child may use
+MEMORY_SHARE = 0.9  # of the memory that there is, the most that one child may use
 FULL_BYTES = 16 * 2**20  # a file system with less free space than this is full
 SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
 
@@ -47,7 +46,7 @@ class Limits:
         wall: Seconds from start to end.
         silent: Seconds without a new byte in the log.
         memory: Resident bytes of the child and all it started, together; at most `MEMORY_SHARE`
-            of the machine that it runs on.
+            of what its machine, container or job may use.
         disk: Bytes of the folder that the child writes to.
         log: Bytes of the log; a child that prints for ever must not fill the disk.
     """
@@ -89,7 +88,7 @@ def run_job(
         'ok'
     """
     started = time.monotonic()
-    cpu_before = _children_cpu()
+    cpu_before, kills_before = _children_cpu(), oom_kills()
     usage = Usage()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log_path.unlink(missing_ok=True)
@@ -109,7 +108,9 @@ def run_job(
         finally:
             kill_session(child.pid, GRACE_SECONDS)
     reason, detail = broken or verdict(child.returncode, read_tail(log_path))
-    if reason not in ("ok", "rejected") and (why := full_disk(log_path, folder)):
+    if child.returncode == -signal.SIGKILL and not broken and oom_kills() > kills_before:
+        reason, detail = "memory", f"the kernel ended it at {usage.rss / GIB:.1f} GiB"
+    elif reason not in ("ok", "rejected") and (why := full_disk(log_path, folder)):
         reason, detail = "scratch", why
     log_tail = read_tail(log_path)
     if limits.log is not None and log_path.stat().st_size > limits.log:
@@ -161,7 +162,7 @@ def memory_limit(limits: Limits) -> int | None:
     """Bytes that a child may use on this machine; the kernel would end it at random above."""
     if limits.memory is None:
         return None
-    return min(limits.memory, int(MEMORY_SHARE * psutil.virtual_memory().total))
+    return min(limits.memory, int(MEMORY_SHARE * machine_memory()))
 
 
 def full_disk(log_path: Path, folder: Path | None) -> str | None:

@@ -27,6 +27,9 @@ from pipeline.outputs import STAGES, SceneFolder, read_json, write_json
 NOT_COUNTED = ("ok", "interrupted", "node", "machine", "disk", "scratch", "gpu-memory")
 """Ends of an attempt that say nothing against its seed."""
 
+ELSEWHERE = ("node", "scratch", "machine")
+"""Ends of an attempt for the sake of its machine."""
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -41,6 +44,7 @@ class Attempt:
         reason: As in `worker.Outcome`.
         seconds: Wall-clock time; `cpu_seconds` and `peak_rss` (bytes) as in `worker.Outcome`.
         counted: Whether it is a failure that counts against the seed.
+        forgiven: Taken back: it counts neither against its seed nor against where it ran.
         bytes: What it brought to OUT.
         brought: Panoramas that it brought to OUT.
     """
@@ -65,6 +69,7 @@ class Attempt:
     token: str = ""
     bytes: int = 0
     brought: int = 0
+    forgiven: bool = False
 
     @property
     def process_alive(self) -> bool | None:
@@ -182,7 +187,7 @@ def forgive(scene: SceneFolder) -> None:
     for attempt in read_attempts(scene):
         write_json(
             record_path(scene, attempt.stage, attempt.number),
-            asdict(replace(attempt, counted=False)),
+            asdict(replace(attempt, counted=False, forgiven=True)),
         )
     storage.remove(scene.failed)
 

@@ -9,8 +9,11 @@ storage, however many files its scenes have.
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from pipeline import storage
 from pipeline.ledger.attempts import Attempt
 from pipeline.outputs import STAGES, DamagedFileError, RunFolder, read_json
 
+BATCH = 1000  # records read at once
 MEND = "delete it and run the same command again, which writes it anew"
 
 
@@ -53,9 +57,10 @@ class Done:
         unfit: By index, why each of the others is unfit.
         costs: By stage.
         bytes: By what takes them: `scene` (scene.blend), `rendered` and `panoramas`.
-        nodes: Where its attempts ran.
+        nodes: Where its attempts ran, by host name.
         reasons: How often its attempts ended how, "ok" included.
         finished: When, Unix seconds.
+        lost: Of the costs, what went into attempts that did not end well.
     """
 
     scene_id: str
@@ -68,6 +73,7 @@ class Done:
     nodes: tuple[str, ...]
     reasons: dict[str, int]
     finished: float
+    lost: Cost = Cost()
 
     @property
     def seconds(self) -> float:
@@ -105,16 +111,34 @@ class Failed:
 def costs_of(attempts: Iterable[Attempt]) -> dict[str, Cost]:
     """What a scene's attempts cost, by stage."""
     costs: dict[str, Cost] = {}
-    for attempt in attempts:
-        so_far = costs.get(attempt.stage, Cost())
-        costs[attempt.stage] = Cost(
-            attempts=so_far.attempts + 1,
-            seconds=so_far.seconds + attempt.seconds,
-            cpu_seconds=so_far.cpu_seconds + attempt.cpu_seconds,
-            gpu_seconds=so_far.gpu_seconds + attempt.seconds * attempt.gpus,
-            peak_rss=max(so_far.peak_rss, attempt.peak_rss),
-        )
+    for one in attempts:
+        costs[one.stage] = add(costs.get(one.stage, Cost()), _cost(one))
     return {stage: costs[stage] for stage in STAGES if stage in costs}
+
+
+def lost_in(attempts: Iterable[Attempt]) -> Cost:
+    """What those of a scene's attempts cost that did not end well."""
+    return add(*(_cost(one) for one in attempts if one.reason != "ok"))
+
+
+def hosts_of(attempts: Iterable[Attempt]) -> tuple[str, ...]:
+    """Where a scene's attempts ran; an attempt that never began has only a node, or nothing."""
+    return tuple(sorted({one.host or one.node for one in attempts}))
+
+
+def add(*costs: Cost) -> Cost:
+    """Several costs as one."""
+    return Cost(
+        attempts=sum(cost.attempts for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        cpu_seconds=sum(cost.cpu_seconds for cost in costs),
+        gpu_seconds=sum(cost.gpu_seconds for cost in costs),
+        peak_rss=max((cost.peak_rss for cost in costs), default=0),
+    )
+
+
+def _cost(one: Attempt) -> Cost:
+    return Cost(1, one.seconds, one.cpu_seconds, one.seconds * one.gpus, one.peak_rss)
 
 
 def to_json(record: Done | Failed) -> dict[str, Any]:
@@ -128,18 +152,33 @@ def read_done(run: RunFolder, scene_id: str) -> Done:
         FileNotFoundError: It is not finished.
         DamagedFileError: Its record cannot be used.
     """
-    path = run.scene(scene_id).done
-    data = read_json(path, MEND)
+    return next(read_all_done(run, [scene_id]))
+
+
+def read_all_done(run: RunFolder, scene_ids: Iterable[str]) -> Iterator[Done]:
+    """The records of several finished scenes, many at a time; errors as of `read_done`."""
+    paths = [run.scene(scene_id).done for scene_id in scene_ids]
+    for start in range(0, len(paths), BATCH):
+        batch = paths[start : start + BATCH]
+        for path, data in zip(batch, storage.read_many(batch), strict=True):
+            if data is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            yield _done(path, data)
+
+
+def _done(path: Path, text: bytes) -> Done:
     try:
+        data = json.loads(text)
         return Done(
             **{
                 **data,
                 "panoramas": tuple(data["panoramas"]),
                 "nodes": tuple(data["nodes"]),
                 "costs": {stage: Cost(**cost) for stage, cost in data["costs"].items()},
+                "lost": Cost(**data.get("lost", {})),
             }
         )
-    except (KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedFileError(f"{path} is damaged; {MEND}") from None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline import storage
-from pipeline.ledger.attempts import Attempt, read_attempts
+from pipeline.ledger.attempts import ELSEWHERE, Attempt, read_attempts
 from pipeline.outputs import ANNOTATED, LEFTOVER, RENDERED, STAGES, SceneFolder, read_json
 
 FINISH = "finish"  # every panorama is annotated, only its record in done/ is missing
@@ -70,7 +70,7 @@ def read_state(scene: SceneFolder) -> State:
         failures=_count(tried, lambda attempt: attempt.counted),
         memory_failures=_count(tried, lambda attempt: attempt.reason == "memory"),
         gpu_failures=sum(attempt.reason == "gpu-memory" for attempt in tried),
-        elsewhere=sum(attempt.reason in ("node", "scratch", "machine") for attempt in tried),
+        elsewhere=sum(a.reason in ELSEWHERE and not a.forgiven for a in tried),
     )
 
 

@@ -1,6 +1,6 @@
 """How a run stands, from its files alone: for the driver's own display and for `make status`.
 
-What is finished or given up has one record each (`farm/records.py`), which `Records` adds up; what
+What is finished or given up has one record each (`records.py`), which `Records` adds up; what
 is at work shows in the ledger of the scenes that have a folder and no record yet.
 """
 
@@ -18,8 +18,8 @@ from itertools import pairwise
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.ledger import attempts, claim
-from pipeline.ledger.records import RECORD, Cost
-from pipeline.ledger.totals import Records, Totals, add
+from pipeline.ledger.records import RECORD, Cost, add
+from pipeline.ledger.totals import Records, Totals
 from pipeline.outputs import RunFolder, SceneFolder
 
 STAGE_PREFIX = b"stage: "
@@ -80,6 +80,13 @@ class Status:
     @property
     def failed(self) -> int:
         return self.totals.failed
+
+    @property
+    def scenes_done(self) -> str:
+        """How many of how many, for people; an earlier driver may have made more than wanted."""
+        if self.done > self.wanted:
+            return f"{self.done} done, {self.wanted} asked for"
+        return f"{self.done} of {self.wanted} done"
 
     @property
     def at_work(self) -> int:

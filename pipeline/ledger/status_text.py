@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from pipeline.ledger.records import Cost
 from pipeline.ledger.status import HOUR, Running, Status, read_status
 from pipeline.outputs import RunFolder
 
@@ -19,7 +20,7 @@ def status_text(run: RunFolder) -> str:
     totals, now = status.totals, status.now
     working = f"working for {duration(now - status.started)}"
     lines = [f"{run.path}: {working if status.working else 'no driver is working'}", ""]
-    scenes = [f"{status.done} of {status.wanted} done", f"{status.failed} failed"]
+    scenes = [status.scenes_done, f"{status.failed} failed"]
     if status.working:
         scenes += [f"{status.at_work} running", f"{status.waiting} waiting"]
     lines += _rows("scenes", [", ".join(scenes)])
@@ -55,13 +56,15 @@ def status_json(run: RunFolder) -> str:
         stages                            by stage: attempts, seconds, cpu_seconds, gpu_seconds,
                                           peak_rss; of finished scenes and failed seeds
         total, failed_seeds               the same of all stages, and of failed seeds alone
+        lost                              the same of failed seeds and of attempts that did not end
+                                          well
         per_panorama                      seconds, cpu_seconds, gpu_seconds for a good panorama,
                                           bytes by kind; null before there is one
         attempts                          how many ended how, by reason
         failures                          stage, reason, seeds
         slowest                           scene_id, seconds, stages (seconds of each), failed
         bytes                             scene, rendered, panoramas: brought to OUT
-        nodes                             by Ray's id: scenes and failed_seeds it took part in
+        nodes                             by host name: scenes and failed_seeds it took part in
         damaged                           records that cannot be used, as places in OUT
     """
     status = read_status(run)
@@ -85,6 +88,7 @@ def status_json(run: RunFolder) -> str:
         "stages": {stage: asdict(one) for stage, one in totals.costs.items()},
         "total": asdict(cost),
         "failed_seeds": asdict(status.failed_cost),
+        "lost": asdict(totals.lost),
         "per_panorama": {
             **{name: getattr(cost, name) / totals.good for name in seconds},
             "bytes": {kind: number / totals.good for kind, number in totals.bytes.items()},
@@ -135,9 +139,8 @@ def size(number: float) -> str:
     return f"{number:.1f} TiB"
 
 
-def _shares(status: Status) -> str:
-    """What part of all cost went into failed seeds."""
-    lost, cost = status.failed_cost, status.cost
+def _shares(what: str, lost: Cost, cost: Cost) -> str:
+    """What part of all cost went into something."""
     shares = [
         f"{part / whole:.1%} of {name}"
         for name, part, whole in (
@@ -147,7 +150,7 @@ def _shares(status: Status) -> str:
         )
         if whole
     ]
-    return f"which took {', '.join(shares)}" if shares else ""
+    return f"{what} took {', '.join(shares)}" if shares and lost.attempts else ""
 
 
 def damaged_line(run: RunFolder, place: str) -> str:
@@ -190,16 +193,18 @@ def _costs(status: Status) -> list[str]:
 def _troubles(status: Status, run: RunFolder) -> list[str]:
     """How attempts ended, which seeds failed, where, and which took long."""
     totals = status.totals
-    lines = _rows("attempts", [", ".join(f"{n} {reason}" for reason, n in totals.reasons.items())])
+    ends = ", ".join(f"{n} {reason}" for reason, n in totals.reasons.items())
+    lost = _shares("what came to nothing", totals.lost, status.cost)
+    lines = _rows("attempts", [ends, lost])
     kinds = [f"{n} {stage} {reason}" for (stage, reason), n in totals.kinds.items()]
     if others := sum([*totals.kinds.values()][KINDS_SHOWN:]):
         kinds[KINDS_SHOWN:] = [f"{others} others"]
     if kinds:
         see = f"make failures OUT={run.path} says more"
-        failed = [", ".join(kinds), _shares(status), see]
+        failed = [", ".join(kinds), _shares("which", status.failed_cost, status.cost), see]
         lines += _rows("failed seeds", failed)
     nodes = [
-        f"{node[:12] or 'unknown'}  {done} scene{'s' * (done != 1)}, {lost} failed seeds"
+        f"{node or 'unknown'}  {done} scene{'s' * (done != 1)}, {lost} failed seeds"
         for node, (done, lost) in totals.nodes.items()
     ]
     lines += _rows("nodes", _first(nodes, NODES_SHOWN))

@@ -10,10 +10,9 @@ from operator import itemgetter
 from typing import Any
 
 from pipeline import storage
-from pipeline.ledger.records import RECORD, Cost
+from pipeline.ledger.records import BATCH, RECORD, Cost, add
 from pipeline.outputs import STAGES, RunFolder
 
-BATCH = 1000  # records read at once
 SLOWEST = 5
 COSTS = tuple(field.name for field in fields(Cost))
 """The last, the peak, is the largest; the others add up."""
@@ -41,10 +40,12 @@ class Totals:
         finished: When each scene was finished, Unix seconds, ascending.
         good, unfit: Panoramas of finished scenes.
         costs: By stage, of finished scenes and failed seeds; `failed_costs`, of failed seeds alone.
+        lost: Of all stages: what failed seeds cost, and of finished scenes the attempts that did
+            not end well.
         reasons: How often their attempts ended how.
         kinds: Failed seeds by (stage, reason).
         bytes: Brought to OUT by finished scenes: `scene`, `rendered`, `panoramas`.
-        nodes: By Ray's id, in how many finished scenes and in how many failed seeds it took part.
+        nodes: By host name, in how many finished scenes and in how many failed seeds it took part.
         slowest: The slowest seeds, slowest first.
         damaged: Places in OUT of the records that cannot be used.
     """
@@ -56,6 +57,7 @@ class Totals:
     unfit: int
     costs: dict[str, Cost]
     failed_costs: dict[str, Cost]
+    lost: Cost
     reasons: dict[str, int]
     kinds: dict[tuple[str, str], int]
     bytes: dict[str, int]
@@ -120,6 +122,7 @@ class Records:
             unfit=self._unfit,
             costs={stage: add(done[stage], failed[stage]) for stage in STAGES},
             failed_costs=failed,
+            lost=add(*failed.values(), self._costs["lost", ""]),
             reasons=dict(self._reasons.most_common()),
             kinds=dict(self._kinds.most_common()),
             bytes={kind: self._bytes[kind] for kind in ("scene", "rendered", "panoramas")},
@@ -160,7 +163,10 @@ class Records:
     def _add_done(self, record: dict[str, Any]) -> None:
         good, unfit = _count(record["panoramas"], list), _count(record["unfit"], dict)
         taken, finished = record["bytes"], record["finished"]
-        self._add(record, "done", [finished, *taken.values()])
+        lost = _numbers(record["lost"]) if "lost" in record else _NOTHING
+        self._add(record, "done", [finished, *taken.values(), *lost])
+        if lost[0]:
+            self._new["lost", ""].append(lost)
         self._good += good
         self._unfit += unfit
         for what, number in taken.items():
@@ -201,17 +207,6 @@ class Records:
             self._slowest = sorted([*self._slowest, slow], key=lambda one: -one.seconds)[:SLOWEST]
 
 
-def add(*costs: Cost) -> Cost:
-    """Several costs as one."""
-    return Cost(
-        attempts=sum(cost.attempts for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-        cpu_seconds=sum(cost.cpu_seconds for cost in costs),
-        gpu_seconds=sum(cost.gpu_seconds for cost in costs),
-        peak_rss=max((cost.peak_rss for cost in costs), default=0),
-    )
-
-
 def _count(items: Any, kind: type[list[Any]] | type[dict[str, Any]]) -> int:
     if not isinstance(items, kind):
         raise TypeError
@@ -222,5 +217,6 @@ def _no_number(name: str) -> None:
     raise ValueError(name)
 
 
+_NOTHING = (0,) * len(COSTS)
 _numbers = itemgetter(*COSTS)
 _decode = json.JSONDecoder(parse_constant=_no_number).decode  # NaN would spoil every sum

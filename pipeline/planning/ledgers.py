@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.ledger.attempts import Attempt, read_attempts
-from pipeline.ledger.records import Cost, Done, Failed, read_done, read_failed
+from pipeline.ledger.records import Cost, Done, Failed, read_all_done, read_failed
 from pipeline.outputs import RunFolder, read_json
 from pipeline.planning.measured import Measured, Sample, reference, scale
 from pipeline.settings import RunSettings, from_json
@@ -86,7 +86,7 @@ def read_samples(
         asked: PANOS of the run.
         only: Scenes that are taken; None takes all.
     """
-    done = [read_done(run, name) for name in _ids(run.done_folder, only)]
+    done = list(read_all_done(run, _ids(run.done_folder, only)))
     failed = [read_failed(run, name) for name in _ids(run.failed_folder, only)]
     tried = {
         record.scene_id: read_attempts(run.scene(record.scene_id)) for record in done[:LOOKED_AT]

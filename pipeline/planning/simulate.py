@@ -136,10 +136,10 @@ class _Run:
         self.gpu_seconds += self.gpus * (time - self.now)
         self.now = time
 
-    def needs(self, most_cpus: int) -> dict[str, Need]:
-        """By stage, what the first scene that could start it needs; as the driver asks for it."""
-        return {
-            stage: self.seen.need(
+    def needs(self, most_cpus: int) -> list[Need]:
+        """What the first scene that could start each stage needs; as the driver asks for it."""
+        return [
+            self.seen.need(
                 waiting[0].generator,
                 stage,
                 State(stage, scene_bytes=waiting[0].scene_bytes),
@@ -148,7 +148,7 @@ class _Run:
             )
             for stage, waiting in self.ready.items()
             if waiting
-        }
+        ]
 
     def start(self, need: Need, node: str) -> None:
         self.go_to(self.now + self.latency)
@@ -254,7 +254,8 @@ def simulate(
         elif run.running:
             run.go_to(max(run.now, run.running[0][0]))
         else:
-            raise UserError(f"no node has room for the stage {', '.join(needs)}")
+            stages = ", ".join(need.stage for need in needs)
+            raise UserError(f"no node has room for the stage {stages}")
         if watch:
             watch(run.now, placement, run.ahead)
         while run.running and run.running[0][0] <= run.now:

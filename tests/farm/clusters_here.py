@@ -311,9 +311,11 @@ import json, sys
 from dataclasses import replace
 from pipeline import lease, storage
 from pipeline.errors import UserError
+from pipeline.farm import loop
 from pipeline.farm.worker import Limits
 from pipeline.outputs import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
+loop.IDLE_SECONDS = 2.0
 out, scenes, profile, asked = json.loads(sys.argv[1])
 lease.BEAT_SECONDS, lease.LEASE_SECONDS, lease.SETTLE_SECONDS = 1.0, 8.0, 0.5
 limits = {name: Limits(**asked.pop(name)) for name in list(asked) if name.endswith("_limits")}

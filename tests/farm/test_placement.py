@@ -57,7 +57,7 @@ def test_no_node_is_oversubscribed(nodes, on_gpu, data):
         }
         stages = data.draw(st.sets(st.sampled_from(sorted(ready))))
         left = data.draw(st.integers(1, 99))
-        found = farm.choose({stage: ready[stage] for stage in stages}, ROOM, left)
+        found = farm.choose([ready[stage] for stage in stages], ROOM, left)
         if found:
             farm.start(*found)
             at_work.append(found)
@@ -72,11 +72,11 @@ def test_what_needs_more_memory_than_there_is_runs_alone():
     farm = placement(Node("a", cpus=4, memory=8))
     large, small = Need("generate", memory=9), Need("generate", memory=1)
     farm.start(small, "a")
-    assert farm.choose({"generate": large}, ROOM) is None
+    assert farm.choose([large], ROOM) is None
     farm.end(small, "a")
-    assert farm.choose({"generate": large}, ROOM) == (large, "a")
+    assert farm.choose([large], ROOM) == (large, "a")
     farm.start(large, "a")
-    assert farm.choose({"generate": small}, ROOM) is None
+    assert farm.choose([small], ROOM) is None
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
@@ -84,15 +84,15 @@ def test_a_render_that_waits_for_several_cpus_is_not_overtaken(on_gpu):
     """Beside GPUs it is one that no GPU has the memory for."""
     nodes = [Node("a", cpus=8, gpus=int(on_gpu)), Node("b", cpus=4)]
     farm = placement(*nodes, on_gpu=on_gpu, render_cpus=4)
-    generate, render = Need("generate"), Need("render", cpus=4)
+    generate, render = Need("generate"), Need("render", cpus=4, large=on_gpu)
     at_work: list[tuple[Need, str]] = []
-    while found := farm.choose({"generate": generate}, ROOM, MANY):
+    while found := farm.choose([generate], ROOM, MANY):
         farm.start(*found)
         at_work.append(found)
     started = []
     for _ in range(50):  # the first that began ends; whatever may start then starts
         farm.end(*at_work.pop(0))
-        while found := farm.choose({"generate": generate, "render": render}, ROOM, MANY):
+        while found := farm.choose([generate, render], ROOM, MANY):
             farm.start(*found)
             at_work.append(found)
             started.append(found[0].stage)
@@ -110,14 +110,14 @@ def test_no_gpu_waits_for_a_cpu_that_a_generator_took(nodes, data):
     generate, annotate, render = Need("generate"), Need("annotate"), Need("render", gpus=1)
     at_work: list[tuple[Need, str]] = []
     for _ in range(80):
-        ready = data.draw(st.sampled_from([{"generate": generate}, {"annotate": annotate}]))
+        ready = data.draw(st.sampled_from([[generate], [annotate]]))
         if found := farm.choose(ready, ROOM, MANY):
             farm.start(*found)
             at_work.append(found)
         if data.draw(st.booleans()) and any(
             n.gpus > farm.used.get(n.name, Node(n.name, 0)).gpus for n in nodes
         ):
-            found = farm.choose({**ready, "render": render}, ROOM, MANY)
+            found = farm.choose([*ready, render], ROOM, MANY)
             assert found and found[0].stage == "render"
             farm.start(*found)
             at_work.append(found)
@@ -150,11 +150,11 @@ def test_what_is_left_is_shared_among_the_nodes():
 
 
 def test_later_stages_go_first_and_a_gpu_before_them():
-    ready = {"generate": Need("generate"), "render": Need("render"), "annotate": Need("annotate")}
-    found = placement(Node("a", 4)).choose(ready, ROOM, MANY)
+    ready = [Need("generate"), Need("annotate")]
+    found = placement(Node("a", 4)).choose([*ready, Need("render")], ROOM, MANY)
     assert found and found[0].stage == "annotate"
-    ready["render"] = Need("render", gpus=1)
-    found = placement(Node("a", 4, gpus=1), on_gpu=True).choose(ready, ROOM, MANY)
+    farm = placement(Node("a", 4, gpus=1), on_gpu=True)
+    found = farm.choose([*ready, Need("render", gpus=1)], ROOM, MANY)
     assert found and found[0].stage == "render"
 
 
@@ -162,7 +162,7 @@ def test_generators_go_to_nodes_without_an_idle_gpu():
     farm = placement(Node("g", 64, gpus=8), Node("c", 4), on_gpu=True)
     names = []
     for _ in range(5):
-        found = farm.choose({"generate": Need("generate")}, ROOM, MANY)
+        found = farm.choose([Need("generate")], ROOM, MANY)
         assert found
         farm.start(*found)
         names.append(found[1])
@@ -173,10 +173,10 @@ def test_scenes_ahead_are_bounded_by_number_and_by_bytes():
     farm = placement(Node("a", cpus=4, gpus=2), on_gpu=True)
     need = Need("generate", disk=10)
     assert farm.max_ahead == 4 + 2 + 1
-    assert farm.choose({"generate": need}, Ahead(disk=100, scenes=6, bytes=60))
-    assert farm.choose({"generate": need}, Ahead(disk=100, scenes=7, bytes=70)) is None
-    assert farm.choose({"generate": need}, Ahead(disk=100, scenes=2, bytes=91)) is None
-    assert farm.choose({"generate": need}, Ahead(disk=5)), "the first one always may"
+    assert farm.choose([need], Ahead(disk=100, scenes=6, bytes=60))
+    assert farm.choose([need], Ahead(disk=100, scenes=7, bytes=70)) is None
+    assert farm.choose([need], Ahead(disk=100, scenes=2, bytes=91)) is None
+    assert farm.choose([need], Ahead(disk=5)), "the first one always may"
 
 
 def test_nodes_come_and_go():
@@ -184,8 +184,48 @@ def test_nodes_come_and_go():
     need = Need("generate")
     farm.start(need, "a")
     farm.update([Node("a", 1)])
-    assert farm.choose({"generate": need}, ROOM) is None
+    assert farm.choose([need], ROOM) is None
     farm.end(need, "a")
-    assert farm.choose({"generate": need}, ROOM) == (need, "a")
+    assert farm.choose([need], ROOM) == (need, "a")
     farm.update([])
-    assert farm.choose({"generate": need}, ROOM) is None
+    assert farm.choose([need], ROOM) is None
+
+
+@pytest.mark.parametrize(
+    ("large", "usual"),
+    [
+        (Need("generate", memory=12, large=True), Need("generate", memory=4)),
+        (Need("render", gpus=1, memory=12, large=True), Need("render", gpus=1, memory=4)),
+        (Need("render", cpus=4, memory=4, large=True), Need("render", gpus=1, memory=4)),
+    ],
+)
+def test_what_takes_more_than_others_waits_for_one_node_and_the_others_go_on(large, usual):
+    nodes = [Node(name, cpus=8, gpus=2, memory=16) for name in "abc"]
+    farm = placement(*nodes, on_gpu=True)
+    work = [usual, Need("generate", memory=4), Need("annotate", memory=1)]
+    at_work: list[tuple[Need, str]] = []
+    for _ in range(30):  # the cluster is full
+        while found := farm.choose(work, ROOM, MANY):
+            farm.start(*found)
+            at_work.append(found)
+        farm.end(*at_work.pop(0))
+    others = 0
+    for _ in range(30):
+        farm.end(*at_work.pop(0))
+        while found := farm.choose([*work, large], ROOM, MANY):
+            farm.start(*found)
+            at_work.append(found)
+            if found[0].large:
+                assert others > 0
+                return
+            others += 1
+    raise AssertionError(f"overtaken by {others} others")
+
+
+def test_what_needs_more_memory_goes_to_the_largest_node_it_can_run_on():
+    farm = placement(Node("small", 4, memory=8), Node("large", 4, memory=32))
+    need = Need("generate", memory=40, large=True)
+    farm.start(Need("generate", memory=1), "large")
+    assert farm.choose([need], ROOM) is None, "it has room alone, and on the large node"
+    farm.end(Need("generate", memory=1), "large")
+    assert farm.choose([need], ROOM) == (need, "large")

@@ -38,8 +38,8 @@ def test_plain_lines(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
             write_record(farm.run, 0, "done", [])
         display.update()
     lines = stream.getvalue().splitlines()
-    assert "0/10 scenes done" in lines[0]
-    assert "1/10 scenes done" in lines[-1]
+    assert "scenes: 0 of 10 done" in lines[0]
+    assert "scenes: 1 of 10 done" in lines[-1]
     assert len(lines) == 4  # at once, after 31 s, at the change, after 31 s
     assert not any("\x1b" in line for line in lines)
 

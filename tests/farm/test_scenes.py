@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from pipeline.farm.scenes import Scene, finish, open_seeds, quarantine
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.records import names_of, read_done, read_failed, seed_of
+from pipeline.ledger.state import read_state
 from pipeline.outputs import write_json
 from pipeline.settings import make_settings
 from tests.farm.conftest import SETTINGS, Farm
@@ -35,7 +38,8 @@ def test_a_finished_scene(farm: Farm, scene: Scene) -> None:
     cost = done.costs["render"]
     assert (cost.attempts, cost.seconds, cost.gpu_seconds, cost.peak_rss) == (2, 5.0, 5.0, 9)
     assert done.bytes == {"scene": 0, "rendered": 100, "panoramas": 0}
-    assert (done.nodes, done.reasons) == (("n",), {"crashed": 1, "ok": 1})
+    assert (done.nodes, done.reasons) == ((socket.gethostname(),), {"crashed": 1, "ok": 1})
+    assert (done.lost.attempts, done.lost.cpu_seconds) == (1, 1.5)
     assert not scene.folder.blend.exists()
     assert names_of(farm.run.done_folder) == {"spheres-0000000007"}
 
@@ -64,6 +68,17 @@ def test_quarantine_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> N
     attempts.forgive(scene.folder)
     assert not scene.folder.failed.exists()
     assert not any(attempt.counted for attempt in attempts.read_attempts(scene.folder))
+
+
+def test_what_is_forgiven_counts_against_nothing(scene: Scene) -> None:
+    for number, end in enumerate((CRASH, Outcome("node", "it went away")), start=1):
+        attempts.begin(scene.folder, "generate", number)
+        attempts.end(scene.folder, "generate", number, end)
+    state = read_state(scene.folder)
+    assert (state.failures["generate"], state.elsewhere) == (1, 1)
+    attempts.forgive(scene.folder)
+    state = read_state(scene.folder)
+    assert (state.failures["generate"], state.elsewhere, state.numbers["generate"]) == (0, 0, 2)
 
 
 def test_open_seeds_leave_out_what_failed(farm: Farm) -> None:

@@ -164,6 +164,22 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(calls) == 1
 
 
+def test_missing_credentials_are_told_at_once(tmp_path: Path) -> None:
+    nowhere = {name: str(tmp_path) for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    told = subprocess.run(
+        [sys.executable, "-m", "pipeline", "status", "--out", "s3://bucket/run"],
+        env={**kept, **nowhere, "AWS_EC2_METADATA_DISABLED": "true"},
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert told.returncode == 2
+    assert told.stderr.startswith("error: no credentials for s3://bucket/run"), told.stderr
+    assert told.stderr.count("\n") == 1
+
+
 def test_a_store_without_its_bucket_or_its_package_is_told() -> None:
     with pytest.raises(UserError, match="nowhere://x cannot be used"):
         storage.open_path("nowhere://x")

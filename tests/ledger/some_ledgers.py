@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.ledger.attempts import Attempt
-from pipeline.ledger.records import Done, Failed, costs_of, to_json
+from pipeline.ledger.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
 from pipeline.ledger.status import Status
 from pipeline.outputs import STAGES, RunFolder
 
@@ -26,12 +26,12 @@ def ledgers(draw: st.DrawFn) -> list[tuple[str, list[Attempt]]]:
     """Scenes, each finished or failed, with all their attempts."""
     number = st.floats(0, 1e6, allow_nan=False)
     attempt = st.builds(
-        lambda stage, reason, node, **numbers: Attempt(
-            stage, 1, "host", 1, 0.0, 0.0, ended=1.0, reason=reason, node=node, **numbers
+        lambda stage, reason, host, **numbers: Attempt(
+            stage, 1, host, 1, 0.0, 0.0, ended=1.0, reason=reason, **numbers
         ),
         stage=st.sampled_from(STAGES),
         reason=st.sampled_from(REASONS),
-        node=st.sampled_from(("node-a", "node-b", "node-c")),
+        host=st.sampled_from(("host-a", "host-b", "host-c")),
         seconds=number,
         cpu_seconds=number,
         peak_rss=st.integers(0, 2**36),
@@ -50,12 +50,20 @@ def some_ledgers(count: int) -> list[tuple[str, list[Attempt]]]:
             "failed" if draw.random() < 0.1 else "done",
             [
                 Attempt(
-                    *(draw.choice(STAGES), 1, "host", 1, 0.0, 0.0, 1.0, draw.choice(REASONS)),
+                    *(
+                        draw.choice(STAGES),
+                        1,
+                        draw.choice("abc"),
+                        1,
+                        0.0,
+                        0.0,
+                        1.0,
+                        draw.choice(REASONS),
+                    ),
                     seconds=draw.uniform(0, 1000),
                     cpu_seconds=draw.uniform(0, 1000),
                     peak_rss=draw.randrange(2**36),
                     gpus=draw.randrange(2),
-                    node=draw.choice("abc"),
                     bytes=draw.randrange(2**30),
                 )
                 for _ in range(draw.randrange(8))
@@ -75,13 +83,18 @@ def write_record(
         "generator": "spheres",
         "costs": costs_of(tried),
         "reasons": dict(Counter(str(one.reason) for one in tried)),
-        "nodes": tuple(sorted({one.node for one in tried})),
+        "nodes": hosts_of(tried),
     }
     if kind == "done":
         taken = {stage: sum(one.bytes for one in tried if one.stage == stage) for stage in STAGES}
         what = dict(zip(("scene", "rendered", "panoramas"), taken.values(), strict=True))
         record: Done | Failed = Done(
-            **common, panoramas=(1, 2), unfit={"0": ["black"]}, bytes=what, finished=when
+            **common,
+            panoramas=(1, 2),
+            unfit={"0": ["black"]},
+            bytes=what,
+            finished=when,
+            lost=lost_in(tried),
         )
     else:
         end = tried[-1] if tried else Attempt("generate", 1, "", 0, 0.0, 0.0, reason="crashed")
@@ -119,12 +132,16 @@ def check_against_attempts(status: Status, scenes: list[tuple[str, list[Attempt]
             assert cost.peak_rss == max((one.peak_rss for one in tried), default=0)
     every = [one for scene in done + failed for one in scene]
     assert status.cost.attempts == len(every)
+    nothing = [one for scene in failed for one in scene]
+    nothing += [one for scene in done for one in scene if one.reason != "ok"]
+    assert totals.lost.attempts == len(nothing)
+    assert totals.lost.seconds == pytest.approx(sum(one.seconds for one in nothing))
     assert totals.reasons == Counter(one.reason for one in every)
     assert sum(totals.kinds.values()) == len(failed)
     stored = sum(one.bytes for scene in done for one in scene if one.stage == "annotate")
     assert totals.bytes["panoramas"] == stored
-    for node in {one.node for one in every}:
-        took_part = [sum(node in {one.node for one in t} for t in some) for some in (done, failed)]
-        assert totals.nodes[node] == tuple(took_part)
+    for host in {one.host for one in every}:
+        took_part = [sum(host in {one.host for one in t} for t in some) for some in (done, failed)]
+        assert totals.nodes[host] == tuple(took_part)
     seconds = sorted((sum(one.seconds for one in tried) for tried in done + failed), reverse=True)
     assert [slow.seconds for slow in totals.slowest] == pytest.approx(seconds[:5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_the_json_has_it_all(run: RunFolder) -> None:
         *("run_again", "nodes", "reasons", "attempts"),
     }
     assert Path(seed["log"]).read_text() == CRASH.log_tail
-    assert seed["nodes"] == ["node-1", "node-2"]
+    assert seed["nodes"] == [socket.gethostname()]
     assert [attempt["node"] for attempt in seed["attempts"]] == ["node-1", "node-2"]
 
 

@@ -102,6 +102,16 @@ def test_status_of_many_scenes_is_quick(tmp_path: Path) -> None:
     assert again < 0.05  # 4 ms, measured
 
 
+def test_more_done_than_asked_for(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_json(run.settings, {})
+    for seed in range(3):
+        write_record(run, seed, "done", [])
+    status = read_status(run)
+    assert replace(status, wanted=9).scenes_done == "3 of 9 done"
+    assert replace(status, wanted=2).scenes_done == "3 done, 2 asked for"
+
+
 def test_current_step(farm: Farm) -> None:
     scene: SceneFolder = farm.run.scene(name(0))
     assert current_step(scene, "render", 1) == "render"
@@ -193,6 +203,7 @@ def test_keys_of_the_json_stay(tmp_path: Path) -> None:
                 "stages",
                 "total",
                 "failed_seeds",
+                "lost",
                 "per_panorama",
                 "attempts",
                 "failures",
@@ -203,7 +214,7 @@ def test_keys_of_the_json_stay(tmp_path: Path) -> None:
     cost = {"attempts", "seconds", "cpu_seconds", "gpu_seconds", "peak_rss"}
     assert data["stages"].keys() == set(STAGES)
     assert all(stage.keys() == cost for stage in data["stages"].values())
-    assert data["total"].keys() == data["failed_seeds"].keys() == cost
+    assert data["total"].keys() == data["failed_seeds"].keys() == data["lost"].keys() == cost
     assert data["failures"][0].keys() == {"stage", "reason", "seeds"}
     assert data["slowest"][0].keys() == {"scene_id", "seconds", "stages", "failed"}
     assert data["nodes"]["a"].keys() == {"scenes", "failed_seeds"}
