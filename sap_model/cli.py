@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.cli import Parser, flag, run_command, whole
+from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 
 
@@ -97,14 +99,20 @@ def train(options: argparse.Namespace) -> None:
     from sap_model.training.train import train as fit
 
     given = {name: getattr(options, name) for name in TRAIN_OPTIONS}
-    settings = TrainSettings(**{name: value for name, value in given.items() if value is not None})
+    first = os.environ.get("RANK", "0") == "0"  # torchrun starts this once for each GPU
+    try:
+        settings = TrainSettings(**{name: it for name, it in given.items() if it is not None})
+    except UserError:
+        if not first:
+            sys.exit(2)  # the first process says what is wrong
+        raise
     watch = {name: getattr(options, name) for name in ("validate_every", "save_every", "workers")}
     weights = fit(
         settings,
         options.run,
         Watch(**{name: value for name, value in watch.items() if value is not None}),
     )
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts this once for each GPU
+    if first:
         print(f"weights: {weights}")
 
 

@@ -106,6 +106,7 @@ def _annotate_panorama(
         normal = _read_image(folder / "normal.exr", np.float32, (*size, 3))[..., ::-1]
         images["normal"] = encode_png(normal_to_uint16(normal))
     row = _make_row(image, ids, index, about, _read_render_json(folder), settings)
+    row["summary"]["bytes"] = sum(map(len, images.values()))
     row["summary"]["sha256"] = {
         IMAGE_FILES[column]: hashlib.sha256(data).hexdigest() for column, data in images.items()
     }

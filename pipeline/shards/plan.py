@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
@@ -19,9 +19,12 @@ from typing import Any, Protocol, TypeVar
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.outputs import ANNOTATED, RunFolder, SceneFolder, read_json
+from pipeline.outputs import ANNOTATED, RunFolder, SceneFolder
 from pipeline.settings import RunSettings, scene_id
 from pipeline.shards.schema import SPLITS
+
+BATCH = 20
+"""Scenes whose JSON files are read at once; a row.json at 4K may take 100 kB."""
 
 ROW_GROUP_BYTES = 16 * 2**10
 """More than what Parquet adds to a row: page headers and the footer's part about its columns."""
@@ -83,13 +86,14 @@ def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collec
     failed = {name.removesuffix(".json") for name in storage.names(run.failed_folder)}
     panoramas, left_out, taken, dropped = [], 0, 0, 0
     unknown: Counter[str] = Counter()
-    for scene in _decided(run, settings, done, failed):
-        taken += 1
-        about = _about(scene)
-        unknown.update(about.get("unknown_categories", {}))
-        parent = scene.panorama(0).parent
-        for index in range(len(about["viewpoints"])):
-            panorama, found, unfit, small = _look_at(parent, str(index))
+    scenes = list(_decided(run, settings, done, failed))
+    for start in range(0, len(scenes), BATCH):
+        batch = scenes[start : start + BATCH]
+        abouts = _read_abouts(batch)
+        taken += len(batch)
+        for about in abouts:
+            unknown.update(about.get("unknown_categories", {}))
+        for panorama, found, unfit, small in _look_at(batch, abouts):
             dropped += small
             if found != expected_hash:
                 raise UserError(
@@ -118,32 +122,52 @@ def _decided(
         yield scene
 
 
-def _about(scene: SceneFolder) -> dict[str, Any]:
-    """The scene.json of a finished scene."""
-    try:
-        about = read_json(scene.generated)
-        len(about["viewpoints"])
-        return about
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{scene.generated} is missing or damaged; delete {scene.path} and {scene.done} and "
-            "run make render again to make it anew"
-        ) from None
+def _read_abouts(scenes: Sequence[SceneFolder]) -> list[dict[str, Any]]:
+    """The scene.json of each of some finished scenes."""
+    abouts = []
+    found = storage.read_many([scene.generated for scene in scenes])
+    for scene, data in zip(scenes, found, strict=True):
+        try:
+            about = json.loads(data or b"")
+            len(about["viewpoints"])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{scene.generated} is missing or damaged; delete {scene.path} and {scene.done} "
+                "and run make render again to make it anew"
+            ) from None
+        abouts.append(about)
+    return abouts
 
 
-def _look_at(parent: Path, name: str) -> tuple[Panorama, str, bool, int]:
-    """A finished panorama: its settings hash, whether it is unfit, instances dropped from it."""
+def _look_at(
+    scenes: Sequence[SceneFolder], abouts: Sequence[dict[str, Any]]
+) -> Iterator[tuple[Panorama, str, bool, int]]:
+    """Finished panoramas, each with its settings hash, whether it is unfit, instances dropped."""
+    parents = [scene.panorama(0).parent for scene in scenes]
+    places = [
+        (parent, str(index))
+        for parent, about in zip(parents, abouts, strict=True)
+        for index in range(len(about["viewpoints"]))
+    ]
+    found = storage.read_many([parent / name / ANNOTATED for parent, name in places])
+    for (parent, name), data in zip(places, found, strict=True):
+        yield _panorama(parent, name, data or b"")
+
+
+def _panorama(parent: Path, name: str, data: bytes) -> tuple[Panorama, str, bool, int]:
+    """One of them, by its row.json."""
     folder = parent / name
-    data = read_file(folder, ANNOTATED)
     try:
         row = json.loads(data)
         summary = row["summary"]
-        files = sum(storage.size(folder / name) for name in dict(summary["sha256"]))
+        files = summary.get("bytes")
+        if files is None:  # of a version that did not write it down
+            files = sum(storage.size(folder / name) for name in dict(summary["sha256"]))
         panorama = Panorama(
             parent=parent,
             name=name,
             seed=int(row["seed"]),
-            size=len(data) + files + ROW_GROUP_BYTES,
+            size=len(data) + int(files) + ROW_GROUP_BYTES,
             row_digest=hashlib.sha256(data).digest(),
         )
         settings = row["provenance"]["settings_hash"]
@@ -206,14 +230,6 @@ def cut_into_shards(panoramas: Iterable[Panorama], limit: int) -> Iterator[list[
         size += panorama.size
     if shard:
         yield shard
-
-
-def read_file(folder: Path, name: str) -> bytes:
-    """A file of a finished panorama; UserError where it is missing."""
-    try:
-        return storage.read_bytes(folder / name)
-    except FileNotFoundError:
-        raise UserError(damaged(folder, name)) from None
 
 
 def damaged(folder: Path, name: str) -> str:

@@ -30,6 +30,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.lease import lease
 from pipeline.outputs import (
+    ANNOTATED,
     DamagedFileError,
     RunFolder,
     disk_full_is_for_the_user,
@@ -45,7 +46,6 @@ from pipeline.shards.plan import (
     damaged,
     draw_splits,
     made_anew,
-    read_file,
 )
 from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 
@@ -261,7 +261,13 @@ def _write_shard(path: Path, panoramas: Iterable[Panorama], schema: pa.Schema) -
 def _table(panorama: Panorama, schema: pa.Schema) -> pa.Table:
     """One panorama as a table of one row."""
     folder = panorama.folder
-    row = json.loads(read_file(folder, "row.json"))
+    names = [ANNOTATED, *(IMAGE_FILES[name] for name in IMAGE_FILES if name in schema.names)]
+    found = storage.read_many([folder / name for name in names])  # of a store, all at once
+    files = dict(zip(names, found, strict=True))
+    for name, data in files.items():
+        if data is None:
+            raise UserError(damaged(folder, name))
+    row = json.loads(files[ANNOTATED] or b"")
     sha256 = row.pop("summary")["sha256"]
     try:
         columns = {
@@ -279,7 +285,7 @@ def _table(panorama: Panorama, schema: pa.Schema) -> pa.Table:
     for name in IMAGE_FILES:
         if name in schema.names:
             file = IMAGE_FILES[name]
-            data = read_file(folder, file)
+            data = files[file] or b""
             if hashlib.sha256(data).hexdigest() != sha256.get(file):
                 raise UserError(damaged(folder, file))
             path = row["image_id"].replace("/", "-") + "-" + file

@@ -1,7 +1,7 @@
 """What a run leaves behind, so that it can go on, and what it gives away.
 
     RUN/
-      settings.json         what the run is; other settings are refused
+      settings.json         what the run is; other settings and other data are refused
       state/<step>.pt       everything to go on from: the last few
       best.pt               weights with the best validation score so far
       weights.pt            the result, as official SAM2 checkpoints are laid out
@@ -53,14 +53,24 @@ def only_run(folder: Path) -> Iterator[None]:
         yield
 
 
-def open_run(folder: Path, settings: TrainSettings) -> None:
+def open_run(folder: Path, settings: TrainSettings, data: Mapping[str, Any] | None = None) -> None:
     """Note in a run's folder what the run is, or see that it is this one.
 
+    Args:
+        data: What tells its data from other data. A run draws its clips by their numbers, so that
+            with other data it would not go on where it stopped.
+
     Raises:
-        UserError: Another run lives there.
+        UserError: Another run lives there, or this one with other data.
     """
+    about, record = _about(settings) | {"data": data}, folder / "settings.json"
     if not holds(folder, settings):
-        write_json(folder / "settings.json", _about(settings))
+        write_json(record, about)
+    elif (read_json(record).get("data") or data) != data:
+        raise UserError(
+            f"the data has changed since the run in {folder} began, and clips would come in "
+            "another order: give it the data of that time, or choose another RUN"
+        )
 
 
 def holds(folder: Path, settings: TrainSettings) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -71,6 +72,7 @@ class Batch:
     bits: Tensor
     prompts: dict[int, dict[str, Tensor]] | None
 
+    @cached_property
     def masks(self) -> Tensor:
         """(T, B, S, S) bool: the truth on every frame."""
         bit = (1 << self.bits).to(torch.uint8)  # a byte per pixel all the way, not eight

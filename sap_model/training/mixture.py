@@ -21,7 +21,7 @@ from sap_model.predict.methods import METHODS, scan_of
 from sap_model.training.clip import Batch, Clip, NoObjectError, collate
 from sap_model.training.crops import Crops
 from sap_model.training.panoramas import Scans
-from sap_model.training.rows import NoSplitError, Rows
+from sap_model.training.rows import Checked, NoSplitError, Rows
 from sap_model.training.sa1b import Sa1b
 from sap_model.training.sav import Sav
 from sap_model.training.settings import TrainSettings
@@ -144,8 +144,11 @@ def rows_of(settings: TrainSettings, split: str) -> Rows | None:
     return rows
 
 
-def refuse_leaks(settings: TrainSettings) -> None:
+def check_data(settings: TrainSettings) -> str:
     """Look at the annotations of all rows once, before hours are spent on them.
+
+    Returns:
+        What tells the panoramas that are trained on, and their order, from others.
 
     Raises:
         UserError: A row will not do, see `Rows.check`; or a scene is trained on and watched, such
@@ -153,13 +156,14 @@ def refuse_leaks(settings: TrainSettings) -> None:
     """
     train = _open(settings, "train") if _on_shards(settings) else None
     watched = _open(settings, "validation")
-    trained_on = train.check() if train else set()
-    common = sorted(trained_on & watched.check()) if watched else []
+    trained_on = train.check() if train else Checked(set(), "")
+    common = sorted(trained_on.scenes & watched.check().scenes) if watched else []
     if common:
         raise UserError(
             f"{len(common)} scenes are in the train and in the validation split of DATA, such "
             f"as {common[0]}: leave out the folder that holds them the second time"
         )
+    return trained_on.digest
 
 
 def _on_shards(settings: TrainSettings) -> bool:

@@ -107,7 +107,7 @@ class SapTrain(SAM2Train):
             SAM2Train's outputs of every frame, in order: what its loss takes.
         """
         features = self.encode(batch.images)
-        masks = batch.masks()
+        masks = batch.masks
         video = _Video(masks, batch.views, len(batch.views))
         if batch.prompts is None:
             features = _only_visible(self.prepare_prompt_inputs(features, video), masks)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,13 @@ SMALL = (
     *(name for name in COLUMNS if name not in ("image", "ids")),
 )
 """What tells without the pictures whether a row has `COLUMNS` and they fit each other."""
+
+
+class Checked(NamedTuple):
+    """What rows are of: the names of their scenes, and a hash of their own names in their order."""
+
+    scenes: set[str]
+    digest: str
 
 
 class NoSplitError(UserError):
@@ -103,17 +112,15 @@ class Rows:
             row["scene_id"] for reader in self.readers for row in reader.annotations(["scene_id"])
         }
 
-    def check(self) -> set[str]:
-        """Hold the small columns of every row against each other.
-
-        Returns:
-            Names of all scenes.
+    def check(self) -> Checked:
+        """Hold the small columns of every row against each other, and tell what they are of.
 
         Raises:
             UserError: A shard lacks a column or is damaged there; or a row is no panorama, or has
                 a mask of another size.
         """
         scenes: set[str] = set()
+        digest = hashlib.sha256()
         for reader in self.readers:
             paths = dict(zip(reader.shards, reader.paths, strict=True))
             for shard, batch in reader.batches(SMALL):
@@ -121,7 +128,8 @@ class Rows:
                 if wrong:
                     raise UserError(f"{paths[shard]}: {wrong}")
                 scenes.update(batch.column("scene_id").to_pylist())
-        return scenes
+                digest.update("".join(f"{name}\n" for name in batch["image_id"]).encode())
+        return Checked(scenes, digest.hexdigest()[:16])
 
     def _keep(self) -> None:
         self._get = lru_cache(self.kept)(self._read) if self.kept else self._read

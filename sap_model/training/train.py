@@ -33,7 +33,7 @@ from sap_model.predict.methods import METHODS, scan_of
 from sap_model.training import checkpoints, validation
 from sap_model.training.clip import Batch
 from sap_model.training.loss import FromNothing, Sam2Loss
-from sap_model.training.mixture import load, make, refuse_leaks, rows_of
+from sap_model.training.mixture import check_data, load, make, rows_of
 from sap_model.training.network import PROMPTS, TRAIN, SapTrain
 from sap_model.training.optimizer import new_optimizers, rate, set_rate
 from sap_model.training.panoramas import Scans
@@ -101,8 +101,9 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
         mixture = make(settings)
         network = new_network(settings).to(world.device).train()
         if world.rank == 0:
-            refuse_leaks(settings)
-            checkpoints.open_run(out, settings)
+            names = check_data(settings)
+            rows = [len(source) for source, _ in mixture.sources]
+            checkpoints.open_run(out, settings, {"names": names, "rows": rows})
             watched = validation_clips(settings, watch)
             state = checkpoints.last_state(out)
     chunks = settings.chunks(world.size)
@@ -149,7 +150,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
                 network.seed(_seed(settings.seed, number, k))
                 with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
                     outputs = network(batch)
-                losses = loss_of(outputs, batch.masks())
+                losses = loss_of(outputs, batch.masks)
                 share = len(batch.bits) / (settings.batch * settings.objects)
                 (losses[CORE_LOSS_KEY] * share).backward()
                 for name, value in losses.items():

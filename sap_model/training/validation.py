@@ -89,7 +89,7 @@ def score(
     predictions, drawn = [], shown(clips)
     for k, clip in enumerate(clips):
         batch = clip.to(device)
-        truth = batch.masks()
+        truth = batch.masks
         network.seed(0)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             outputs = network(batch)
@@ -123,7 +123,7 @@ def draw(path: Path, clips: Sequence[Batch], predictions: Sequence[Tensor]) -> N
     for k, masks in zip(shown(clips), predictions, strict=True):
         clip = clips[k]
         images = clip.images.permute(0, 2, 3, 1).numpy()
-        truth = clip.masks()[:, 0].numpy()
+        truth = clip.masks[:, 0].numpy()
         tiles = [
             _tile(images[clip.views[t, 0]], mask, truth[t], t in (clip.prompts or {}))
             for t, mask in enumerate(masks.numpy())

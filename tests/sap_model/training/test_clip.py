@@ -43,7 +43,7 @@ def random_clip(seed: int, frames: int, images: int, objects: int, prompted: boo
 def test_every_object_of_a_batch_keeps_its_images_masks_and_clicks(seed, frames, clips, prompted):
     made = [random_clip(seed + i, frames, v, k, prompted) for i, (v, k) in enumerate(clips)]
     batch = collate([clip for clip, _ in made])
-    masks, column = batch.masks(), 0
+    masks, column = batch.masks, 0
     assert masks.dtype == torch.bool
     assert masks.shape == (frames, sum(k for _, k in clips), SIDE, SIDE)
     for clip, due in made:
@@ -87,7 +87,7 @@ def test_a_batch_on_a_device_is_normalised_as_sam2_wants_it():
     batch = collate([clip]).to(torch.device("cpu"))
     due = (clip.images / 255 - np.array(MEAN)) / np.array(DEVIATION)
     np.testing.assert_allclose(batch.images.permute(0, 2, 3, 1), due, atol=1e-6)
-    np.testing.assert_array_equal(batch.masks()[2, 1], masks[1, clip.views[2, 1]])
+    np.testing.assert_array_equal(batch.masks[2, 1], masks[1, clip.views[2, 1]])
 
 
 def test_truth_stays_a_byte_per_pixel_until_it_is_masks(monkeypatch):
@@ -97,7 +97,7 @@ def test_truth_stays_a_byte_per_pixel_until_it_is_masks(monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "__and__", lambda a, b: kinds.append(real(a, b).dtype) or real(a, b)
     )
-    batch.masks()
+    assert batch.masks.any()
     assert kinds == [torch.uint8]
 
 
@@ -107,5 +107,5 @@ def test_the_loader_pins_every_tensor_of_a_batch(monkeypatch):
     parts = [collate([random_clip(k, 2, 2, 2, prompted=k == 1)[0]]) for k in range(2)]
     again = pin_memory(parts)
     assert len(pinned) == 4 + 4 + 2 * 2
-    assert torch.equal(again[1].masks(), parts[1].masks())
+    assert torch.equal(again[1].masks, parts[1].masks)
     assert set(again[1].prompts) == {0, 1}

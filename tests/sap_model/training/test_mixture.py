@@ -20,7 +20,7 @@ from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
 from sap_model.training.clip import Batch, Clip, NoObjectError
 from sap_model.training.crops import Crops
-from sap_model.training.mixture import TRIES, Mixture, load, make, refuse_leaks, rows_of
+from sap_model.training.mixture import TRIES, Mixture, check_data, load, make, rows_of
 from sap_model.training.panoramas import Scans
 from sap_model.training.settings import TrainSettings
 
@@ -218,7 +218,7 @@ def test_settings_name_the_sources_and_their_shares(shards):
     assert shapes == {4, 2}
     for batch in mixture[0]:
         assert batch.images.shape[1:] == (3, 64, 64)
-        assert batch.masks()[0].flatten(1).sum(1).min() >= 8
+        assert batch.masks[0].flatten(1).sum(1).min() >= 8
 
 
 def test_small_panoramas_are_decoded_once(shards, monkeypatch):
@@ -246,7 +246,7 @@ def test_shards_that_are_only_watched_need_no_train_split(packed, tmp_path):
     (tmp_path / "sa_1.json").touch()
     watched = small(packed(1), mix=(("sa1b", 1.0),), sa1b=str(tmp_path))
     assert [type(source).__name__ for source, _ in make(watched).sources] == ["Sa1b"]
-    refuse_leaks(watched)
+    check_data(watched)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
@@ -268,20 +268,20 @@ def test_a_bad_row_is_refused_before_the_first_step(shards, tmp_path):
     table = pa.Table.from_pylist([row], schema=make_schema())
     pq.write_table(table, tmp_path / "train-00000.parquet")
     with pytest.raises(UserError, match=r"train-00000\.parquet: .* has size \[64, 128\], its"):
-        refuse_leaks(small(shards, tmp_path))
+        check_data(small(shards, tmp_path))
 
 
 def test_a_scene_that_is_trained_on_and_watched_is_refused(shards, packed):
-    refuse_leaks(small(shards))
-    refuse_leaks(small(shards, shards))
+    check_data(small(shards))
+    check_data(small(shards, shards))
     # the same scenes, split in another way
     with pytest.raises(UserError, match="1 scenes are in the train and in the valid") as error:
-        refuse_leaks(small(shards, packed(0.25)))
+        check_data(small(shards, packed(0.25)))
     assert "\n" not in str(error.value)
     assert "such as spheres-000000000" in str(error.value)
     with pytest.raises(UserError, match="2 scenes are in the train"):
-        refuse_leaks(small(packed(0), shards))
-    refuse_leaks(small(packed(0)))  # nothing is watched
+        check_data(small(packed(0), shards))
+    check_data(small(packed(0)))  # nothing is watched
 
 
 def test_shards_without_an_object_that_is_large_enough_are_one_line(shards):

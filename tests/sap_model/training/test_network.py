@@ -41,7 +41,7 @@ def network(presence: float = 2.0, training: bool = True, **options: Any) -> Sap
 def backward(model: SapTrain, batch: Batch, seed: int = 0, loss: nn.Module | None = None) -> Tensor:
     """The loss of a batch, after its gradients were added up."""
     model.seed(seed)
-    value = (loss or Sam2Loss())(model(batch), batch.masks())[CORE_LOSS_KEY]
+    value = (loss or Sam2Loss())(model(batch), batch.masks)[CORE_LOSS_KEY]
     value.backward()
     return value.detach()
 
@@ -91,7 +91,7 @@ def plain(batch: Batch) -> BatchedVideoDatapoint:
     return BatchedVideoDatapoint(
         img_batch=batch.images[batch.views],
         obj_to_frame_idx=torch.stack([times, videos], dim=-1).int(),
-        masks=batch.masks(),
+        masks=batch.masks,
         metadata=BatchedVideoMetaData(about, about[..., :2], batch_size=[frames]),
         dict_key="all",
         batch_size=[frames],
@@ -108,7 +108,7 @@ def test_shared_views_give_the_loss_and_gradients_of_sam2s_own_way(prompts):
     for seed in range(2):
         loss = backward(ours, batch, seed)
         SapTrain.seed(theirs, seed)
-        expected = Sam2Loss()(theirs(plain(batch)), batch.masks())[CORE_LOSS_KEY]
+        expected = Sam2Loss()(theirs(plain(batch)), batch.masks)[CORE_LOSS_KEY]
         expected.backward()
         torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=0)
     wanted = gradients(theirs)
@@ -180,7 +180,7 @@ def test_true_presence_hides_what_is_not_there():
     with torch.no_grad():
         outputs = model(ready(batch))
     for frame, output in enumerate(outputs):
-        present = batch.masks()[frame].flatten(1).any(1)
+        present = batch.masks[frame].flatten(1).any(1)
         hidden = (output["pred_masks"] == -1024).flatten(1).all(1)
         assert torch.equal(hidden, ~present)
     model.eval()

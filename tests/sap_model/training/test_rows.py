@@ -96,17 +96,24 @@ def store(folder: Path, *rows: dict, schema: pa.Schema | None = None) -> Path:
 
 def test_all_rows_are_looked_at_without_their_pictures(shards, row, tmp_path):
     rows = Rows([shards], "train")
-    assert rows.check() == rows.scenes()
+    assert rows.check().scenes == rows.scenes()
     blind = row | {name: {"bytes": b"", "path": "x"} for name in ("image", "ids")}
     empty = row | {"objects": [], "scene_id": "bare"}
     folder = store(tmp_path / "data", blind, empty)
-    assert Rows([folder], "train").check() == {row["scene_id"], "bare"}
+    assert Rows([folder], "train").check().scenes == {row["scene_id"], "bare"}
+
+
+def test_other_rows_and_another_order_have_another_digest(shards, row, tmp_path):
+    more = store(tmp_path / "data", row | {"image_id": "more"})
+    orders = ([shards], [shards, more], [more, shards], [shards])
+    digests = [Rows(folders, "train").check().digest for folders in orders]
+    assert len(set(digests)) == 3 and digests[0] == digests[3]
 
 
 def test_rows_of_an_older_version_which_had_seconds_are_rows_too(shards, row, tmp_path):
     older = row | {"provenance": row["provenance"] | SECONDS}
     rows = Rows([shards, store(tmp_path / "data", older, schema=older_schema())], "train")
-    assert rows.check() == rows.scenes()
+    assert rows.check().scenes == rows.scenes()
     first, same = rows[0], rows[len(rows) - 1]
     np.testing.assert_array_equal(first.image, same.image)
     np.testing.assert_array_equal(first.ids, same.ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(settings, tmp_p
 
     checkpoints.open_run(tmp_path / "other", settings)
     assert "other settings (LR)" in refused(tmp_path / "other", lr=2e-3)
+    checkpoints.open_run(tmp_path / "grown", settings, {"names": "others", "rows": [3]})
+    assert "the data has changed since" in refused(tmp_path / "grown")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(tmp_path / "file")
     with checkpoints.only_run(tmp_path / "busy"):
@@ -70,6 +73,22 @@ def test_without_a_validation_split_one_line_says_so(settings, capsys):
     assert train.validation_clips(settings, dataclasses.replace(QUIET, clips=2)) == []
     said = capsys.readouterr().out
     assert said.startswith("no validation split") and said.count("\n") == 1
+
+
+def test_settings_that_will_not_do_are_told_once():
+    """torchrun starts the command for each GPU."""
+    said = [
+        subprocess.run(
+            [sys.executable, "-m", "sap_model", "train", "--data", "none", "--lr", "-1"],
+            env=environment() | {"RANK": rank},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    assert [one.returncode for one in said] == [2, 2]
+    assert said[0].stderr == "error: LR must be positive, not -1.0\n" and said[1].stderr == ""
 
 
 def test_two_processes_refuse_with_one_line(settings, tmp_path):

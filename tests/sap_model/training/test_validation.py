@@ -27,8 +27,8 @@ class Answers(nn.Module):
 
     def forward(self, batch: Batch) -> list[dict[str, Any]]:
         assert not self.training and not torch.is_grad_enabled()
-        masks = {"truth": batch.masks(), "nothing": batch.masks() & False,
-                 "everything": batch.masks() | True}[self.what]  # fmt: skip
+        masks = {"truth": batch.masks, "nothing": batch.masks & False,
+                 "everything": batch.masks | True}[self.what]  # fmt: skip
         return [
             {
                 "pred_masks_high_res": mask[:, None].float() * 2 - 1,
@@ -57,12 +57,12 @@ def score(what: str, batch: Batch | None = None, least: int = 1):
 def test_the_truth_scores_one():
     found, (masks,) = score("truth")
     assert (found.clicked, found.memory, found.presence, found.both) == (1, 1, 1, 1)
-    assert torch.equal(masks, clip().masks()[:, 0])
+    assert torch.equal(masks, clip().masks[:, 0])
 
 
 def test_nothing_scores_zero_and_is_right_about_what_is_gone():
     batch = clip()
-    gone = ~batch.masks().flatten(2).any(-1)
+    gone = ~batch.masks.flatten(2).any(-1)
     assert 0 < gone.sum() < 4
     found, _ = score("nothing")
     assert (found.clicked, found.memory) == (0, 0)
@@ -71,7 +71,7 @@ def test_nothing_scores_zero_and_is_right_about_what_is_gone():
 
 
 def test_everything_scores_the_objects_share_of_the_view():
-    pixels = clip().masks().flatten(2).sum(-1).float()
+    pixels = clip().masks.flatten(2).sum(-1).float()
     for least in (1, int(pixels[:2].median()) + 1):
         found, _ = score("everything", least=least)
         for value, views, part in (
@@ -120,7 +120,7 @@ def test_the_picture_shows_masks_outlines_and_clicks(tmp_path):
     assert pictures["truth"].shape == pictures["nothing"].shape == shape
     differs = np.abs(pictures["truth"].astype(int) - pictures["nothing"]).max(-1) > 40
     inside = np.zeros(shape[:2], bool)
-    for t, mask in enumerate(clip().masks()[:, 0].numpy()):
+    for t, mask in enumerate(clip().masks[:, 0].numpy()):
         inside[:SIDE, t * (SIDE + 2) :][:, :SIDE] = mask
     assert differs[: SIDE + 2][inside[: SIDE + 2]].mean() > 0.5
     assert differs[: SIDE + 2][~inside[: SIDE + 2]].mean() < 0.05
