@@ -21,7 +21,7 @@ from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.claim import claim
 from pipeline.ledger.outcome import Outcome
-from pipeline.ledger.records import Done, Failed, costs_of, to_json
+from pipeline.ledger.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
 from pipeline.ledger.state import State
 from pipeline.outputs import STAGES, RunFolder
 from pipeline.settings import RunSettings, scene_id
@@ -114,6 +114,7 @@ def _done(name: str, seed: int, settings: RunSettings, tried: list[Attempt]) -> 
         unfit={},
         bytes={"scene": 10**8, "rendered": 10**8, "panoramas": 10**7},
         finished=_when(seed),
+        lost=lost_in(tried),
     )
 
 
@@ -125,7 +126,7 @@ def _common(name: str, seed: int, tried: list[Attempt]) -> dict[str, Any]:
         "generator": "spheres",
         "costs": costs_of(tried),
         "reasons": {reason: reasons.count(reason) for reason in set(reasons)},
-        "nodes": tuple({attempt.node for attempt in tried}),
+        "nodes": hosts_of(tried),
     }
 
 

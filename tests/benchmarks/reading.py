@@ -197,7 +197,8 @@ def _write_panorama(folder: Path, row: dict[str, Any], random_bytes: np.random.G
     for name, data in files.items():
         (folder / name).write_bytes(data)
     row["summary"] |= {
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        "bytes": sum(map(len, files.values())),
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     (folder / "row.json").write_text(json.dumps(row))
 
