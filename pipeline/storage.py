@@ -86,7 +86,8 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
         patience: Seconds after which the error is let through; `PATIENCE_SECONDS` by default.
 
     Raises:
-        UserError: The store wants credentials, and there are none.
+        UserError: A store that fsspec reaches wants credentials, and there are none; or it still
+            fails.
     """
     end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
     wait = FIRST_WAIT
@@ -99,10 +100,26 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
                     f"no credentials for {path} ({error}); set them as that store's own tools want "
                     "them (of S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
                 ) from None
-            if not may_pass(error, path) or time.monotonic() + wait > end:
+            passing = may_pass(error, path)
+            if passing and time.monotonic() + wait <= end:
+                pass
+            elif is_remote(path) and (passing or isinstance(error, PermissionError)):
+                raise UserError(_refused(path, error)) from error
+            else:
                 raise
         time.sleep(wait)
         wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _refused(path: Path, error: Exception) -> str:
+    """The user's line for a store that does not do what it is asked."""
+    said = (str(error).splitlines() or [""])[0][:200]
+    what = f"{path} cannot be used ({type(error).__name__}: {said})"
+    if isinstance(error, PermissionError):
+        return (
+            f"{what}; see to its permissions and your credentials, then run the same command again"
+        )
+    return f"{what}; run the same command again when its store answers, it goes on from there"
 
 
 def may_pass(error: Exception, path: Path) -> bool:

@@ -94,6 +94,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Shards and weights → weights that are fine-tuned on the scan."""
+    from sap_model.training.processes import GRACE
     from sap_model.training.settings import TrainSettings
     from sap_model.training.train import Watch
     from sap_model.training.train import train as fit
@@ -104,7 +105,8 @@ def train(options: argparse.Namespace) -> None:
         settings = TrainSettings(**{name: it for name, it in given.items() if it is not None})
     except UserError:
         if not first:
-            sys.exit(2)  # the first process says what is wrong
+            time.sleep(GRACE)  # the first process says what is wrong
+            sys.exit(2)
         raise
     watch = {name: getattr(options, name) for name in ("validate_every", "save_every", "workers")}
     weights = fit(

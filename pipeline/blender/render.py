@@ -190,6 +190,7 @@ def automatic_exposure(colour: Array) -> float:
         colour: (H, W, ≥3) float32, scene-linear. Rows count by their solid angle.
     """
     luminance = colour[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
+    luminance = np.nan_to_num(luminance, posinf=0.0)  # one bad pixel must not decide
     height = luminance.shape[0]
     weights = np.cos((0.5 - (np.arange(height) + 0.5) / height) * np.pi)
     logs = np.log2(np.maximum(luminance, 1e-6)).mean(axis=1)

@@ -87,12 +87,15 @@ fi
 # What each node runs: the first one a head, which works too, the others a worker.
 IFS= read -r -d '' node <<'NODE' || true
 set -euo pipefail
-ray="$1" address="$2" port="$3" temporary="$4" scratch="$5" store="$6" group="$7"
+ray="$1" address="$2" port="$3" temporary="$4" scratch="$5" store="$6" group="$7" python="$8"
 mkdir -p -- "$scratch"
+# Ray itself would take what the machine has, not what the job may use of it.
+memory="$("$python" -c 'from pipeline.farm.memory import machine_memory; print(9 * machine_memory() // 10)')"
 options=(
   --block # until this step ends, which ends this Ray and no other
   --num-cpus="${SLURM_CPUS_ON_NODE:?}"
   --num-gpus="${SLURM_GPUS_ON_NODE:-0}"
+  --memory="$memory"
   --object-store-memory="$store"
   --temp-dir="$temporary"
   --min-worker-port=0 # any free ones: the node may have another job's Ray
@@ -141,7 +144,7 @@ trap end_ray EXIT
 
 for index in "${!groups[@]}"; do
   srun "${each_node[@]}" ${groups[index]:+"${groups[index]}"} bash -c "$node" node \
-    "$ray" "$address" "$port" "$temporary" "$scratch" "$OBJECT_STORE" "$index" &
+    "$ray" "$address" "$port" "$temporary" "$scratch" "$OBJECT_STORE" "$index" "$python" &
   steps+=("$!")
 done
 

@@ -39,7 +39,7 @@ def connected(farm: FarmSettings) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = farm.ray_address or os.environ.get("RAY_ADDRESS")
+    address = farm.address
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     local: dict[str, Any] = {
         "_node_ip_address": "127.0.0.1",
@@ -136,13 +136,16 @@ def head_patience() -> float:
     return 0.75 * float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", 60))  # noqa: SIM112
 
 
-def read_nodes() -> list[Node]:
+def read_nodes(address: str | None) -> list[Node]:
     """The machines that the connected cluster has now; they may come and go.
 
+    Args:
+        address: Where the head listens; None takes what Ray says.
+
     Raises:
-        OSError: Ray's head does not answer.
+        OSError: The head does not answer.
     """
-    knock(ray.get_runtime_context().gcs_address)
+    knock(address or ray.get_runtime_context().gcs_address)
     nodes = []
     for node in ray.nodes():
         has = node["Resources"]

@@ -70,9 +70,9 @@ def render_run(
                 spare = open_seeds(run, settings, first=wanted[-1].seed + 1)
                 loop = Loop(run, settings, scenes, farm, program, spare, check_claim)
                 _make(loop, to_make, sorted(done), hands)
+            return summarize(run, settings, scenes, len(to_make), time.monotonic() - started)
         except OSError as error:
             raise explained(error, run) from error
-        return summarize(run, settings, scenes, len(to_make), time.monotonic() - started)
 
 
 def _make(loop: Loop, to_make: list[Scene], done: list[str], hands: HandsOf) -> None:

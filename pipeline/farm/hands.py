@@ -6,6 +6,7 @@ finished work never needs it.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.farm.tasks import Job, Report
 
 CANCEL_SECONDS = 8.0
+UNDEAD_SECONDS = 120.0  # after which an attempt that could not be ended is given up with its node
 GONE_SECONDS = 5.0  # between two looks for attempts whose node was given up
 
 
@@ -66,24 +68,26 @@ class Hands(Protocol):
 
 @dataclass
 class RayHands:
-    """Attempts as Ray tasks on the connected cluster."""
+    """Attempts as Ray tasks on the connected cluster, whose head is at `address`."""
 
+    address: str | None = None
     _running: dict[ObjectRef[Report], tuple[int, float | None, str]] = field(default_factory=dict)
-    _overdue: set[int] = field(default_factory=set)
+    _overdue: dict[int, float] = field(default_factory=dict)
     _tickets: int = 0
     _looked_at: float = 0.0
     _nodes: list[Node] = field(default_factory=list)
-    _heard_at: float = field(default_factory=time.monotonic)
+    _silent_since: float | None = None
 
     def nodes(self) -> list[Node]:
         """See `Hands`; while Ray's head is silent, the nodes that it named last."""
         from pipeline.farm.cluster import head_patience, read_nodes
 
         try:
-            self._nodes = read_nodes()
-            self._heard_at = time.monotonic()
+            self._nodes = read_nodes(self.address)
+            self._silent_since = None
         except OSError as error:
-            if time.monotonic() - self._heard_at > head_patience():
+            self._silent_since = self._silent_since or time.monotonic()
+            if not self._nodes or time.monotonic() - self._silent_since > head_patience():
                 raise UserError(
                     f"Ray's head does not answer any more ({error}); start the cluster again and "
                     "run the same command again, it goes on where this one stopped"
@@ -129,8 +133,7 @@ class RayHands:
         try:
             return Ended(ticket, report=ray.get(reference))
         except RayError as error:
-            if ticket in self._overdue:
-                self._overdue.discard(ticket)
+            if self._overdue.pop(ticket, None):
                 return Ended(ticket, lost=Outcome("timeout", "took too long and was ended"))
             return Ended(ticket, lost=lost(error))
 
@@ -144,9 +147,17 @@ class RayHands:
             return []
         self._looked_at = time.monotonic()
         there = {node.name for node in self.nodes()}
-        gone = [one for one, (_, _, node) in self._running.items() if node not in there]
-        lost = Outcome("node", "its node went away")
-        return [Ended(self._running.pop(reference)[0], lost=lost) for reference in gone]
+        long_ago = time.monotonic() - UNDEAD_SECONDS
+        lost = {}
+        for reference, (ticket, _, node) in self._running.items():
+            if node not in there:
+                lost[reference] = "its node went away"
+            elif self._overdue.get(ticket, math.inf) < long_ago:  # it waits for a disk, say
+                lost[reference] = "its worker could not be ended"
+        return [
+            Ended(self._running.pop(reference)[0], lost=Outcome("node", why))
+            for reference, why in lost.items()
+        ]
 
     def _end_overdue(self) -> None:
         """End the workers of attempts that take too long; Ray then says that they are lost."""
@@ -155,7 +166,7 @@ class RayHands:
         for reference, (ticket, deadline, _) in self._running.items():
             late = deadline is not None and time.monotonic() > deadline
             if late and ticket not in self._overdue:
-                self._overdue.add(ticket)
+                self._overdue[ticket] = time.monotonic()
                 ray.cancel(reference, force=True)
 
 
@@ -165,7 +176,7 @@ def ray_hands(farm: FarmSettings) -> Iterator[RayHands]:
     from pipeline.farm.cluster import connected
 
     with connected(farm):
-        hands = RayHands()
+        hands = RayHands(farm.address)
         try:
             yield hands
         finally:

@@ -7,36 +7,35 @@ generate ──► render ──► annotate ──► done/<scene_id>.json
 
 from __future__ import annotations
 
-import math
-import re
 import shutil
 import time
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.disk import disk_full
+from pipeline.farm.given_up import GivenUp
 from pipeline.farm.hands import Ended, Hands
 from pipeline.farm.interrupted import close_interrupted
-from pipeline.farm.needs import Seen, device_of, is_large, limits_of
+from pipeline.farm.needs import Seen, device_of, limits_of, queue_of
 from pipeline.farm.options import FarmSettings, Program
-from pipeline.farm.placement import Ahead, Need, Placement
+from pipeline.farm.placement import Ahead, Need, Placement, Queue
 from pipeline.farm.progress import Progress
-from pipeline.farm.scenes import Scene, drop_damaged, finish, quarantine
+from pipeline.farm.rests import Rests
+from pipeline.farm.scenes import Scene, drop_damaged, finish, spent
 from pipeline.farm.worker import GIB
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.state import FINISH, State, read_state
-from pipeline.outputs import STAGES, RunFolder
+from pipeline.outputs import STAGES, DamagedFileError, RunFolder
 from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 
 WAIT_SECONDS = 1.0
 NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
 IDLE_SECONDS = 60.0  # after which the driver says what it waits for, if nothing runs
-REST_SECONDS = 300.0  # of a node whose scratch disk is full, or that fails
 AROUND_SECONDS = 3600.0 + 4 * storage.PATIENCE_SECONDS
 """What fetching and bringing may take besides a stage's limit, before a worker counts as hung."""
 
@@ -65,12 +64,11 @@ class Loop:
         seen: What attempts used; `placement`, what is free on the nodes; `ahead`, the scenes that
             wait for a render.
         any_done: Whether OUT holds a finished scene.
-        ready: Scenes that could start, with their states, by their next stage and whether it takes
-            more than others' (`needs.is_large`).
+        ready: Scenes that could start, with their states, by queue (`needs.queue_of`).
         running: The attempts at work, by ticket.
-        resting: Nodes that are given no work, and until when: their scratch disk is full, or they
-            are gone.
-        quarantined: Seeds given up by this driver: scene, stage, how the last attempt ended.
+        rests: Nodes that are given no work: their scratch disk is full, seed after seed failed
+            there, or they are gone.
+        given_up: The seeds that this driver quarantined.
         renders_left: Scenes that are not rendered yet.
     """
 
@@ -86,14 +84,12 @@ class Loop:
     placement: Placement = field(init=False)
     ahead: Ahead = field(init=False)
     any_done: bool = False
-    ready: dict[tuple[str, bool], deque[tuple[Scene, State]]] = field(
-        default_factory=lambda: {
-            (stage, large): deque() for stage in STAGES for large in (True, False)
-        }
+    ready: defaultdict[Queue, deque[tuple[Scene, State]]] = field(
+        default_factory=lambda: defaultdict(deque)
     )
     running: dict[int, Work] = field(default_factory=dict)
-    resting: dict[str, float] = field(default_factory=dict)
-    quarantined: list[tuple[Scene, str, Outcome]] = field(default_factory=list)
+    rests: Rests = field(default_factory=Rests)
+    given_up: GivenUp = field(default_factory=GivenUp)
     renders_left: int = 0
 
     def __post_init__(self) -> None:
@@ -133,11 +129,8 @@ class Loop:
             progress.update()
 
     def look_at_nodes(self) -> None:
-        """Take note of the nodes that there are and do not rest."""
-        now = time.monotonic()
-        self.resting = {name: end for name, end in self.resting.items() if end > now}
-        nodes = self.hands.nodes()
-        self.placement.update(node for node in nodes if node.name not in self.resting)
+        """Take note of the nodes that there are."""
+        self.placement.update(*self.rests.sort(self.hands.nodes()))
 
     def why_idle(self) -> str:
         """What the driver waits for, where nothing runs and nothing can start."""
@@ -148,27 +141,36 @@ class Loop:
         wanted = [
             f"{need.stage} ({need.cpus} CPU, {need.gpus} GPU, {need.memory / GIB:.1f} GiB)"
             for need in self.needs()
-        ]
+        ] or ["anything"]
         return f"waiting: no node has room for {' or '.join(wanted)}; work goes on when one joins"
 
     def take(self, scene: Scene) -> None:
         """Take up a scene, new or left by an earlier driver."""
         close_interrupted(scene.folder)
         drop_damaged(scene.folder)
-        self.queue(scene, read_state(scene.folder))
+        if end := spent(scene, self.farm.attempts, self.farm.nodes_lost):
+            self.give_up(scene, *end)  # an earlier driver was killed before it could
+        else:
+            self.queue(scene, read_state(scene.folder))
 
     def queue(self, scene: Scene, state: State, *, first: bool = False) -> None:
         """Put a scene where its files say it belongs."""
         if state.stage == FINISH:
             generator = generator_of_seed(self.settings, scene.seed)
-            if unfit := finish(scene, generator, keep_work=self.farm.keep_scenes):
+            try:
+                unfit = finish(scene, generator, keep_work=self.farm.keep_scenes)
+            except DamagedFileError:
+                drop_damaged(scene.folder)
+                self.queue(scene, read_state(scene.folder), first=True)
+                return
+            if unfit:
                 self.give_up(scene, "annotate", Outcome("rejected", unfit))
         elif state.stage is not None:
             if state.stage == "render":
                 self.ahead.add(state.scene_bytes)
             if state.stage in ("generate", "render"):
                 self.renders_left += 1
-            waiting = self.ready[state.stage, is_large(state.stage, state)]
+            waiting = self.ready[queue_of(state.stage, state)]
             (waiting.appendleft if first else waiting.append)((scene, state))
 
     def start_what_may_start(self) -> None:
@@ -179,7 +181,7 @@ class Loop:
         """What the first scene of each queue needs."""
         needs = []
         most = max((node.cpus for node in self.placement.nodes.values()), default=1)
-        for (stage, _), waiting in self.ready.items():
+        for (stage, *_), waiting in self.ready.items():
             if waiting and (stage != "generate" or self.has_space()):
                 scene, state = waiting[0]
                 generator = generator_of_seed(self.settings, scene.seed)
@@ -194,7 +196,7 @@ class Loop:
         from pipeline.farm.tasks import Job
 
         stage = need.stage
-        scene, state = self.ready[stage, need.large].popleft()
+        scene, state = self.ready[need.queue].popleft()
         if stage == "generate":
             self.ahead.add(need.disk)
         limits = limits_of(self.farm, stage, state)
@@ -240,9 +242,10 @@ class Loop:
         if storage.is_remote(self.run.path):
             return True
         making = sum(one.need.disk for one in self.running.values() if one.stage == "generate")
-        if shutil.disk_usage(self.run.path).free >= self.farm.min_free_bytes + making:
+        usage = storage.patiently(lambda: shutil.disk_usage(self.run.path), self.run.path)
+        if usage.free >= self.farm.min_free_bytes + making:
             return True
-        others = any(waiting for (stage, _), waiting in self.ready.items() if stage != "generate")
+        others = any(waiting for (stage, *_), waiting in self.ready.items() if stage != "generate")
         if self.running or others:
             return False
         raise disk_full(self.run, self.farm.min_free_bytes)
@@ -255,13 +258,13 @@ class Loop:
         if stage in ("generate", "render"):
             self.ahead.remove(work.need.disk)
             self.renders_left -= 1
-        if ended.report is not None:
+        if ended.report is not None and ended.report.state is not None:
             outcome, state = ended.report.outcome, ended.report.state
-        else:  # the worker died, so the driver keeps its ledger
-            outcome = ended.lost or Outcome("crashed")
+        else:  # the worker died, or cannot reach OUT, so the driver keeps its ledger
+            outcome = ended.report.outcome if ended.report else ended.lost or Outcome("crashed")
             begun = storage.exists(attempts.record_path(scene.folder, stage, work.number))
-            if outcome.reason == "timeout" and not begun:
-                outcome = Outcome("interrupted", "did not begin in time")
+            if not begun and outcome.reason in ("timeout", "crashed", "memory"):
+                outcome = Outcome("machine", f"did not begin: {outcome.detail}")
             brought = work.to_render - read_state(scene.folder).to_render
             attempts.end(scene.folder, stage, work.number, outcome, brought=max(0, brought))
             state = read_state(scene.folder)
@@ -270,8 +273,11 @@ class Loop:
             raise disk_full(self.run)
         if outcome.reason in ("scratch", "machine"):
             self.rest(work.node, outcome)
-        if ended.node_is_gone:  # Ray may name it for a while; one that comes back has a new name
-            self.resting[work.node] = math.inf
+        others = self.placement.nodes.keys() - {work.node}
+        if self.rests.is_due(work.node, scene.seed, outcome) and others:
+            self.rest(work.node, outcome)
+        if ended.node_is_gone:
+            self.rests.gone(work.node)
             self.look_at_nodes()
         spent = (
             state.failures.get(stage, 0) >= self.farm.attempts
@@ -285,20 +291,20 @@ class Loop:
             self.queue(scene, state, first=not outcome.ok)
 
     def learn(self, work: Work, outcome: Outcome, state: State) -> None:
-        """Remember what an attempt used."""
+        """Remember what an attempt used, unless it took more than others anyway."""
         generator = generator_of_seed(self.settings, work.scene.seed)
-        if outcome.ok or outcome.reason == "memory":
+        if outcome.ok and not work.need.large:
             self.seen.add(generator, work.stage, outcome.peak_rss)
         if work.stage == "generate" and outcome.ok:
             self.seen.add_scene(generator, state.scene_bytes)
 
     def rest(self, node: str, outcome: Outcome) -> None:
-        """Give a node no work for a while: its scratch disk is full, or it fails.
+        """Give a node no work for a while.
 
         Raises:
             UserError: There is no other.
         """
-        self.resting[node] = time.monotonic() + REST_SECONDS
+        self.rests.begin(node)
         self.look_at_nodes()
         if self.placement.nodes or self.running:
             return
@@ -309,41 +315,13 @@ class Loop:
         )
 
     def give_up(self, scene: Scene, stage: str, outcome: Outcome) -> None:
-        """Quarantine a seed and take the next one, unless the seeds are not at fault."""
-        quarantine(scene, self.settings, stage, outcome)
-        self.quarantined.append((scene, stage, outcome))
-        self.stop_if_all_fail_alike()
-        if len(self.quarantined) > self.farm.failed_seeds_allowed(self.scenes):
-            raise UserError(
-                f"{len(self.quarantined)} seeds failed, the last one in {stage} "
-                f"({outcome.reason}: {outcome.detail}); see {scene.folder.failed}, mend the "
-                "cause and run the same command again"
-            )
-        self.take(next(self.spare))
+        """Quarantine a seed and take the next one, unless the seeds are not at fault.
 
-    def stop_if_all_fail_alike(self) -> None:
-        """Stop when the first seeds all fail for one reason, and give those seeds back.
-
-        Rejections do not count here: they are a scene's own.
+        Raises:
+            UserError: They are not, or too many have failed.
         """
-        scene, stage, outcome = self.quarantined[-1]
-        kinds = {failure_kind(stage, outcome) for _, stage, outcome in self.quarantined}
-        if len(self.quarantined) < self.farm.same_failures or len(kinds) > 1:
-            return
-        if outcome.reason == "rejected" or self.any_done:
-            return
-        tried = attempts.read_attempts(scene.folder)
-        number = max((attempt.number for attempt in tried if attempt.stage == stage), default=1)
-        log = attempts.log_path(scene.folder, stage, number)
-        for failed, _, _ in self.quarantined:
-            attempts.forgive(failed.folder)
-        raise UserError(
-            f"the first {len(self.quarantined)} seeds all failed in {stage} "
-            f"({outcome.reason}: {outcome.detail}); see {log}, mend the cause and run the same "
-            "command again"
-        )
-
-
-def failure_kind(stage: str, outcome: Outcome) -> tuple[str, str, str]:
-    """What makes two failures alike: everything but the numbers in the detail."""
-    return stage, outcome.reason, re.sub(r"\d+", "", outcome.detail)
+        self.given_up.add(scene, self.settings, stage, outcome)
+        if not self.any_done:
+            self.given_up.stop_if_all_fail_alike(self.farm.same_failures)
+        self.given_up.stop_if_too_many(self.farm.failed_seeds_allowed(self.scenes))
+        self.take(next(self.spare))

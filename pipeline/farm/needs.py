@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.placement import MOST_RENDER_CPUS, Need
+from pipeline.farm.placement import MOST_RENDER_CPUS, Need, Queue
 from pipeline.farm.worker import GIB, Limits
 from pipeline.ledger.records import Done
 from pipeline.ledger.state import State
@@ -56,11 +56,18 @@ class Seen:
                 self.add(record.generator, stage, cost.peak_rss)
             self.add_scene(record.generator, record.bytes.get("scene", 0))
 
-    def memory_of(self, generator: str, stage: str, failures: int = 0) -> int:
-        """Bytes to ask for an attempt that has failed for want of memory so often."""
+    def memory_of(self, generator: str, stage: str, failures: int = 0, peak: int = 0) -> int:
+        """Bytes to ask for an attempt.
+
+        Args:
+            failures: How often it has failed for want of memory.
+            peak: The most that it used then; 0 where that is not known.
+        """
         seen = self.memory.get((generator, stage))
         expected = int(MARGIN * max(seen)) if seen else FIRST_MEMORY[stage]
-        return expected * RAISED**failures
+        if not failures:
+            return expected
+        return max(expected, RAISED * peak if peak else expected * RAISED**failures)
 
     def disk_of(self, generator: str) -> int:
         """Bytes that a scene file is expected to take."""
@@ -74,21 +81,31 @@ class Seen:
             gpu: Whether renders run on GPUs.
             most_cpus: CPUs of the largest node.
         """
-        memory = self.memory_of(generator, stage, state.memory_failures.get(stage, 0))
-        large = is_large(stage, state)
+        failures, peak = state.memory_failures.get(stage, 0), state.memory_peaks.get(stage, 0)
+        _, large, avoids = queue_of(stage, state)
+        need = Need(
+            stage,
+            memory=self.memory_of(generator, stage, failures, peak),
+            large=large,
+            avoid=state.failed_on[stage] if avoids else frozenset(),
+        )
         if stage == "generate":
-            return Need(stage, memory=memory, disk=self.disk_of(generator), large=large)
+            return replace(need, disk=self.disk_of(generator))
         if stage == "annotate":
-            return Need(stage, memory=memory, large=large)
+            return need
         on_gpu = gpu and device_of(state) != "cpu"
         cpus = 1 if on_gpu or not gpu else max(1, min(MOST_RENDER_CPUS, most_cpus // 2))
-        return Need(stage, cpus, int(on_gpu), memory, state.scene_bytes, large)
+        return replace(need, cpus=cpus, gpus=int(on_gpu), disk=state.scene_bytes)
 
 
-def is_large(stage: str, state: State) -> bool:
-    """Whether the next attempt at a stage takes more than others: see `placement.Need`."""
+def queue_of(stage: str, state: State) -> Queue:
+    """Where the next attempt at a stage waits: see `placement.Need`.
+
+    What is large may go to any node: it failed for want of memory, not for its node's sake.
+    """
     on_cpu = stage == "render" and state.gpu_failures > 0 and device_of(state) == "cpu"
-    return on_cpu or state.memory_failures.get(stage, 0) > 0
+    large = on_cpu or state.memory_failures.get(stage, 0) > 0
+    return stage, large, not large and bool(state.failed_on.get(stage))
 
 
 def device_of(state: State) -> str:

@@ -92,9 +92,14 @@ class FarmSettings:
         )
 
     @property
+    def address(self) -> str | None:
+        """Of the Ray cluster, where there is one."""
+        return self.ray_address or os.environ.get("RAY_ADDRESS")
+
+    @property
     def works_here(self) -> bool:
         """Whether Ray is one of our own, on this machine."""
-        return not (self.ray_address or os.environ.get("RAY_ADDRESS"))
+        return not self.address
 
     def failed_seeds_allowed(self, scenes: int) -> int:
         return 10 + scenes // 10 if self.max_failed is None else self.max_failed

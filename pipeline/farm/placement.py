@@ -12,7 +12,7 @@ the CPU that a GPU waits for. What is handed to Ray fits where it is sent, so it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 MOST_RENDER_CPUS = 8
@@ -48,7 +48,8 @@ class Need:
         memory: Bytes that it is expected to use.
         disk: Bytes of its scene file: what generating is expected to leave, or what a render has.
         large: It takes more than others of its stage, because it failed with as much as they
-            take: it has a queue of its own, and a node is left to empty for it.
+            take: a node is left to empty for it.
+        avoid: Nodes where its seed failed, which it does not go to as long as there are others.
     """
 
     stage: str
@@ -57,6 +58,16 @@ class Need:
     memory: int = 0
     disk: int = 0
     large: bool = False
+    avoid: frozenset[str] = frozenset()
+
+    @property
+    def queue(self) -> Queue:
+        """Where it waits: what differs from the others of its stage does not hold them up."""
+        return self.stage, self.large, bool(self.avoid)
+
+
+Queue = tuple[str, bool, bool]
+"""A stage, whether its attempts are `large`, and whether they `avoid` nodes."""
 
 
 @dataclass
@@ -86,6 +97,26 @@ class Ahead:
         self.scenes, self.bytes = self.scenes - 1, self.bytes - disk
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A node that is left to empty until what waits for it has room."""
+
+    name: str
+    need: Need
+
+    def bars(self, need: Need, node: Node, used: Node) -> bool:
+        """Whether an attempt may not start there: it would take what the other one waits for.
+
+        A GPU need not wait for one that wants CPUs, if the CPUs beside GPUs are none of those.
+        """
+        if node.name != self.name:
+            return False
+        if not need.gpus or self.need.gpus or node.gpus + self.need.cpus > node.cpus:
+            return True
+        memory = (used.memory or 0) + need.memory + self.need.memory
+        return node.memory is not None and memory > node.memory
+
+
 @dataclass
 class Placement:
     """What is free on each node.
@@ -94,17 +125,20 @@ class Placement:
         on_gpu: Renders run on GPUs.
         render_cpus: CPUs of one render on a CPU; None decides by memory and by what is left.
         nodes: The nodes that may be given work now.
+        known: Those and the nodes that rest for a while.
         used: What runs on each node, summed, also on nodes that are given no more.
     """
 
     on_gpu: bool = False
     render_cpus: int | None = None
     nodes: dict[str, Node] = field(default_factory=dict)
+    known: dict[str, Node] = field(default_factory=dict)
     used: dict[str, Node] = field(default_factory=dict)
 
-    def update(self, nodes: Iterable[Node]) -> None:
-        """Take note of the nodes that may be given work; they come and go."""
+    def update(self, nodes: Iterable[Node], resting: Iterable[Node] = ()) -> None:
+        """Take note of the nodes that may be given work, and of those that rest; they change."""
         self.nodes = {node.name: node for node in nodes}
+        self.known = self.nodes | {node.name: node for node in resting}
 
     def start(self, need: Need, name: str) -> None:
         self._use(need, name, 1)
@@ -139,22 +173,25 @@ class Placement:
             >>> placement = Placement()
             >>> placement.update([Node("a", cpus=2)])
             >>> ready = [Need("generate"), Need("render")]
-            >>> placement.choose(ready, Ahead(disk=10**9), renders_left=9)
-            (Need(stage='render', cpus=1, gpus=0, memory=0, disk=0, large=False), 'a')
+            >>> need, node = placement.choose(ready, Ahead(disk=10**9), renders_left=9)
+            >>> need.stage, node
+            ('render', 'a')
         """
         # A GPU must not wait for a CPU that an annotation took; without one, finishing goes first.
         finishing = ("render", "annotate") if self.on_gpu else ("annotate", "render")
         order = (*finishing, "generate")
-        kept: str | None = None  # a node that is left to empty until what waits for it has room
-        for need in sorted(ready, key=lambda need: (not need.large, order.index(need.stage))):
+        kept: Kept | None = None
+        for need in sorted(
+            ready, key=lambda need: (not need.large, order.index(need.stage), not need.avoid)
+        ):
             if need.stage == "generate" and not ahead.has_room(need, self.max_ahead):
                 continue
-            on_cpus = need.stage == "render" and not self.on_gpu
-            place = self._place_cpu_render if on_cpus else self._place
-            if found := place(need, kept, renders_left):
+            most = self._most_memory(need, renders_left)
+            if found := self._place(need, most, kept, renders_left):
                 return found
+            on_cpus = need.stage == "render" and not self.on_gpu
             if kept is None and (on_cpus or need.large):
-                kept = self._nearest(need, renders_left)
+                kept = self._nearest(need, most, renders_left)
         return None
 
     def render_threads(self, node: Node, memory: int, renders_left: int) -> int:
@@ -172,68 +209,73 @@ class Placement:
         share = -(-renders_left // max(1, len(self.nodes)))  # of what is left, rounded up
         return max(1, min(MOST_RENDER_CPUS, node.cpus // max(1, min(side_by_side, share))))
 
-    def _place_cpu_render(
-        self, need: Need, kept: str | None, renders_left: int
-    ) -> tuple[Need, str] | None:
-        """A render with the CPUs that it is given, and the node with most free ones."""
-        found, found_free = None, -1
-        most = self._most_memory(need)
-        threads: dict[tuple[int, int | None], int] = {}  # of each kind of node, for there are few
-        for name, node in self.nodes.items():
-            kind = node.cpus, node.memory
-            if kind not in threads:
-                threads[kind] = self.render_threads(node, need.memory, renders_left)
-            cpus, free = threads[kind], node.cpus - self.used.get(name, NOTHING).cpus
-            if free > found_free and name != kept and self._fits(need, cpus, name, most):
-                found, found_free = (replace(need, cpus=cpus), name), free
-        return found
+    def cpus_of(self, need: Need, node: Node, renders_left: int) -> int:
+        """CPUs that an attempt is given on a node."""
+        if need.stage == "render" and not self.on_gpu:
+            return self.render_threads(node, need.memory, renders_left)
+        return need.cpus
 
     def _place(
-        self, need: Need, kept: str | None, renders_left: int = 0
+        self, need: Need, most: float, kept: Kept | None, renders_left: int
     ) -> tuple[Need, str] | None:
-        """The node with most free CPUs that has room, those without an idle GPU first."""
-        best, best_idle, best_free = None, 0, -1
-        most = self._most_memory(need)
-        for name, node in self.nodes.items():
+        """The node with most free CPUs that has room, those without an idle GPU first.
+
+        Args:
+            most: As `_most_memory` gave it.
+        """
+        best: tuple[Need, str] | None = None
+        best_idle, best_free = 0, -1
+        for name, node, cpus in self._able(need, self.nodes, renders_left):
             used = self.used.get(name, NOTHING)
             free = node.cpus - used.cpus
-            if free < need.cpus or node.gpus - used.gpus < need.gpus or name == kept:
-                continue
             idle = node.gpus - used.gpus if self.on_gpu and not need.gpus else 0
-            better = best is None or idle < best_idle or (idle == best_idle and free > best_free)
-            if better and self._fits(need, need.cpus, name, most):
-                best, best_idle, best_free = name, idle, free
-        return None if best is None else (need, best)
+            if best is not None and (idle > best_idle or (idle == best_idle and free <= best_free)):
+                continue
+            if self._fits(need, cpus, node, most) and not (kept and kept.bars(need, node, used)):
+                best = (need if cpus == need.cpus else replace(need, cpus=cpus)), name
+                best_idle, best_free = idle, free
+        return best
 
-    def _nearest(self, need: Need, renders_left: int) -> str | None:
+    def _nearest(self, need: Need, most: float, renders_left: int) -> Kept | None:
         """The node that comes nearest to having room, of those that can ever have it."""
-        most = self._most_memory(need)
 
-        def near(node: Node) -> tuple[int, int]:
-            """The memory that is wanting, with a minus, and the CPUs that are free."""
+        def near(node: Node) -> tuple[bool, int, int]:
+            """Whether no GPU is there to wait; the memory that is wanting; CPUs that are free."""
             used = self.used.get(node.name, NOTHING)
             memory = (used.memory or 0) + need.memory
             wanting = 0 if node.memory is None else max(0, memory - node.memory)
-            return -wanting, node.cpus - used.cpus
+            return bool(need.gpus) or not node.gpus, -wanting, node.cpus - used.cpus
 
-        def able(node: Node) -> bool:
-            cpus = need.cpus
-            if need.stage == "render" and not self.on_gpu:
-                cpus = self.render_threads(node, need.memory, renders_left)
-            cpus += 0 if need.gpus else self._kept_for_gpus(node.gpus, node)
-            enough = node.memory is None or node.memory >= min(need.memory, most)
-            return node.cpus >= cpus and node.gpus >= need.gpus and enough
+        nodes = [
+            node
+            for _, node, _ in self._able(need, self.nodes, renders_left)
+            if node.memory is None or node.memory >= min(need.memory, most)
+        ]
+        return Kept(max(nodes, key=near).name, need) if nodes else None
 
-        nodes = [node for node in self.nodes.values() if able(node)]
-        return max(nodes, key=near).name if nodes else None
+    def _able(
+        self, need: Need, nodes: Mapping[str, Node], renders_left: int
+    ) -> Iterator[tuple[str, Node, int]]:
+        """The nodes that an attempt could run on if nothing else did, and its CPUs there."""
+        threads: dict[tuple[int, int, int | None], int] = {}  # by kind of node, for there are few
+        avoided = need.avoid if need.avoid and self.known.keys() - need.avoid else ()
+        for name, node in nodes.items():
+            if name in avoided:
+                continue
+            kind = node.cpus, node.gpus, node.memory
+            if kind not in threads:
+                threads[kind] = self.cpus_of(need, node, renders_left)
+            cpus = threads[kind]
+            kept = 0 if need.gpus else self._kept_for_gpus(node.gpus, node)
+            if cpus + kept <= node.cpus and need.gpus <= node.gpus:
+                yield name, node, cpus
 
-    def _most_memory(self, need: Need) -> float:
-        """Of the nodes that an attempt could run on, the memory of the largest."""
+    def _most_memory(self, need: Need, renders_left: int) -> float:
+        """The memory of the largest node that an attempt could run on, be it after its rest."""
         return max(
             (
                 math.inf if node.memory is None else node.memory
-                for node in self.nodes.values()
-                if node.cpus >= need.cpus and node.gpus >= need.gpus
+                for _, node, _ in self._able(need, self.known, renders_left)
             ),
             default=0,
         )
@@ -245,13 +287,9 @@ class Placement:
         """
         return min(idle, node.cpus // 2) if self.on_gpu else 0
 
-    def _fits(self, need: Need, cpus: int, name: str, most: float) -> bool:
-        """Whether an attempt that is given so many CPUs has room on a node.
-
-        Args:
-            most: As `_most_memory` gave it.
-        """
-        node, used = self.nodes[name], self.used.get(name, NOTHING)
+    def _fits(self, need: Need, cpus: int, node: Node, most: float) -> bool:
+        """Whether an attempt that is given so many CPUs has room on a node now."""
+        used = self.used.get(node.name, NOTHING)
         kept = 0 if need.gpus else self._kept_for_gpus(node.gpus - used.gpus, node)
         if used.cpus + cpus + kept > node.cpus or used.gpus + need.gpus > node.gpus:
             return False

@@ -24,7 +24,7 @@ from pipeline.ledger.records import (
     seed_of,
     to_json,
 )
-from pipeline.ledger.state import remove_work, viewpoint_count
+from pipeline.ledger.state import read_state, remove_work, viewpoint_count
 from pipeline.outputs import (
     ANNOTATED,
     STAGES,
@@ -125,6 +125,25 @@ def finish(scene: Scene, generator: str, *, keep_work: bool) -> str | None:
     if not keep_work:
         remove_work(scene.folder)  # first: nobody looks at a finished scene again
     write_json(scene.folder.done, to_json(record))
+    return None
+
+
+def spent(scene: Scene, failures: int, elsewhere: int) -> tuple[str, Outcome] | None:
+    """The stage at which a seed has failed as often as it may, and how it did the last time.
+
+    Args:
+        failures: At one stage, of those that count against it.
+        elsewhere: For the sake of its machines.
+    """
+    state = read_state(scene.folder)
+    if state.stage is None:
+        return None
+    tried = attempts.read_attempts(scene.folder)
+    for stage in STAGES:
+        last = next((one for one in reversed(tried) if one.stage == stage), None)
+        often = state.failures.get(stage, 0) >= failures or state.elsewhere >= elsewhere
+        if last is not None and often and last.reason and last.reason != "ok":
+            return stage, Outcome(last.reason, last.detail)
     return None
 
 

@@ -78,10 +78,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """How an attempt ended, and what its scene needs now."""
+    """How an attempt ended, and what its scene needs now; None if this machine cannot tell."""
 
     outcome: Outcome
-    state: State
+    state: State | None
 
 
 def attempt(job: Job) -> Report:
@@ -89,13 +89,16 @@ def attempt(job: Job) -> Report:
 
     After the last panorama is annotated the scene is finished here as well.
     """
-    out = SceneFolder(storage.open_path(job.scene_folder))
-    if attempts.is_over(out, job.stage, job.number):  # its node hung for too long
-        return _report(job, out, Outcome("interrupted", "taken for lost before it began"))
+    try:
+        out = SceneFolder(storage.open_path(job.scene_folder))
+        if attempts.is_over(out, job.stage, job.number):  # its node hung for too long
+            return _report(job, out, Outcome("interrupted", "taken for lost before it began"))
+        if not storage.exists(out.path.parent.parent / "run.json"):  # else it would be made anew
+            return Report(Outcome("machine", f"OUT={out.path.parent.parent} is not here"), None)
+    except Exception as error:
+        return Report(_failed_around(error, job.scene_folder), None)
     work: Workspace | None = None
     try:
-        if not storage.exists(out.path.parent.parent / "run.json"):  # else it would be made anew
-            return Report(Outcome("machine", f"OUT={out.path.parent.parent} is not here"), State())
         attempts.begin(
             out,
             job.stage,
@@ -117,12 +120,15 @@ def attempt(job: Job) -> Report:
     except Exception as error:  # of this machine or of the store, not of the seed
         outcome = _failed_around(error, out)
     _end(job, out, outcome, work)
-    return _report(job, out, outcome)
+    try:
+        return _report(job, out, outcome)
+    except Exception as error:
+        return Report(outcome if not outcome.ok else _failed_around(error, out), None)
 
 
-def _failed_around(error: Exception, out: SceneFolder) -> Outcome:
+def _failed_around(error: Exception, out: SceneFolder | str) -> Outcome:
     """The outcome where something failed around the stage."""
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL and isinstance(out, SceneFolder):
         detail = f"{error.strerror}: {error.filename or out.path}"
         return Outcome(_which_disk(error, out), detail)
     return Outcome("machine", f"{type(error).__name__}: {error}".splitlines()[0][:300])
@@ -130,7 +136,7 @@ def _failed_around(error: Exception, out: SceneFolder) -> Outcome:
 
 def _end(job: Job, out: SceneFolder, outcome: Outcome, work: Workspace | None) -> None:
     """Write down how the attempt ended, unless somebody else has, or OUT is gone."""
-    with suppress(OSError):  # on a full disk the driver still learns the outcome
+    with suppress(Exception):  # on a full disk, say; the driver still learns the outcome
         if attempts.is_open(out, job.stage, job.number, job.token):
             brought = {"bytes": work.bytes, "brought": len(work.brought)} if work else {}
             attempts.end(out, job.stage, job.number, outcome, **brought)

@@ -175,9 +175,9 @@ def _take(descriptor: int, path: Path) -> None:
 
 
 def _check_still_held(descriptor: int, path: Path) -> None:
-    held = os.fstat(descriptor)
     with suppress(FileNotFoundError, NotADirectoryError):
-        if os.path.samestat(held, path.stat()):
+        held = storage.patiently(lambda: os.fstat(descriptor), path)
+        if os.path.samestat(held, storage.patiently(path.stat, path)):
             return
     raise UserError(
         f"OUT={path.parent} was removed or replaced while this driver worked in it; what it made "

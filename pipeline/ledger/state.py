@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pipeline import storage
 from pipeline.ledger.attempts import ELSEWHERE, Attempt, read_attempts
 from pipeline.outputs import ANNOTATED, LEFTOVER, RENDERED, STAGES, SceneFolder, read_json
+
+Result = TypeVar("Result")
 
 FINISH = "finish"  # every panorama is annotated, only its record in done/ is missing
 
@@ -22,7 +25,9 @@ class State:
         scene_bytes: Of its scene.blend.
         numbers: By stage, how many attempts it has had.
         failures: By stage, those that count against its seed.
-        memory_failures: By stage, those that ran out of memory.
+        failed_on: By stage, the nodes where those happened.
+        memory_failures: By stage, those that ran out of memory, and `memory_peaks`, the most bytes
+            that one of them used.
         gpu_failures: Renders that ran out of a GPU's memory.
         elsewhere: Attempts that ended for their machine's sake: its node went away, its scratch
             disk was full, or something of it failed.
@@ -34,7 +39,9 @@ class State:
     scene_bytes: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
     failures: dict[str, int] = field(default_factory=dict)
+    failed_on: dict[str, frozenset[str]] = field(default_factory=dict)
     memory_failures: dict[str, int] = field(default_factory=dict)
+    memory_peaks: dict[str, int] = field(default_factory=dict)
     gpu_failures: int = 0
     elsewhere: int = 0
 
@@ -48,6 +55,7 @@ def read_state(scene: SceneFolder) -> State:
     if storage.exists(scene.done) or storage.exists(scene.failed):
         return State(stage=None)
     tried = read_attempts(scene)
+    starved = [one for one in tried if one.reason == "memory" and not one.forgiven]
     views = viewpoint_count(scene)
     indices = range(views or 0)
     to_annotate = [index for index in indices if not scene.is_annotated(index)]
@@ -68,9 +76,14 @@ def read_state(scene: SceneFolder) -> State:
         scene_bytes=scene_bytes,
         numbers={name: _last(tried, name) for name in STAGES},
         failures=_count(tried, lambda attempt: attempt.counted),
-        memory_failures=_count(tried, lambda attempt: attempt.reason == "memory"),
-        gpu_failures=sum(attempt.reason == "gpu-memory" for attempt in tried),
-        elsewhere=sum(a.reason in ELSEWHERE and not a.forgiven for a in tried),
+        failed_on=_by_stage(
+            (one for one in tried if one.counted and one.node),
+            lambda those: frozenset(one.node for one in those),
+        ),
+        memory_failures=_by_stage(starved, len),
+        memory_peaks=_by_stage(starved, lambda those: max(one.peak_rss for one in those)),
+        gpu_failures=sum(one.reason == "gpu-memory" and not one.forgiven for one in tried),
+        elsewhere=sum(one.reason in ELSEWHERE and not one.forgiven for one in tried),
     )
 
 
@@ -141,8 +154,15 @@ def _last(tried: Iterable[Attempt], stage: str) -> int:
     return max((attempt.number for attempt in tried if attempt.stage == stage), default=0)
 
 
-def _count(tried: Iterable[Attempt], matches) -> dict[str, int]:
-    return {
-        name: sum(attempt.stage == name and matches(attempt) for attempt in tried)
-        for name in STAGES
-    }
+def _count(tried: Iterable[Attempt], matches: Callable[[Attempt], bool]) -> dict[str, int]:
+    return {name: 0 for name in STAGES} | _by_stage(filter(matches, tried), len)
+
+
+def _by_stage(
+    tried: Iterable[Attempt], value: Callable[[list[Attempt]], Result]
+) -> dict[str, Result]:
+    """By each stage that some attempts were at, what they come to."""
+    stages: dict[str, list[Attempt]] = {}
+    for one in tried:
+        stages.setdefault(one.stage, []).append(one)
+    return {stage: value(those) for stage, those in stages.items()}

@@ -7,13 +7,14 @@ is at work shows in the ledger of the scenes that have a folder and no record ye
 from __future__ import annotations
 
 import math
-import mmap
+import os
 import statistics
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.errors import UserError
@@ -23,6 +24,7 @@ from pipeline.ledger.totals import Records, Totals
 from pipeline.outputs import RunFolder, SceneFolder
 
 STAGE_PREFIX = b"stage: "
+BLOCK, LINE = 2**16, 200  # bytes that are read of a log at once, and of a line of it
 HOUR = 3600.0
 RECENT = 100  # the last scenes, which tell how fast the next ones will be
 ENOUGH = 5  # scenes before anything is said of the time left
@@ -219,13 +221,27 @@ def current_step(scene: SceneFolder, stage: str, number: int) -> str:
     if storage.is_remote(path):  # the log comes there when the attempt has ended
         return stage
     try:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as log:
-            start = log.rfind(b"\n" + STAGE_PREFIX) + 1  # 0 if it is only in the first line
-            line = log[start : start + 200].partition(b"\n")[0]
-    except (OSError, ValueError):  # no log yet, or an empty one
+        with open(path, "rb") as file:
+            step = _last_step(file)
+    except OSError:  # no log yet, or one that is being replaced
         return stage
-    step = line.removeprefix(STAGE_PREFIX).decode(errors="replace").strip()
-    return step if line.startswith(STAGE_PREFIX) and step else stage
+    return step or stage
+
+
+def _last_step(log: BinaryIO) -> str:
+    """The text after the last `stage: ` at the beginning of a line; empty if there is none."""
+    end = log.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - BLOCK)
+        log.seek(start)
+        block = log.read(end - start + LINE)
+        at_begin = 0 if start == 0 and block.startswith(STAGE_PREFIX) else -1
+        found = max(block.rfind(b"\n" + STAGE_PREFIX) + 1 or -1, at_begin)
+        if found >= 0:
+            line = block[found + len(STAGE_PREFIX) :].partition(b"\n")[0]
+            return line[:LINE].decode(errors="replace").strip()
+        end = start
+    return ""
 
 
 def _running(scene: SceneFolder) -> list[Running]:

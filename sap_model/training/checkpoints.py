@@ -64,9 +64,10 @@ def open_run(folder: Path, settings: TrainSettings, data: Mapping[str, Any] | No
         UserError: Another run lives there, or this one with other data.
     """
     about, record = _about(settings) | {"data": data}, folder / "settings.json"
-    if not holds(folder, settings):
+    known = read_json(record).get("data") if holds(folder, settings) else None
+    if known is None:
         write_json(record, about)
-    elif (read_json(record).get("data") or data) != data:
+    elif known != data:
         raise UserError(
             f"the data has changed since the run in {folder} began, and clips would come in "
             "another order: give it the data of that time, or choose another RUN"

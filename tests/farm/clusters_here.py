@@ -157,15 +157,18 @@ class Cluster:
         gpus: int = 0,
         ip: str | None = None,
         inside: Sequence[str] = (),
+        env: dict[str, str] | None = None,
     ) -> NodeHere:
         """Add a node.
 
         Args:
             ip: Its address; by default one of the loopback interface that no other node has.
             inside: A command that runs another one in a namespace.
+            env: What its processes have in their environment besides the cluster's.
         """
         node = self._start(
             inside,
+            env,
             head=False,
             gcs_address=self.address,
             node_ip_address=ip or f"127.0.1.{len(self.nodes) + 1}",
@@ -204,12 +207,14 @@ class Cluster:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _start(self, inside: Sequence[str] = (), **asked: Any) -> NodeHere:
+    def _start(
+        self, inside: Sequence[str] = (), env: dict[str, str] | None = None, **asked: Any
+    ) -> NodeHere:
         if asked["head"]:
             asked |= {"gcs_server_port": self.port, "temp_dir": str(self.folder)}
         starter = subprocess.Popen(
             [*inside, sys.executable, "-c", NODE, json.dumps(asked)],
-            env={**os.environ, **loopback(self.ip), **QUICK_RAY, **self.env},
+            env={**os.environ, **loopback(self.ip), **QUICK_RAY, **self.env, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

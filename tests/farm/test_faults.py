@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pipeline.outputs import read_json
 from pipeline.settings import to_json
 from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
 from tests.farm.conftest import FAKE, SETTINGS, Farm
+from tests.farm.fake_blender import SICK
 
 MIB = 2**20
 
@@ -118,6 +120,21 @@ def test_a_driver_without_a_node_says_what_it_waits_for(farm: Farm, cluster: Clu
     assert driver.returncode == 0, said
     assert done(farm) == {name(0), name(1)}
     assert sum("waiting: the cluster" in line for line in said) == 1
+
+
+def test_a_node_on_which_everything_fails_costs_no_seed(farm: Farm, cluster: Cluster) -> None:
+    """It is always the first to be free."""
+    sick = cluster.add(cpus=1, env={SICK: "1"})
+    cluster.add(cpus=1)
+    succeeds(drive(farm, cluster, 8, attempts=2))
+    assert done(farm) == {name(seed) for seed in range(8)}
+    failed = [seed for seed in range(8) if "crashed" in ends(farm, seed, "generate")]
+    failed += [seed for seed in range(8) if "crashed" in ends(farm, seed, "render")]
+    assert 1 <= len(failed) <= 4, "three, then it rests; one may have begun before"
+    for seed in range(8):
+        tried = [one for stage in ("generate", "render") for one in tries(farm, seed, stage)]
+        assert {one.node for one in tried if one.reason == "crashed"} <= {sick.name}
+    assert not farm.run.failed_folder.exists()
 
 
 def test_a_scene_that_kills_every_worker_is_quarantined(farm: Farm, cluster: Cluster) -> None:
@@ -276,6 +293,29 @@ def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
     assert not attempt(job).outcome.ok
     assert files(farm) == before
     assert ends(farm, 0, "generate") == ["node"]
+
+
+def test_a_node_that_cannot_reach_out_counts_against_no_seed(farm: Farm) -> None:
+    job = Job(
+        scene_folder=f"nowhere://{farm.run.path}/scenes/{name(0)}",
+        stage="generate",
+        number=1,
+        generator="spheres",
+        seed=0,
+        settings=to_json(SETTINGS),
+        cpus=1,
+        gpus=0,
+        node="node",
+        device="",
+        scratch=str(farm.run.scratch),
+        keep_scenes=False,
+        token="ours",  # noqa: S106 - tells attempts from one another
+        limits=Limits(wall=20),
+        program=FAKE,
+    )
+    for folder in (job.scene_folder, str(farm.folder / "not-mounted" / "scenes" / name(0))):
+        report = attempt(replace(job, scene_folder=folder))
+        assert (report.outcome.reason, report.state) == ("machine", None)
 
 
 def test_a_worker_that_is_killed_while_it_cleans_up(

@@ -229,3 +229,54 @@ def test_what_needs_more_memory_goes_to_the_largest_node_it_can_run_on():
     assert farm.choose([need], ROOM) is None, "it has room alone, and on the large node"
     farm.end(Need("generate", memory=1), "large")
     assert farm.choose([need], ROOM) == (need, "large")
+
+
+def test_a_node_that_can_never_take_it_does_not_keep_it_from_the_others():
+    """Of the larger one CPUs are left to its GPU, or it has too few for the render."""
+    fallback = Need("render", cpus=8, memory=100, large=True)
+    farm = placement(Node("a", 16, memory=64), Node("g", 8, gpus=1, memory=256), on_gpu=True)
+    assert farm.choose([fallback], ROOM) == (fallback, "a")
+    farm = placement(Node("s", 4, memory=256), Node("l", 64, memory=64), render_cpus=8)
+    found = farm.choose([Need("render", memory=100)], ROOM)
+    assert found and (found[0].cpus, found[1]) == (8, "l")
+
+
+def test_what_only_a_resting_node_has_room_for_waits_for_it():
+    large, small = Node("large", 4, memory=256), Node("small", 4, memory=32)
+    farm, need = Placement(), Need("generate", memory=100, large=True)
+    farm.update([small], resting=[large])
+    assert farm.choose([need], ROOM) is None
+    farm.update([small, large])
+    assert farm.choose([need], ROOM) == (need, "large")
+    farm.update([small])  # it is gone for good: better a try than none
+    assert farm.choose([need], ROOM) == (need, "small")
+
+
+def test_gpus_do_not_wait_for_what_wants_cpus():
+    farm = placement(Node("a", cpus=16), Node("g", cpus=32, gpus=4), on_gpu=True)
+    generate, render = Need("generate"), Need("render", gpus=1)
+    fallback = Need("render", cpus=8, large=True)
+    at_work: list[tuple[Need, str]] = []
+    while found := farm.choose([generate, render], ROOM, MANY):
+        farm.start(*found)
+        at_work.append(found)
+    for _ in range(4):  # GPUs become free before any CPU does
+        one = next(found for found in at_work if found[0].gpus)
+        at_work.remove(one)
+        farm.end(*one)
+        found = farm.choose([generate, render, fallback], ROOM, MANY)
+        assert found == (render, "g")
+        farm.start(*found)
+
+
+def test_a_seed_goes_elsewhere_after_a_failure_if_there_is_an_elsewhere():
+    farm = placement(Node("a", 2), Node("b", 1))
+    again, other = Need("generate", avoid=frozenset("a")), Need("generate")
+    assert farm.choose([other, again], ROOM) == (again, "b")
+    farm.start(other, "b")
+    assert farm.choose([again], ROOM) is None
+    assert farm.choose([other, again], ROOM) == (other, "a"), "it holds nobody up"
+    farm.update([Node("a", 2)], resting=[Node("b", 1)])
+    assert farm.choose([again], ROOM) is None
+    farm.update([Node("a", 2)])
+    assert farm.choose([again], ROOM) == (again, "a")

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from pipeline.farm.scenes import Scene, finish, open_seeds, quarantine
+from pipeline.farm.scenes import Scene, finish, open_seeds, quarantine, spent
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.records import names_of, read_done, read_failed, seed_of
@@ -79,6 +79,22 @@ def test_what_is_forgiven_counts_against_nothing(scene: Scene) -> None:
     attempts.forgive(scene.folder)
     state = read_state(scene.folder)
     assert (state.failures["generate"], state.elsewhere, state.numbers["generate"]) == (0, 0, 2)
+
+
+def test_a_seed_whose_driver_was_killed_before_it_could_give_it_up(scene: Scene) -> None:
+    assert spent(scene, 2, 2) is None
+    for number in (1, 2):
+        attempts.begin(scene.folder, "render", number)
+        attempts.end(scene.folder, "render", number, CRASH)
+        assert (spent(scene, 2, 2) is None) == (number < 2)
+    assert spent(scene, 2, 2) == ("render", Outcome(CRASH.reason, CRASH.detail))
+    attempts.begin(scene.folder, "render", 3)
+    attempts.end(scene.folder, "render", 3, Outcome("ok"))
+    assert spent(scene, 2, 2) is None
+    for number in (1, 2):
+        attempts.begin(scene.folder, "annotate", number)
+        attempts.end(scene.folder, "annotate", number, Outcome("node", "it went away"))
+    assert spent(scene, 2, 2) == ("annotate", Outcome("node", "it went away"))
 
 
 def test_open_seeds_leave_out_what_failed(farm: Farm) -> None:
