@@ -20,6 +20,7 @@ import OpenEXR
 
 from pipeline.blender import ids as id_digits
 from pipeline.blender.devices import use_device
+from pipeline.blender.exposure import automatic_exposure
 from pipeline.blender.ids import digits_of
 from pipeline.blender.instances import rendered_objects
 from pipeline.outputs import SceneFolder, write_json
@@ -30,11 +31,6 @@ AMBIENT_DISTANCE = 3.0
 
 AMBIENT_FACTOR = 1.0
 """Fast GI: strength of the light that stands for all further bounces."""
-
-MIDDLE_GREY = 0.18
-EXPOSURE_STOPS = (-6.0, 10.0)
-"""The picture's log-average luminance is brought to middle grey, within these limits, as a
-camera's automatic exposure does: scenes range from one dim lamp to full sun."""
 
 TILE_SIZE = 1024
 """Pixels along the edge of a tile, where a GPU's memory does not hold the whole panorama."""
@@ -181,21 +177,6 @@ def render_panorama(viewpoint: dict[str, Any], settings: RunSettings, folder: Pa
             {"Y": layer} if layer.ndim == 2 else {"RGB": layer},
         ).write(str(folder / f"{name}.exr"))
     return stops
-
-
-def automatic_exposure(colour: Array) -> float:
-    """Stops that bring a linear picture's log-average luminance to middle grey.
-
-    Args:
-        colour: (H, W, ≥3) float32, scene-linear. Rows count by their solid angle.
-    """
-    luminance = colour[..., :3] @ np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
-    luminance = np.nan_to_num(luminance, posinf=0.0)  # one bad pixel must not decide
-    height = luminance.shape[0]
-    weights = np.cos((0.5 - (np.arange(height) + 0.5) / height) * np.pi)
-    logs = np.log2(np.maximum(luminance, 1e-6)).mean(axis=1)
-    stops = np.log2(MIDDLE_GREY) - np.average(logs, weights=weights)
-    return float(np.clip(stops, *EXPOSURE_STOPS))
 
 
 def _render_passes(folder: Path) -> dict[str, Array]:

@@ -213,13 +213,13 @@ def test_statistics_of_other_shards_are_refused(published, tmp_path):
 
 
 def test_numbers_of_the_camera_are_those_of_the_code(published):
-    viewpoints, render = constants("viewpoints"), constants("render")
+    viewpoints, exposure = constants("viewpoints"), constants("exposure")
     text = " ".join(published.readme.split())
     assert "{}–{} m high".format(*viewpoints["EYE_HEIGHT"]) in text
     assert f"nothing closer than {viewpoints['CLEARANCE']} m" in text
     assert f"at least {viewpoints['MIN_DISTANCE']} m from the others" in text
     assert viewpoints["MIN_FURNITURE"] == example.FURNITURE
-    assert "brought to middle grey" in text and render["MIDDLE_GREY"] == 0.18
+    assert "brought to middle grey" in text and exposure["MIDDLE_GREY"] == 0.18
 
 
 def test_every_generator_is_described():
