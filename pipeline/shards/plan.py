@@ -159,7 +159,7 @@ def _panorama(parent: Path, name: str, data: bytes) -> tuple[Panorama, str, bool
     folder = parent / name
     try:
         row = json.loads(data)
-        summary = row["summary"]
+        summary = dict(row["summary"])
         files = summary.get("bytes")
         if files is None:  # of a version that did not write it down
             files = sum(storage.size(folder / name) for name in dict(summary["sha256"]))

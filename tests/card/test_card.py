@@ -22,8 +22,8 @@ from pipeline.shards.schema import make_schema
 from pipeline.shards.writer import pack
 from pipeline.statistics.measure import measure
 from tests.card.conftest import REPO
+from tests.disks import little_space
 from tests.hub.card import check_card
-from tests.shards.test_writer import little_space
 from tests.synthetic import SETTINGS, finish_scene
 
 BLENDER = Path(example.__file__).parents[1] / "blender"

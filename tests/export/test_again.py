@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.export.coco import export_coco
+from tests.disks import little_space
 from tests.export.exports import (
     ROOT,
     SPLITS,
@@ -21,7 +22,6 @@ from tests.export.exports import (
     tree,
     write_shards,
 )
-from tests.shards.test_writer import little_space
 
 
 @pytest.mark.parametrize("image_format", ["webp", "png", "jpg"])

@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 from pipeline.statistics.figures import draw_figures, position_density
 from pipeline.statistics.measure import measure_batches
 from tests.benchmarks.statistics import row_of
-from tests.shards.test_writer import little_space
+from tests.disks import little_space
 from tests.statistics.test_measure import batch
 
 NAMES = ["sizes", "instances", "categories", "solid_angles", "positions"]

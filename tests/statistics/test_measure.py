@@ -20,7 +20,7 @@ from pipeline.shards.writer import pack
 from pipeline.statistics.counts import COLUMNS, solid_angle_edges
 from pipeline.statistics.measure import measure, measure_batches, write_statistics
 from tests.benchmarks.statistics import row_of
-from tests.shards.test_writer import little_space
+from tests.disks import little_space
 from tests.synthetic import DISCS, SETTINGS, TINY, finish_scene
 
 QUANTILES = {"p5": 5, "p25": 25, "median": 50, "p75": 75, "p95": 95}
