@@ -12,7 +12,7 @@ the CPU that a GPU waits for. What is handed to Ray fits where it is sent, so it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 MOST_RENDER_CPUS = 8
@@ -255,20 +255,27 @@ class Placement:
 
     def _able(
         self, need: Need, nodes: Mapping[str, Node], renders_left: int
-    ) -> Iterator[tuple[str, Node, int]]:
-        """The nodes that an attempt could run on if nothing else did, and its CPUs there."""
-        threads: dict[tuple[int, int, int | None], int] = {}  # by kind of node, for there are few
-        avoided = need.avoid if need.avoid and self.known.keys() - need.avoid else ()
+    ) -> list[tuple[str, Node, int]]:
+        """The nodes that an attempt could run on if nothing else did, and its CPUs there.
+
+        Those that it avoids are not among them, unless there is no other, be it after its rest.
+        """
+        if need.avoid:
+            anywhere = replace(need, avoid=frozenset())
+            others = {name for name, _, _ in self._able(anywhere, self.known, renders_left)}
+            if others := others - need.avoid:
+                nodes = {name: node for name, node in nodes.items() if name in others}
+        able = []
+        threads: dict[tuple[int, int | None], int] = {}  # by kind of node, for there are few
         for name, node in nodes.items():
-            if name in avoided:
-                continue
-            kind = node.cpus, node.gpus, node.memory
+            kind = node.cpus, node.memory
             if kind not in threads:
                 threads[kind] = self.cpus_of(need, node, renders_left)
             cpus = threads[kind]
             kept = 0 if need.gpus else self._kept_for_gpus(node.gpus, node)
             if cpus + kept <= node.cpus and need.gpus <= node.gpus:
-                yield name, node, cpus
+                able.append((name, node, cpus))
+        return able
 
     def _most_memory(self, need: Need, renders_left: int) -> float:
         """The memory of the largest node that an attempt could run on, be it after its rest."""

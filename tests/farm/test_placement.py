@@ -280,3 +280,9 @@ def test_a_seed_goes_elsewhere_after_a_failure_if_there_is_an_elsewhere():
     assert farm.choose([again], ROOM) is None
     farm.update([Node("a", 2)])
     assert farm.choose([again], ROOM) == (again, "a")
+
+
+def test_the_only_node_that_can_is_not_avoided():
+    farm = placement(Node("gpu", 4, gpus=1), Node("cpu", 8), on_gpu=True)
+    again = Need("render", gpus=1, avoid=frozenset({"gpu"}))
+    assert farm.choose([again], ROOM) == (again, "gpu")
