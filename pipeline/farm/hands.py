@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.placement import Need, Node
+from pipeline.farm.resources import Need, Node
 from pipeline.ledger.outcome import Outcome
 
 if TYPE_CHECKING:

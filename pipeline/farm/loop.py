@@ -22,8 +22,9 @@ from pipeline.farm.hands import Ended, Hands
 from pipeline.farm.interrupted import close_interrupted
 from pipeline.farm.needs import Seen, device_of, limits_of, queue_of
 from pipeline.farm.options import FarmSettings, Program
-from pipeline.farm.placement import Ahead, Need, Placement, Queue
+from pipeline.farm.placement import Placement
 from pipeline.farm.progress import Progress
+from pipeline.farm.resources import Ahead, Need, Queue
 from pipeline.farm.rests import Rests
 from pipeline.farm.scenes import Scene, drop_damaged, finish, spent
 from pipeline.farm.worker import GIB

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.placement import MOST_RENDER_CPUS, Need, Queue
+from pipeline.farm.placement import MOST_RENDER_CPUS
+from pipeline.farm.resources import Need, Queue
 from pipeline.farm.worker import GIB, Limits
 from pipeline.ledger.records import Done
 from pipeline.ledger.state import State
@@ -99,7 +100,7 @@ class Seen:
 
 
 def queue_of(stage: str, state: State) -> Queue:
-    """Where the next attempt at a stage waits: see `placement.Need`.
+    """Where the next attempt at a stage waits: see `resources.Need`.
 
     What is large may go to any node: it failed for want of memory, not for its node's sake.
     """

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pipeline.farm.placement import Node
+from pipeline.farm.resources import Node
 from pipeline.ledger.outcome import Outcome
 
 REST_SECONDS = 300.0

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import storage
 from pipeline.farm.options import Program
-from pipeline.farm.placement import Need
+from pipeline.farm.resources import Need
 from pipeline.farm.scenes import Scene, finish
 from pipeline.farm.worker import FULL_BYTES, Limits, run_job
 from pipeline.farm.workspace import LostError, Workspace, workspace

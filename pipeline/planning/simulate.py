@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pipeline.errors import UserError
 from pipeline.farm.needs import Seen
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.placement import Ahead, Need, Node, Placement
+from pipeline.farm.placement import Placement
+from pipeline.farm.resources import Ahead, Need, Node
 from pipeline.ledger.state import State
 from pipeline.outputs import STAGES
 

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.annotations.stage import annotate_scene
 from pipeline.farm.hands import Ended
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.placement import Node
+from pipeline.farm.resources import Node
 from pipeline.farm.worker import GIB
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Attempt

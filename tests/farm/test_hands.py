@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.farm import cluster, hands
 from pipeline.farm.hands import RayHands
-from pipeline.farm.placement import Node
+from pipeline.farm.resources import Node
 
 NODES = [Node("a", 1)]
 

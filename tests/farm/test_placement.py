@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.farm.placement import MOST_RENDER_CPUS, Ahead, Need, Node, Placement
+from pipeline.farm.placement import MOST_RENDER_CPUS, Placement
+from pipeline.farm.resources import Ahead, Need, Node
 
 MANY = 10**6
 ROOM = Ahead(disk=10**15)

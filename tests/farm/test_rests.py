@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.farm import rests
-from pipeline.farm.placement import Node
+from pipeline.farm.resources import Node
 from pipeline.farm.rests import Rests
 from pipeline.ledger.outcome import Outcome
 

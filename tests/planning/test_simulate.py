@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.farm.needs import FIRST_DISK
-from pipeline.farm.placement import Node
+from pipeline.farm.resources import Node
 from pipeline.planning.measured import from_reference
 from pipeline.planning.simulate import SceneTimes, simulate
 from tests.benchmarks import farm_gpus
