@@ -86,6 +86,12 @@ ifneq ($(unknown),)
 $(error unknown setting $(unknown); the settings are $(SETTINGS))
 endif
 
+# Nor an empty one: OUT=$UNSET would be the default.
+empty := $(foreach name,$(given),$(if $(strip $($(name))),,$(name)))
+ifneq ($(empty),)
+$(error $(empty) is empty; give it a value, or leave it out)
+endif
+
 ALL_EXTRAS := render hub test training
 wrong := $(filter-out $(ALL_EXTRAS),$(EXTRAS))
 ifneq ($(wrong),)
@@ -104,7 +110,7 @@ help: ## list the targets
 	@echo
 	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
-	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS= SCRATCH= WAITING_GB=200   (see README.md)"
+	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS= SCRATCH= WAITING_GB=215   (see README.md)"
 	@echo "Settings of plan: SCENES= CPUS= GPUS=0 and those of render; NODE_CPUS= NODE_MEMORY=GiB LEDGER=OUT,OUT"
 	@echo "  GPU_SPEED=50 PRICE_CPU_HOUR= PRICE_GPU_HOUR= PRICE_GB_MONTH= JSON=1"
 	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -26,6 +27,7 @@ from pipeline.errors import UserError
 
 PATIENCE_SECONDS = 600.0
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0  # seconds between two tries; doubled from one to the next
+TOLD_WAIT = 3.0  # the wait from which on it is said that a store is being waited for
 
 PASSING = frozenset(
     (
@@ -38,6 +40,9 @@ PASSING = frozenset(
 
 FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """Errors of a disk, this machine's in the case of a remote store."""
+
+READ_ONLY = ("http", "https")
+"""Protocols that nothing can be written by."""
 
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 """What botocore says of them; it is imported by nothing here."""
@@ -58,6 +63,11 @@ def open_path(address: str | Path) -> Path:
     text = str(address)
     if "://" not in text or text.startswith("file://"):
         return Path(text.removeprefix("file://"))
+    protocol, _, place = text.partition("://")
+    if not place.strip("/"):
+        raise UserError(f"{text} names no bucket or folder; write {protocol}://bucket/folder")
+    if protocol in READ_ONLY:
+        raise UserError(f"{text} can only be read; give a folder, or a store such as s3://")
     from upath import UPath  # a second that most runs need not wait for
 
     try:
@@ -89,7 +99,8 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
         UserError: A store that fsspec reaches wants credentials, and there are none; or it still
             fails.
     """
-    end = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
+    patience = PATIENCE_SECONDS if patience is None else patience
+    end = time.monotonic() + patience
     wait = FIRST_WAIT
     while True:
         try:
@@ -104,22 +115,22 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
             if passing and time.monotonic() + wait <= end:
                 pass
             elif is_remote(path) and (passing or isinstance(error, PermissionError)):
-                raise UserError(_refused(path, error)) from error
+                mend = "see to its permissions and your credentials" if not passing else "wait"
+                raise UserError(
+                    f"{_refused(path, error)}; {mend}, then run the same command again"
+                ) from error
             else:
                 raise
+            if wait >= TOLD_WAIT > wait / 2:  # some seconds have gone by, and nobody knows why
+                print(f"{_refused(path, error)}; trying for {patience:.0f} s", file=sys.stderr)
         time.sleep(wait)
         wait = min(2 * wait, LONGEST_WAIT)
 
 
 def _refused(path: Path, error: Exception) -> str:
-    """The user's line for a store that does not do what it is asked."""
+    """What a store does not do that it was asked, for people."""
     said = (str(error).splitlines() or [""])[0][:200]
-    what = f"{path} cannot be used ({type(error).__name__}: {said})"
-    if isinstance(error, PermissionError):
-        return (
-            f"{what}; see to its permissions and your credentials, then run the same command again"
-        )
-    return f"{what}; run the same command again when its store answers, it goes on from there"
+    return f"{path} cannot be used ({type(error).__name__}: {said})"
 
 
 def may_pass(error: Exception, path: Path) -> bool:

@@ -139,6 +139,14 @@ def test_make_refuses_a_mistyped_setting():
     assert "unknown setting SCENE" in result.stderr
 
 
+def test_an_empty_setting_is_refused():
+    result = subprocess.run(
+        ["make", "-n", "render", "OUT="], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "OUT is empty; give it a value, or leave it out" in result.stderr
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """The one line with which a command refuses, in this process."""
     with pytest.raises(SystemExit) as ended:

@@ -20,7 +20,7 @@ def plan(options: argparse.Namespace) -> None:
     """Hours, storage and price of a run, before it begins."""
     if options.cpus is None:
         raise UserError("CPUS is not given; say how many the machines have together: CPUS=64")
-    ledgers = [name for name in options.ledger.split(",") if name]
+    ledgers = list(dict.fromkeys(name for name in options.ledger.split(",") if name))
     names = ("generator", "width", "samples", "seed", "panos")
     given: dict[str, Any] = {
         name: value for name in names if (value := getattr(options, name)) is not None

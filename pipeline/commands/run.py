@@ -10,16 +10,21 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.outputs import RunFolder, read_json
 from pipeline.settings import PROFILES, RunSettings, from_json, make_settings
 from pipeline.storage import exists, open_path
+
+BRIEF = 10.0
+"""Seconds for which a question about a run waits for a store that does not answer."""
 
 
 def render(options: argparse.Namespace) -> None:
     """Seeds → panoramas → shards → preview."""
     from pipeline.farm.driver import render_run
     from pipeline.farm.options import FarmSettings
+    from pipeline.ledger.records import names_of
     from pipeline.preview.page import is_current, write_preview
     from pipeline.shards.writer import pack
 
@@ -62,6 +67,8 @@ def render(options: argparse.Namespace) -> None:
     if not is_current(run):
         page = write_preview(run)
     _report(packed)
+    if (there := len(names_of(run.done_folder))) > options.scenes:
+        print(f"OUT holds {there} finished scenes, more than the {options.scenes} asked for")
     print(
         f"{len(summary.scenes)} scenes done ({summary.made} now, {len(summary.failed)} seeds "
         f"failed), {summary.panoramas} panoramas\n"
@@ -75,6 +82,7 @@ def status(options: argparse.Namespace) -> None:
     """What OUT has done, is doing and has failed."""
     from pipeline.ledger.status_text import status_json, status_text
 
+    storage.PATIENCE_SECONDS = BRIEF
     run = run_folder(options)
     begun_with(run)
     print(status_json(run) if options.json else status_text(run))
@@ -84,6 +92,7 @@ def failures(options: argparse.Namespace) -> None:
     """Why seeds were given up, and how to make each of them again."""
     from pipeline.ledger.failures import failures_json, failures_text
 
+    storage.PATIENCE_SECONDS = BRIEF
     run = run_folder(options)
     begun_with(run)
     print(failures_json(run) if options.json else failures_text(run, options.limit))

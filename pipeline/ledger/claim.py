@@ -67,7 +67,7 @@ def claim(run: RunFolder, settings: RunSettings, scenes: int) -> Iterator[Callab
     about = {"started": time.time(), "scenes": scenes}
     hold = lease(path, "working in", about) if remote else _lock(path, about)
     with hold as check_still_held:
-        _check_settings(run, settings)
+        _check_settings(run, settings, begun=_is_begun(run))
 
         checked = time.monotonic()
 
@@ -193,13 +193,19 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _check_settings(run: RunFolder, settings: RunSettings) -> None:
+def _is_begun(run: RunFolder) -> bool:
+    """Whether OUT holds a scene, finished or not; settings alone may still be changed."""
+    folders = (run.scenes, run.done_folder, run.failed_folder)
+    return any(storage.names(folder) for folder in folders)
+
+
+def _check_settings(run: RunFolder, settings: RunSettings, begun: bool = True) -> None:
     new = {
         "settings": to_json(settings),
         "versions": versions(),
         "settings_hash": settings_hash(settings),
     }
-    if not storage.exists(run.settings):
+    if not begun or not storage.exists(run.settings):
         write_json(run.settings, new)
         return
     mend = "restore it or choose another OUT"

@@ -7,12 +7,13 @@ is repeated for an interval. `plan_text.py` says it in words.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.farm.worker import GIB
 from pipeline.planning.ledgers import from_ledgers
 from pipeline.planning.machines import Cluster, Rates
 from pipeline.planning.measured import ASSUMED_GPU_SPEED, Measured, Sample, from_reference
@@ -236,7 +237,7 @@ def plan(
         price=price,
         sources=measured.sources,
         assumptions=tuple(assumptions),
-        warnings=tuple(_warnings(pools)),
+        warnings=(*_warnings(pools), *_memory_warnings(measured.samples, cluster)),
     )
 
 
@@ -264,6 +265,18 @@ def _spread(value: float, repeats: Sequence[float]) -> Spread:
     ordered = sorted(repeats)
     margin = round(0.05 * len(ordered))
     return Spread(value, min(value, ordered[margin]), max(value, ordered[-1 - margin]))
+
+
+def _memory_warnings(samples: Iterable[Sample], cluster: Cluster) -> list[str]:
+    """Where a node has less memory than an attempt needs."""
+    most = max((size for one in samples for size in one.memory.values()), default=0)
+    if cluster.node_memory is None or most <= cluster.node_memory:
+        return []
+    has = cluster.node_memory / GIB
+    return [
+        f"an attempt used up to {most / GIB:.1f} GiB, and a node has {has:.1f} (NODE_MEMORY): it "
+        "would run out of memory"
+    ]
 
 
 def _warnings(pools: Mapping[str, Sequence[Sample]]) -> list[str]:

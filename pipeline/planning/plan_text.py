@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pipeline.planning.plan import PAPER_GPU_HOURS, PAPER_PANORAMAS, Plan, Spread
 
+HOURS = ",.1f"
+"""How hours are written; below ten with one digit more."""
+
 
 def plan_text(plan: Plan) -> str:
     """Several lines: what the run takes, what that rests on, and the paper's size beside it.
@@ -31,11 +34,11 @@ def _head(plan: Plan) -> list[str]:
 def _costs(plan: Plan) -> list[str]:
     lines = [
         f"panoramas      {_span(plan.panoramas, ',.0f')}",
-        f"hours          {_span(plan.hours, ',.1f')}{_extrapolated(plan)}",
-        f"CPU-hours      {_span(plan.cpu_hours, ',.1f')}",
+        f"hours          {_span(plan.hours, HOURS)}{_extrapolated(plan)}",
+        f"CPU-hours      {_span(plan.cpu_hours, HOURS)}",
     ]
     if plan.cluster.gpus:
-        lines.append(f"GPU-hours      {_span(plan.gpu_hours, ',.1f')}")
+        lines.append(f"GPU-hours      {_span(plan.gpu_hours, HOURS)}")
     busy = [
         f"{name} {share:.0%}"
         for name, share in (("CPUs", plan.cpu_busy), ("GPUs", plan.gpu_busy))
@@ -97,6 +100,8 @@ def _extrapolated(plan: Plan) -> str:
 
 
 def _span(spread: Spread, form: str) -> str:
+    if form == HOURS and max(spread.value, spread.high) < 10:
+        form = ",.2f"
     if spread.low == spread.high:
         return f"{spread.value:{form}}"
     return f"{spread.value:{form}} [{spread.low:{form}}, {spread.high:{form}}]"

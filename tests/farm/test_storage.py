@@ -181,8 +181,13 @@ def test_missing_credentials_are_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_store_without_its_bucket_or_its_package_is_told() -> None:
-    with pytest.raises(UserError, match="nowhere://x cannot be used"):
-        storage.open_path("nowhere://x")
+    for address, match in (
+        ("nowhere://x", "nowhere://x cannot be used"),
+        ("s3://", "s3:// names no bucket or folder; write s3://bucket/folder"),
+        ("https://host/run", "can only be read"),
+    ):
+        with pytest.raises(UserError, match=match):
+            storage.open_path(address)
 
 
 @pytest.mark.usefixtures("quick_lease")

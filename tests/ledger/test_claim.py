@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.ledger.claim import claim, lock_path, read_claim
-from pipeline.outputs import RunFolder
+from pipeline.outputs import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, SETTINGS, Farm, wait_until
 
 HOLD = """
@@ -32,6 +32,19 @@ def refusal(run: RunFolder, settings=SETTINGS) -> str:
         pass
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def begin(run: RunFolder) -> None:
+    """A run with a scene in it, so that its settings are fixed."""
+    with claim(run, SETTINGS, 1):
+        run.scene("spheres-0000000000").attempts.mkdir(parents=True)
+
+
+def test_settings_may_change_until_there_is_a_scene(farm: Farm) -> None:
+    """A driver that found no cluster has written them down, and nothing else."""
+    for settings in (SETTINGS, replace(SETTINGS, width=128)):
+        with claim(farm.run, settings, 1):
+            assert read_json(farm.run.settings)["settings"]["width"] == settings.width
 
 
 def test_second_driver_is_refused_until_the_first_is_killed(farm: Farm) -> None:
@@ -72,8 +85,7 @@ def test_read_only_file_system(small_disk: Path) -> None:
 
 
 def test_other_settings_are_named(farm: Farm) -> None:
-    with claim(farm.run, SETTINGS, 1):
-        pass
+    begin(farm.run)
     line = refusal(farm.run, replace(SETTINGS, width=128, panos=5))
     assert "panos 2 → 5" in line
     assert "width 64 → 128" in line
@@ -81,8 +93,7 @@ def test_other_settings_are_named(farm: Farm) -> None:
 
 
 def test_other_versions_and_configurations_are_named(farm: Farm) -> None:
-    with claim(farm.run, SETTINGS, 1):
-        pass
+    begin(farm.run)
     about = json.loads(farm.run.settings.read_text())
     farm.run.settings.write_text(json.dumps({**about, "settings_hash": "0"}))
     assert "infinigen_configs/" in refusal(farm.run)
@@ -93,8 +104,7 @@ def test_other_versions_and_configurations_are_named(farm: Farm) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"settings": 3, "versions": {}}'])
 def test_damaged_run_json(text: str, farm: Farm) -> None:
-    with claim(farm.run, SETTINGS, 1):
-        pass
+    begin(farm.run)
     farm.run.settings.write_text(text)
     line = refusal(farm.run)
     assert "damaged" in line

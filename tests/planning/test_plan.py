@@ -8,6 +8,7 @@ from statistics import mean
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.errors import UserError
 from pipeline.ledger import attempts
 from pipeline.ledger.records import Cost, Done, Failed, to_json
@@ -267,3 +268,24 @@ def test_nodes_hold_all_cpus_and_gpus():
         assert sum(node.cpus for node in nodes) == cluster.cpus
         assert sum(node.gpus for node in nodes) == cluster.gpus
         assert all(node.gpus <= node.cpus for node in nodes)
+
+
+def test_a_node_with_less_memory_than_an_attempt_needs_is_a_warning():
+    needs = measured(*[replace(sample(), memory={"render": 3 * 2**30})] * 3)
+    small, enough = (
+        plan(10, DRAFT, Cluster(2, node_memory=size * 2**30), measured=needs) for size in (2, 4)
+    )
+    assert "an attempt used up to 3.0 GiB, and a node has 2.0" in plan_text(small)
+    assert "NODE_MEMORY" not in plan_text(enough)
+
+
+def test_a_ledger_is_planned_by_with_what_is_given(tmp_path, capsys):
+    folder = ledger(tmp_path / "draft")
+    words = ["plan", "--scenes", "3", "--cpus", "2", "--ledger", f"{folder},{folder}"]
+    for given, panos in (([], DRAFT.panos), (["--panos", "1"], 1)):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, *given])
+        said = capsys.readouterr().out
+        assert ended.value.code == 0
+        assert f"up to {panos} panoramas each, PROFILE=draft" in said
+        assert said.count("from: ledger") == 1, "the same one twice is one"
