@@ -133,7 +133,7 @@ def knock(address: str) -> None:
 
 def head_patience() -> float:
     """Seconds for which the head may be silent. Ray itself ends this process a little later."""
-    return 0.75 * float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", 60))  # noqa: SIM112
+    return 0.6 * float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", 60))  # noqa: SIM112
 
 
 def read_nodes(address: str | None) -> list[Node]:

@@ -250,7 +250,7 @@ def network() -> Iterator[tuple[str, str, str, list[str], Callable[[], None]]]:
 
 def test_a_driver_whose_head_goes_away_ends_and_can_be_started_again(farm: Farm) -> None:
     farm.plan({"generate:0": "hang 1"})
-    with Cluster(env={"RAY_gcs_rpc_server_reconnect_timeout_s": "28"}) as cluster:
+    with Cluster(env={"RAY_gcs_rpc_server_reconnect_timeout_s": "40"}) as cluster:
         cluster.add(cpus=1)
         driver = drive(farm, cluster, 2)
         wait_for(farm.children)
