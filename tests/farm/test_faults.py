@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -268,12 +267,10 @@ def test_a_driver_whose_head_goes_away_ends_and_can_be_started_again(farm: Farm)
     assert ends(farm, 0, "generate") == ["interrupted", "ok"]
 
 
-def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
-    """Its worker hung before the first line; the driver has closed it in its place."""
-    scene = farm.run.scene(name(0))
-    attempts.end(scene, "generate", 1, Outcome("node", "its node went away"))
-    job = Job(
-        scene_folder=str(scene.path),
+def a_job(farm: Farm, scene_folder: str) -> Job:
+    """The first attempt at a scene."""
+    return Job(
+        scene_folder=scene_folder,
         stage="generate",
         number=1,
         generator="spheres",
@@ -289,6 +286,13 @@ def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
         limits=Limits(wall=20),
         program=FAKE,
     )
+
+
+def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
+    """Its worker hung before the first line; the driver has closed it in its place."""
+    scene = farm.run.scene(name(0))
+    attempts.end(scene, "generate", 1, Outcome("node", "its node went away"))
+    job = a_job(farm, str(scene.path))
     before = files(farm)
     assert not attempt(job).outcome.ok
     assert files(farm) == before
@@ -296,25 +300,11 @@ def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
 
 
 def test_a_node_that_cannot_reach_out_counts_against_no_seed(farm: Farm) -> None:
-    job = Job(
-        scene_folder=f"nowhere://{farm.run.path}/scenes/{name(0)}",
-        stage="generate",
-        number=1,
-        generator="spheres",
-        seed=0,
-        settings=to_json(SETTINGS),
-        cpus=1,
-        gpus=0,
-        node="node",
-        device="",
-        scratch=str(farm.run.scratch),
-        keep_scenes=False,
-        token="ours",  # noqa: S106 - tells attempts from one another
-        limits=Limits(wall=20),
-        program=FAKE,
-    )
-    for folder in (job.scene_folder, str(farm.folder / "not-mounted" / "scenes" / name(0))):
-        report = attempt(replace(job, scene_folder=folder))
+    for folder in (
+        f"nowhere://{farm.run.path}/scenes/{name(0)}",
+        str(farm.folder / "not-mounted" / "scenes" / name(0)),
+    ):
+        report = attempt(a_job(farm, folder))
         assert (report.outcome.reason, report.state) == ("machine", None)
 
 
