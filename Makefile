@@ -87,7 +87,7 @@ $(error unknown setting $(unknown); the settings are $(SETTINGS))
 endif
 
 # Nor an empty one: OUT=$UNSET would be the default.
-empty := $(foreach name,$(given),$(if $(strip $($(name))),,$(name)))
+empty := $(foreach name,$(filter $(SETTINGS),$(given)),$(if $(strip $($(name))),,$(name)))
 ifneq ($(empty),)
 $(error $(empty) is empty; give it a value, or leave it out)
 endif
