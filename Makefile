@@ -88,8 +88,8 @@ endif
 
 # Nor an empty one: OUT=$UNSET would be the default.
 empty := $(foreach name,$(filter $(SETTINGS),$(given)),$(if $(strip $($(name))),,$(name)))
-ifneq ($(empty),)
-$(error $(empty) is empty; give it a value, or leave it out)
+ifneq ($(strip $(empty)),)
+$(error $(strip $(empty)) is empty; give it a value, or leave it out)
 endif
 
 ALL_EXTRAS := render hub test training
