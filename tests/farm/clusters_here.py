@@ -1,4 +1,4 @@
-"""What faults are tried on: Ray clusters of several nodes, an S3 and small disks, on this machine.
+"""What faults are tried on: Ray clusters of several nodes, on this machine.
 
 Every node has an address of its own and a process tree of its own, so that it can be killed, halted
 and cut off without the others. The head has no CPUs: drivers are attached to it, scenes are not.
@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -220,59 +219,12 @@ class Cluster:
             text=True,
             cwd=CHECKOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         assert starter.stdout is not None
         line = starter.stdout.readline()
         assert line, "a Ray node does not start"
         return NodeHere(starter, **json.loads(line))
-
-
-BUCKET = "farm"
-
-
-class Store:
-    """An S3 on this machine, with one bucket."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent,
-        )
-        wait_for(lambda: _answers(self.port), what="for moto")
-        import boto3
-
-        boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{self.port}",
-            aws_access_key_id="somebody",
-            aws_secret_access_key="secret",  # noqa: S106 - made up
-            region_name="us-east-1",
-        ).create_bucket(Bucket=BUCKET)
-
-    def env(self, port: int | None = None) -> dict[str, str]:
-        """What a process needs in its environment to reach it, by default directly."""
-        return {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
-            "AWS_ACCESS_KEY_ID": "somebody",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
-
-    def close(self) -> None:
-        self._server.kill()
-        self._server.wait()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def loopback(ip: str) -> dict[str, str]:
@@ -283,12 +235,6 @@ def loopback(ip: str) -> dict[str, str]:
 def free_port(ip: str = "127.0.0.1") -> int:
     with socket.create_server((ip, 0)) as taken:
         return int(taken.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "") -> Any:
@@ -307,7 +253,7 @@ def _lives(pid: int) -> bool:
         return False
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
@@ -357,51 +303,3 @@ def start_driver(
         text=True,
         cwd=CHECKOUT,
     )
-
-
-class Proxy:
-    """Passes connections on to a port of this machine, until it is switched off."""
-
-    def __init__(self, port: int) -> None:
-        self.to, self.port = port, free_port()
-        self._open: list[socket.socket] = []
-        self._listening: socket.socket | None = None
-        self.on()
-
-    def on(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
-
-    def off(self) -> None:
-        """Refuse new connections and drop the others."""
-        if self._listening is not None:
-            self._listening.shutdown(socket.SHUT_RDWR)
-            self._listening.close()
-            self._listening = None
-        while self._open:
-            with suppress(OSError):
-                self._open.pop().shutdown(socket.SHUT_RDWR)
-
-    def _accept(self, listening: socket.socket) -> None:
-        with suppress(OSError):  # switched off
-            while True:
-                one = listening.accept()[0]
-                other = socket.create_connection(("127.0.0.1", self.to))
-                self._open += [one, other]
-                for pair in ((one, other), (other, one)):
-                    threading.Thread(target=_pass_on, args=pair, daemon=True).start()
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.off()
-
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    for end in (source, target):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)

@@ -29,15 +29,8 @@ from pipeline.farm.workspace import PREFIX, sweep
 from pipeline.ledger.attempts import read_attempts
 from pipeline.ledger.records import names_of, read_done
 from pipeline.outputs import LEFTOVER, RunFolder
-from tests.farm.clusters_here import (
-    BUCKET,
-    CHECKOUT,
-    QUICK_RAY,
-    Cluster,
-    NodeHere,
-    Store,
-    loopback,
-)
+from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, NodeHere, loopback
+from tests.farm.stores_here import BUCKET, Store
 
 ROUND = ("worker", "worker", "blender", "blender", "node", "driver", "halt")
 """What is hit, each as often, in an order that is drawn anew for each round."""

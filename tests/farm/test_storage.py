@@ -23,17 +23,9 @@ from pipeline.ledger.attempts import read_attempts
 from pipeline.ledger.claim import read_claim
 from pipeline.ledger.records import names_of
 from pipeline.outputs import RunFolder
-from tests.farm.clusters_here import (
-    BUCKET,
-    CHECKOUT,
-    QUICK_RAY,
-    Cluster,
-    Proxy,
-    Store,
-    start_driver,
-    wait_for,
-)
+from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, start_driver, wait_for
 from tests.farm.soak import files_of, hashes
+from tests.farm.stores_here import BUCKET, Proxy, Store
 
 FILES = ("a.json", "b.bin", "d/a.json", "d/b.bin", "d/e/a.json", "f/a.json")
 FOLDERS = ("", "d", "d/e", "f", "g")
