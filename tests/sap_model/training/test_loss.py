@@ -8,7 +8,7 @@ import pytest
 import torch
 from training.loss_fns import CORE_LOSS_KEY, MultiStepMultiMasksAndIous
 
-from sap_model.training.loss import PRESENT, SCORE, FromNothing, Sam2Loss
+from sap_model.training.loss import FromNothing, Sam2Loss
 
 FRAMES, OBJECTS, SIDE = 3, 4, 16
 
@@ -103,11 +103,11 @@ def test_from_nothing_is_known_where_everything_is_undecided():
     losses = FromNothing()(undecided, targets())
     # balanced: half of it is owed by pixels of the object, of which one that is gone has none
     assert float(losses["loss_mask"]) == pytest.approx(1.5 * math.log(2))
-    assert float(losses["loss_class"]) == pytest.approx((PRESENT + 1) * math.log(2))
+    assert float(losses["loss_class"]) == pytest.approx(math.log(2))
     dice = 1 - (pixels / 2 + 1) / (pixels / 2 + pixels / 2 + 1)
     assert float(losses["loss_dice"]) == pytest.approx(dice)
     assert float(losses["loss_iou"]) == pytest.approx(0)  # the IoU of an empty mask, as estimated
-    total = losses["loss_mask"] + losses["loss_dice"] + SCORE * losses["loss_class"]
+    total = losses["loss_mask"] + losses["loss_dice"] + losses["loss_class"]
     assert float(losses[CORE_LOSS_KEY]) == pytest.approx(float(total))
 
 
@@ -127,6 +127,20 @@ def test_balance_is_the_weight_of_a_small_object_against_the_rest(balance):
     loss.balance = balance
     expected = balance / 2 + (1 - balance) / SIDE**2
     assert float(loss(missed, truth)["loss_mask"]) == pytest.approx(20 * expected, rel=1e-4)
+
+
+def test_the_object_score_settles_at_the_share_of_frames_that_show_the_object():
+    """One of twelve is gone: one score for all of them is best at the log of the odds, 11."""
+    score = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([score], lr=4.0)
+    for _ in range(200):
+        frames = outputs(1, clicks=1)
+        for frame in frames:
+            frame["multistep_object_score_logits"] = [score.expand(OBJECTS, 1)]
+        optimizer.zero_grad()
+        FromNothing()(frames, targets())[CORE_LOSS_KEY].backward()
+        optimizer.step()
+    assert float(score) == pytest.approx(math.log(11), abs=0.01)
 
 
 def test_from_nothing_empties_masks_of_what_is_not_there():
