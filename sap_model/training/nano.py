@@ -6,14 +6,13 @@
     views    single images again, as wide as the scan's: most of the computation
     turns    the camera again
     sharp    single images with twice the pixels along an edge
-    pans     the camera with as many
+    pans     the camera, with as many pixels
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
     scan     the scan, with the encoder frozen, as SAM2 becomes SAP
              → sap_nano.pt
 
-Most of what can be learnt at 128 × 128 pixels is learnt there, at a quarter of the work. But half
-of the objects of a room cover less than 64 pixels of such a view, so that the last phases, and the
-weights, are for 256 × 256.
+Most is learnt at 128 × 128 pixels, at a quarter of the work. But half of the objects of a room
+cover less than 64 pixels of such a view: the last phases, and the weights, are for 256 × 256.
 
 Each phase is a training run of its own and starts with the weights of the one before. All of it can
 be stopped and called again.
@@ -100,7 +99,7 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
     views = replace(images, crop_fov=(40.0, 100.0), lr=1.5e-3, steps=4000)
     turns = replace(wider, steps=800)
     sharp = replace(views, image_size=256, batch=8, together=8, steps=1300, balanced=0.0, warmup=20)
-    pans = replace(turns, image_size=256, min_pixels=64, together=3, steps=400, warmup=10)
+    pans = replace(turns, image_size=256, min_pixels=64, together=3, steps=400, warmup=10, flat=0.2)
     scan = replace(
         pans,
         mix=(("panoramas", 3.0), ("crops", 1.0)),
@@ -110,6 +109,7 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         batch=2,
         together=1,
         steps=300,
+        flat=0.3,
         lr=8e-4,
         frozen=True,
         true_memory=0.3,

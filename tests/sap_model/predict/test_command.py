@@ -78,11 +78,11 @@ def test_the_command_gives_the_predictors_mask(files):
     assert names() == ["look.jpg", "mask.png", "room.png", "weights"]
 
 
-def test_without_further_words_the_shipped_weights_see_128_pixels(run):
+def test_without_further_words_the_shipped_weights_see_256_pixels(run):
     Path("mask.png").write_text("an older one")
     code, said, errors = run("room.png", *GIVEN, "--out", "mask.png")
     assert (code, errors) == (0, "") and "mask.png" in said
-    expected = predicted(panorama(), 128)
+    expected = predicted(panorama(), 256)
     np.testing.assert_array_equal(np.asarray(Image.open("mask.png")), expected.mask * 255)
 
 
