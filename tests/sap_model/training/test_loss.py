@@ -140,7 +140,7 @@ def test_the_object_score_settles_at_the_share_of_frames_that_show_the_object():
         optimizer.zero_grad()
         FromNothing()(frames, targets())[CORE_LOSS_KEY].backward()
         optimizer.step()
-    assert float(score) == pytest.approx(math.log(11), abs=0.01)
+    assert score.item() == pytest.approx(math.log(11), abs=0.01)
 
 
 def test_from_nothing_empties_masks_of_what_is_not_there():
