@@ -13,6 +13,7 @@ from itertools import islice
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.disk import explained
+from pipeline.farm.given_up import NotTheSeedsError
 from pipeline.farm.hands import Hands, ray_hands
 from pipeline.farm.loop import Loop
 from pipeline.farm.options import FarmSettings, Program
@@ -23,6 +24,7 @@ from pipeline.farm.scenes import (
     open_seeds,
     summarize,
 )
+from pipeline.ledger import attempts
 from pipeline.ledger.claim import claim
 from pipeline.ledger.records import names_of, read_all_done
 from pipeline.outputs import RunFolder
@@ -80,11 +82,20 @@ def _make(loop: Loop, to_make: list[Scene], done: list[str], hands: HandsOf) -> 
         progress.note(f"{len(to_make)} of {loop.scenes} scenes to make in {loop.run.path}")
         loop.any_done = bool(done)
         loop.seen.add_finished(read_all_done(loop.run, done[-LEARN_FROM:]))
-        for scene in loop.begun(to_make):
-            loop.take(scene)
-        with hands(loop.farm) as loop.hands:
-            try:
-                loop.work(progress)
-            except (KeyboardInterrupt, SystemExit):
-                progress.note("stopping what is at work")
-                raise
+        try:
+            for scene in loop.begun(to_make):
+                loop.take(scene)
+            with hands(loop.farm) as loop.hands:
+                _work(loop, progress)
+        except NotTheSeedsError:  # nothing is at work any more, so nothing fails after this
+            for scene in loop.tried():
+                attempts.forgive(scene.folder)
+            raise
+
+
+def _work(loop: Loop, progress: Progress) -> None:
+    try:
+        loop.work(progress)
+    except (KeyboardInterrupt, SystemExit):
+        progress.note("stopping what is at work")
+        raise

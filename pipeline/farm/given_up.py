@@ -12,6 +12,10 @@ from pipeline.ledger.outcome import Outcome
 from pipeline.settings import RunSettings
 
 
+class NotTheSeedsError(UserError):
+    """Every seed fails alike and none was ever finished: the fault is around them."""
+
+
 @dataclass
 class GivenUp:
     """Quarantined seeds, in their order: scene, stage, how the last attempt ended."""
@@ -34,9 +38,12 @@ class GivenUp:
             )
 
     def stop_if_all_fail_alike(self, many: int) -> None:
-        """UserError when so many seeds failed, all for one reason; they are given back.
+        """Raise when so many seeds failed, all for one reason; they are given back.
 
         Rejections do not count here: they are a scene's own.
+
+        Raises:
+            NotTheSeedsError: They did. What is still at work may yet fail in the same way.
         """
         scene, stage, outcome = self.seeds[-1]
         kinds = {failure_kind(stage, outcome) for _, stage, outcome in self.seeds}
@@ -47,7 +54,7 @@ class GivenUp:
         log = attempts.log_path(scene.folder, stage, number)
         for failed, _, _ in self.seeds:
             attempts.forgive(failed.folder)
-        raise UserError(
+        raise NotTheSeedsError(
             f"the first {len(self.seeds)} seeds all failed in {stage} "
             f"({outcome.reason}: {outcome.detail}); see {log}, mend the cause and run the same "
             "command again"

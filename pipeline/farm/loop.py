@@ -315,6 +315,15 @@ class Loop:
             f"no node can work ({outcome.detail}); mend that and run the same command again"
         )
 
+    def tried(self) -> Iterator[Scene]:
+        """The scenes that had an attempt and are neither done nor given up.
+
+        What is at work may be over by now, where the loop has not looked since.
+        """
+        yield from (work.scene for work in self.running.values())
+        for waiting in self.ready.values():
+            yield from (scene for scene, state in waiting if any(state.numbers.values()))
+
     def give_up(self, scene: Scene, stage: str, outcome: Outcome) -> None:
         """Quarantine a seed and take the next one, unless the seeds are not at fault.
 

@@ -146,7 +146,7 @@ def end(
         seconds=outcome.seconds or now - attempt.started,
         cpu_seconds=outcome.cpu_seconds,
         peak_rss=outcome.peak_rss,
-        counted=outcome.reason not in NOT_COUNTED and not got_on,
+        counted=outcome.reason not in NOT_COUNTED and not got_on and not attempt.forgiven,
         bytes=bytes,
         brought=brought,
     )
@@ -183,7 +183,7 @@ def read_attempts(scene: SceneFolder) -> list[Attempt]:
 
 
 def forgive(scene: SceneFolder) -> None:
-    """Take back a quarantine that was not the seed's fault; its attempts and logs stay."""
+    """Take back failures, and a quarantine, that were not the seed's fault; the logs stay."""
     for attempt in read_attempts(scene):
         write_json(
             record_path(scene, attempt.stage, attempt.number),

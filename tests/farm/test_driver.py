@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +19,15 @@ import psutil
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.farm.driver import render_run
+from pipeline.farm.hands import Ended, Hands, ray_hands
+from pipeline.farm.options import FarmSettings
 from pipeline.farm.worker import Limits
 from pipeline.ledger import attempts
 from pipeline.ledger.claim import read_claim
 from pipeline.ledger.status import read_status
 from pipeline.outputs import RunFolder, read_json
-from tests.farm.conftest import CHECKOUT, QUICK, SETTINGS, Farm, wait_until
+from tests.farm.conftest import CHECKOUT, FAKE, QUICK, SETTINGS, Farm, wait_until
 
 pytestmark = pytest.mark.usefixtures("ray_address")
 
@@ -306,6 +310,25 @@ def test_a_fault_common_to_all_seeds_stops_the_run_and_costs_no_seed(farm: Farm)
     farm.plan({})
     summary = farm.render(3, replace(QUICK, attempts=1))
     assert (summary.scenes, summary.failed) == (names(0, 1, 2), ())
+
+
+def test_a_fault_common_to_all_costs_no_seed_that_fails_while_the_driver_stops(farm: Farm) -> None:
+    @contextmanager
+    def slow_to_stop(settings: FarmSettings) -> Iterator[Hands]:
+        with ray_hands(settings) as hands:
+            try:
+                yield hands
+            finally:
+                late.extend(hands.wait(20))
+
+    late: list[Ended] = []
+    farm.plan({"*": "crash"})
+    with pytest.raises(UserError, match="first 3 seeds all failed in generate"):
+        render_run(farm.run, SETTINGS, 4, replace(QUICK, attempts=1), FAKE, slow_to_stop)
+    assert all(one.report and one.report.outcome.reason == "crashed" for one in late)
+    farm.plan({})
+    summary = farm.render(4, replace(QUICK, attempts=1))
+    assert (summary.scenes, summary.failed) == (names(0, 1, 2, 3), ())
 
 
 def test_too_many_failed_seeds_stop_the_run(farm: Farm) -> None:
