@@ -7,6 +7,8 @@
     turns    the camera again
     sharp    single images with twice the pixels along an edge
     pans     the camera, with as many pixels
+    sharper, pans-again
+             the last two once more, with other clips
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
     scan     the scan, with the encoder frozen, as SAM2 becomes SAP
              → sap_nano.pt
@@ -100,17 +102,20 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
     turns = replace(wider, steps=800)
     sharp = replace(views, image_size=256, batch=8, together=8, steps=1300, balanced=0.0, warmup=20)
     pans = replace(turns, image_size=256, min_pixels=64, together=3, steps=400, warmup=10, flat=0.2)
+    sharper = replace(sharp, together=4, steps=1800, flat=0.6, last_lr=0.2, seed=3)
+    pans_again = replace(pans, lr=6e-4, seed=4)
     scan = replace(
-        pans,
+        pans_again,
         mix=(("panoramas", 3.0), ("crops", 1.0)),
         objects=8,
         frames=10,
         sap=0.75,
         batch=2,
         together=1,
-        steps=300,
+        steps=240,
         flat=0.3,
         lr=8e-4,
+        seed=5,
         frozen=True,
         true_memory=0.3,
         grouping=False,
@@ -122,7 +127,9 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         Phase("views", views),
         Phase("turns", turns),
         Phase("sharp", sharp),
-        Phase("pans", pans, "sam2-nano"),
+        Phase("pans", pans),
+        Phase("sharper", sharper),
+        Phase("pans-again", pans_again, "sam2-nano"),
         Phase("scan", scan, "sap-nano"),
     ]
 
