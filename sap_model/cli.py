@@ -45,12 +45,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Shards and weights → scores, tables, a page."""
-    from sap_model.evaluation.page import write_page
-    from sap_model.evaluation.report import write_report
-    from sap_model.evaluation.run import Progress
-    from sap_model.evaluation.run import evaluate as score
-    from sap_model.evaluation.settings import EvalSettings
-    from sap_model.evaluation.units import method_folder, panoramas
+    from sap_model.evaluate.jobs import method_folder, panoramas
+    from sap_model.evaluate.page import write_page
+    from sap_model.evaluate.report import write_report
+    from sap_model.evaluate.run import Progress
+    from sap_model.evaluate.run import evaluate as score
+    from sap_model.evaluate.settings import EvalSettings
 
     settings = EvalSettings(
         data=options.data,
@@ -94,10 +94,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Shards and weights → weights that are fine-tuned on the scan."""
-    from sap_model.training.processes import GRACE
-    from sap_model.training.settings import TrainSettings
-    from sap_model.training.train import Watch
-    from sap_model.training.train import train as fit
+    from sap_model.train.processes import GRACE
+    from sap_model.train.settings import TrainSettings
+    from sap_model.train.train import Watch
+    from sap_model.train.train import train as fit
 
     given = {name: getattr(options, name) for name in TRAIN_OPTIONS}
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts this once for each GPU
@@ -120,14 +120,14 @@ def train(options: argparse.Namespace) -> None:
 
 def nano(options: argparse.Namespace) -> None:
     """Shards → the two small models that ship with the package."""
-    from sap_model.training.nano import make
+    from sap_model.train.nano import make
 
     make(options.data.split(), options.run, options.weights)
 
 
 def ablations(options: argparse.Namespace) -> None:
     """Shards → the paper's tables 4 to 6 at nano scale."""
-    from sap_model.training.ablations import Scored, ablate, base_settings
+    from sap_model.train.ablations import Scored, ablate, base_settings
 
     settings = base_settings(options.data.split(), options.checkpoint, options.steps)
     print(ablate(settings, options.run, Scored(options.objects, options.limit, options.clicks)))
@@ -136,7 +136,7 @@ def ablations(options: argparse.Namespace) -> None:
 
 def card(options: argparse.Namespace) -> None:
     """Shipped weights and their scores → their card for the Hub."""
-    from sap_model.training.card import write_card
+    from sap_model.train.card import write_card
 
     print(f"card: {write_card(options.weights, options.scores, options.repo, options.dataset)}")
 

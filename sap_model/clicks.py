@@ -6,7 +6,7 @@ where it is thickest, as missing or as surplus. "Thicker" means the larger dista
 own boundary, not the larger area: the paper says "larger error region", and this is what the SAM
 series' protocol does (RITM's clicker; `sample_one_point_from_error_center` in SAM2).
 
-Distances know that the left and right border touch: `pipeline.annotations.clicks` cuts every region
+Distances know that the left and right border touch: `pipeline.annotations.click_point` cuts every region
 out along its smallest periodic box, which also makes small errors cheap. The first and last row
 are edges, as they are for SAM2.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.annotations.clicks import click_mask
+from pipeline.annotations.click_point import click_mask
 
 POSITIVE, NEGATIVE = 1, 0
 """SAM2's labels of points: this belongs to the object, this does not."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 
 # A script that starts the tests in its background has them ignore Ctrl-C, and so would every
 # driver that they start and interrupt.

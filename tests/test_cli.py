@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.commands import run as run_commands
-from pipeline.outputs import RunFolder, write_json
+from pipeline.layout import RunFolder, write_json
 from pipeline.settings import settings_hash, to_json, versions
 from tests.synthetic import SETTINGS, finish_scene
 

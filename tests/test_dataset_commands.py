@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.outputs import RunFolder, write_json
+from pipeline.layout import RunFolder, write_json
 from pipeline.settings import settings_hash, to_json, versions
 from tests.hub.server import Hub
 from tests.synthetic import SETTINGS, finish_scene

@@ -25,7 +25,7 @@ def defects(image: NDArray[np.uint8], objects: Sequence[Mapping[str, Any]]) -> l
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        objects: Its annotations, as `pipeline.annotations.instances.annotate` returns them.
+        objects: Its annotations, as `pipeline.annotations.annotate.annotate` returns them.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     (mean,), (deviation,) = (moment.ravel() for moment in cv2.meanStdDev(grey))

@@ -30,10 +30,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from pipeline.annotations.instances import Ids, Instance, annotate
+from pipeline.annotations.annotate import Ids, Instance, annotate
 from pipeline.annotations.quality import defects
 from pipeline.errors import UserError
-from pipeline.outputs import SceneFolder, read_json, write_json
+from pipeline.layout import SceneFolder, read_json, write_json
 from pipeline.settings import RunSettings
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.storage import write_atomic

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import outputs
+from pipeline import layout
 from pipeline.farm.orphans import die_with_parent
 from pipeline.farm.worker import (
     DAMAGED_PREFIX,
@@ -24,7 +24,7 @@ from pipeline.farm.worker import (
     REJECTED_PREFIX,
     REJECTED_STATUS,
 )
-from pipeline.outputs import SceneFolder
+from pipeline.layout import SceneFolder
 from pipeline.settings import RunSettings, config_of, from_json, settings_hash, versions
 
 MODULES = {  # each has generate(seed, scratch, config)
@@ -38,7 +38,7 @@ MODULES = {  # each has generate(seed, scratch, config)
 def main(spec_path: Path) -> int:
     """Run one stage; returns the exit status."""
     die_with_parent()
-    spec = outputs.read_json(spec_path)
+    spec = layout.read_json(spec_path)
     scene = SceneFolder(Path(spec["scene_folder"]))
     settings = from_json(spec["settings"])
     if spec["stage"] == "generate":
@@ -73,7 +73,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     with temporary.open("rb") as file:
         os.fsync(file.fileno())  # the marker below must not outlive the scene in a power cut
     os.replace(temporary, scene.blend)
-    outputs.write_json(
+    layout.write_json(
         scene.generated,
         {
             "scene_id": scene.scene_id,
@@ -108,7 +108,7 @@ def render(scene: SceneFolder, settings: RunSettings, threads: int, device: str)
     from pipeline.blender.render import render_missing
 
     print("stage: load scene", flush=True)
-    viewpoints: list[dict[str, Any]] = outputs.read_json(scene.generated)["viewpoints"]
+    viewpoints: list[dict[str, Any]] = layout.read_json(scene.generated)["viewpoints"]
     # use_scripts=False: a .blend file may carry Python; none is run.
     try:
         bpy.ops.wm.open_mainfile(filepath=str(scene.blend), load_ui=False, use_scripts=False)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import bpy
 
-from pipeline.blender import ids
-from pipeline.blender.categories import category_of
+from pipeline.annotations import instance_ids
+from pipeline.categories import category_of
 
 RENDERED_TYPES = {"MESH", "CURVE", "SURFACE", "FONT", "META", "CURVES", "POINTCLOUD", "VOLUME"}
 
@@ -31,7 +31,7 @@ class Instance:
     Attributes:
         id: 1, 2, …, in the order of object names; the same in every panorama of the scene.
         name: The generator's name of the object.
-        category: See `pipeline.blender.categories`.
+        category: See `pipeline.categories`.
         is_structure: Part of the building's shell (walls, floors, ceilings, …).
     """
 
@@ -54,8 +54,10 @@ def number_instances() -> tuple[list[Instance], dict[str, int]]:
     _make_copies_distinct()
     _show_what_renders()
     objects = sorted(rendered_objects(), key=lambda obj: obj.name)
-    if len(objects) > ids.MAX_INSTANCES:
-        raise OverflowError(f"{len(objects)} objects, more than {ids.MAX_INSTANCES} ids of 16 bits")
+    if len(objects) > instance_ids.MAX_INSTANCES:
+        raise OverflowError(
+            f"{len(objects)} objects, more than {instance_ids.MAX_INSTANCES} ids of 16 bits"
+        )
     instances = []
     unknown: Counter[str] = Counter()
     for number, obj in enumerate(objects, start=1):
@@ -63,7 +65,7 @@ def number_instances() -> tuple[list[Instance], dict[str, int]]:
         if not category.in_table:
             unknown[category.name] += 1
         obj["instance_id"] = number
-        obj.pass_index = ids.digits_of(number)[0]
+        obj.pass_index = instance_ids.digits_of(number)[0]
         instances.append(Instance(number, obj.name, category.name, category.is_structure))
     return instances, dict(unknown)
 

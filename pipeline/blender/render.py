@@ -18,12 +18,11 @@ import cv2
 import numpy as np
 import OpenEXR
 
-from pipeline.blender import ids as id_digits
+from pipeline.annotations import instance_ids
 from pipeline.blender.devices import use_device
-from pipeline.blender.exposure import automatic_exposure
-from pipeline.blender.ids import digits_of
 from pipeline.blender.instances import rendered_objects
-from pipeline.outputs import SceneFolder, write_json
+from pipeline.exposure import automatic_exposure
+from pipeline.layout import SceneFolder, write_json
 from pipeline.settings import PROFILES, RunSettings
 
 AMBIENT_DISTANCE = 3.0
@@ -162,13 +161,13 @@ def render_panorama(viewpoint: dict[str, Any], settings: RunSettings, folder: Pa
     ids = low
     if (
         max((obj["instance_id"] for obj in rendered_objects()), default=0)
-        > id_digits.MAX_PASS_INDEX
+        > instance_ids.MAX_PASS_INDEX
     ):
         # The second digit of the ids needs a second object-index pass.
         _set_pass_indices(digit=1)
         high = _render_passes(folder)["IndexOB"]
         _set_pass_indices(digit=0)
-        ids = np.where(low > 0, high * id_digits.MAX_PASS_INDEX + low, 0)
+        ids = np.where(low > 0, high * instance_ids.MAX_PASS_INDEX + low, 0)
     _write_ids(folder / "ids.png", ids)
     for name in settings.passes:
         layer = passes[EXTRA_PASSES[name]]
@@ -235,7 +234,7 @@ def _flatten_materials() -> None:
 def _set_pass_indices(digit: int) -> None:
     """Let the object-index pass show one digit of the instance ids (0 low, 1 high)."""
     for obj in rendered_objects():
-        obj.pass_index = digits_of(obj["instance_id"])[digit]
+        obj.pass_index = instance_ids.digits_of(obj["instance_id"])[digit]
 
 
 def _write_ids(path: Path, ids: Array) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from mathutils import Vector
 from mathutils.bvhtree import BVHTree
 
-from pipeline.blender.categories import FIXTURES
 from pipeline.blender.instances import Instance, rendered_objects
+from pipeline.categories import FIXTURES
 
 EYE_HEIGHT = (1.0, 1.8)
 """Metres above the floor."""

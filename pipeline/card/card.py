@@ -22,13 +22,13 @@ from datasets import (
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from pipeline.card import words
+from pipeline.card import template_context as words
 from pipeline.card.example import example
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
 from pipeline.errors import UserError
-from pipeline.outputs import disk_full_is_for_the_user, write_json
-from pipeline.shards.contents import Shard, find_shards
+from pipeline.layout import disk_full_is_for_the_user, write_json
 from pipeline.shards.files import open_folder
+from pipeline.shards.manifest import Shard, find_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.figures import draw_figures

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.blender.categories import FIXTURES
+from pipeline.categories import FIXTURES
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 
 MAX_WIDTH = 1600

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.run import begun_with, run_folder
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, only_process
+from pipeline.layout import RunFolder, only_process
 from pipeline.settings import RunSettings
 from pipeline.storage import is_remote
 
@@ -82,7 +82,7 @@ def stats(options: argparse.Namespace) -> None:
 
 def coco(options: argparse.Namespace) -> None:
     """Shards → a COCO dataset."""
-    from pipeline.export import instances
+    from pipeline.export import coco_objects
     from pipeline.export.coco import export_coco
 
     run = local_run(options)
@@ -91,7 +91,7 @@ def coco(options: argparse.Namespace) -> None:
         options.data or run.shards,
         run.coco,
         options.format,
-        licence=instances.Licence(licence.name, licence.url) if licence else None,
+        licence=coco_objects.Licence(licence.name, licence.url) if licence else None,
         progress=_counting("panoramas"),
     )
     for split, images in made.images.items():
@@ -117,7 +117,7 @@ def publish(options: argparse.Namespace) -> None:
     """Finished scenes → shards, verified → card → the Hub."""
     from huggingface_hub.utils import disable_progress_bars
 
-    from pipeline.publish.plan import card_paths, local_files
+    from pipeline.publish.changes import card_paths, local_files
     from pipeline.publish.upload import check_access
     from pipeline.publish.upload import publish as send
     from pipeline.shards.writer import pack

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, read_json
+from pipeline.layout import RunFolder, read_json
 from pipeline.settings import PROFILES, RunSettings, from_json, make_settings
 from pipeline.storage import exists, open_path
 

@@ -24,7 +24,7 @@ grows, which it does at its end only:
 
 - Images and annotations are numbered within their split, in the order of the shards. `panorama`
   also tells an image from those of the other split.
-- Categories are the same in all files, used or not: those of `pipeline.blender.categories` in its
+- Categories are the same in all files, used or not: those of `pipeline.categories` in its
   order, then names that are not in it, in the order in which they first appear. For that the
   splits are read side by side, by seed: a scene that is added to one of them comes after all that
   both had before. Export them together.
@@ -45,16 +45,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.export.images import FORMATS, ImageFormat, write_image
-from pipeline.export.instances import (
+from pipeline.export.coco_objects import (
     Categories,
     InstancesFile,
     Licence,
     describe,
     refuse_foreign,
 )
-from pipeline.export.rows import IMAGE_NAME, side_by_side, source_of
-from pipeline.outputs import LEFTOVER, disk_full_is_for_the_user, only_process
+from pipeline.export.export_rows import IMAGE_NAME, side_by_side, source_of
+from pipeline.export.images import FORMATS, ImageFormat, write_image
+from pipeline.layout import LEFTOVER, disk_full_is_for_the_user, only_process
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.storage import open_atomic

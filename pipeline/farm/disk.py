@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.worker import GIB
-from pipeline.outputs import DISK_FULL, RunFolder
+from pipeline.layout import DISK_FULL, RunFolder
 
 
 def disk_full(

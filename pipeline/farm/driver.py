@@ -24,10 +24,10 @@ from pipeline.farm.scenes import (
     open_seeds,
     summarize,
 )
+from pipeline.layout import RunFolder
 from pipeline.ledger import attempts
 from pipeline.ledger.claim import claim
 from pipeline.ledger.records import names_of, read_all_done
-from pipeline.outputs import RunFolder
 from pipeline.settings import RunSettings
 
 LEARN_FROM = 50  # finished scenes of earlier drivers

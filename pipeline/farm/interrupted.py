@@ -7,9 +7,9 @@ from contextlib import suppress
 import psutil
 
 from pipeline.farm.session import kill_session
+from pipeline.layout import SceneFolder
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
-from pipeline.outputs import SceneFolder
 
 
 def close_interrupted(scene: SceneFolder) -> None:

@@ -28,10 +28,10 @@ from pipeline.farm.resources import Ahead, Need, Queue
 from pipeline.farm.rests import Rests
 from pipeline.farm.scenes import Scene, drop_damaged, finish, spent
 from pipeline.farm.worker import GIB
+from pipeline.layout import STAGES, DamagedFileError, RunFolder
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.state import FINISH, State, read_state
-from pipeline.outputs import STAGES, DamagedFileError, RunFolder
 from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 
 WAIT_SECONDS = 1.0

@@ -11,6 +11,15 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.layout import (
+    ANNOTATED,
+    STAGES,
+    DamagedFileError,
+    RunFolder,
+    SceneFolder,
+    read_json,
+    write_json,
+)
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import TAIL_LINES, Outcome, read_tail
 from pipeline.ledger.records import (
@@ -25,15 +34,6 @@ from pipeline.ledger.records import (
     to_json,
 )
 from pipeline.ledger.state import read_state, remove_work, viewpoint_count
-from pipeline.outputs import (
-    ANNOTATED,
-    STAGES,
-    DamagedFileError,
-    RunFolder,
-    SceneFolder,
-    read_json,
-    write_json,
-)
 from pipeline.settings import RunSettings, generator_of_seed, scene_id
 
 LAST_SEED = 2**31 - 1

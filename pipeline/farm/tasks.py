@@ -32,10 +32,10 @@ from pipeline.farm.resources import Need
 from pipeline.farm.scenes import Scene, finish
 from pipeline.farm.worker import FULL_BYTES, Limits, run_job
 from pipeline.farm.workspace import LostError, Workspace, workspace
+from pipeline.layout import DISK_FULL, SceneFolder, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome, read_tail
 from pipeline.ledger.state import FINISH, State, missing, read_state, start_over
-from pipeline.outputs import DISK_FULL, SceneFolder, write_json
 from pipeline.settings import from_json
 
 GPU_MEMORY = re.compile(r"(out of|insufficient|not enough)\b.{0,40}\bmemory\b", re.IGNORECASE)

@@ -21,8 +21,8 @@ from pathlib import Path
 from pipeline.farm.memory import machine_memory, oom_kills
 from pipeline.farm.orphans import PARENT_VARIABLE
 from pipeline.farm.session import Usage, kill_session
+from pipeline.layout import DISK_FULL
 from pipeline.ledger.outcome import Outcome, read_tail
-from pipeline.outputs import DISK_FULL
 
 GIB = 2**30
 POLL_SECONDS = 0.5

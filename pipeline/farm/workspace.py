@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import storage
+from pipeline.layout import ANNOTATED, RENDERED, SceneFolder
 from pipeline.ledger.attempts import is_open
 from pipeline.ledger.state import viewpoint_count
-from pipeline.outputs import ANNOTATED, RENDERED, SceneFolder
 
 PREFIX = "sap-panorama-"
 NAME = re.compile(re.escape(PREFIX) + r"[a-z]+-\d{10}-[a-z]+-\d+-[0-9a-f]{8}")

@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 
 from pipeline import storage
+from pipeline.layout import STAGES, SceneFolder, read_json, write_json
 from pipeline.ledger.outcome import Outcome
-from pipeline.outputs import STAGES, SceneFolder, read_json, write_json
 
 NOT_COUNTED = ("ok", "interrupted", "node", "machine", "disk", "scratch", "gpu-memory")
 """Ends of an attempt that say nothing against its seed."""

@@ -23,8 +23,8 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder, read_json, write_json
 from pipeline.lease import is_held, lease
-from pipeline.outputs import RunFolder, read_json, write_json
 from pipeline.settings import RunSettings, settings_hash, to_json, versions
 
 SETTINGS_SECONDS = 5.0  # between two looks at what the settings stand for

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder
 from pipeline.ledger.attempts import Attempt, read_attempts
 from pipeline.ledger.records import RECORD, Cost, Failed
 from pipeline.ledger.status_text import damaged_line, duration
 from pipeline.ledger.totals import NOT_A_RECORD
-from pipeline.outputs import RunFolder
 
 LIMIT = 3
 LOG_LINES = 10

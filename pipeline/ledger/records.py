@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.layout import STAGES, DamagedFileError, RunFolder, read_json
 from pipeline.ledger.attempts import Attempt
-from pipeline.outputs import STAGES, DamagedFileError, RunFolder, read_json
 
 BATCH = 1000  # records read at once
 MEND = "delete it and run the same command again, which writes it anew"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pipeline import storage
+from pipeline.layout import ANNOTATED, LEFTOVER, RENDERED, STAGES, SceneFolder, read_json
 from pipeline.ledger.attempts import ELSEWHERE, Attempt, read_attempts
-from pipeline.outputs import ANNOTATED, LEFTOVER, RENDERED, STAGES, SceneFolder, read_json
 
 Result = TypeVar("Result")
 

@@ -18,10 +18,10 @@ from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder, SceneFolder
 from pipeline.ledger import attempts, claim
 from pipeline.ledger.records import RECORD, Cost, add
 from pipeline.ledger.totals import Records, Totals
-from pipeline.outputs import RunFolder, SceneFolder
 
 STAGE_PREFIX = b"stage: "
 BLOCK, LINE = 2**16, 200  # bytes that are read of a log at once, and of a line of it

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from pipeline.layout import RunFolder
 from pipeline.ledger.records import Cost
 from pipeline.ledger.status import HOUR, Running, Status, read_status
-from pipeline.outputs import RunFolder
 
 LABEL = 14  # characters before the texts of `make status`
 RUNNING_SHOWN, KINDS_SHOWN, NODES_SHOWN, DAMAGED_SHOWN = 10, 5, 4, 3

@@ -10,8 +10,8 @@ from operator import itemgetter
 from typing import Any
 
 from pipeline import storage
+from pipeline.layout import STAGES, RunFolder
 from pipeline.ledger.records import BATCH, RECORD, Cost, add
-from pipeline.outputs import STAGES, RunFolder
 
 SLOWEST = 5
 COSTS = tuple(field.name for field in fields(Cost))

@@ -14,7 +14,7 @@ from statistics import mean
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.outputs import STAGES
+from pipeline.layout import STAGES
 from pipeline.planning.simulate import SceneTimes
 from pipeline.settings import PROFILES, RunSettings
 

@@ -16,8 +16,8 @@ from pipeline.farm.needs import Seen
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.placement import Placement
 from pipeline.farm.resources import Ahead, Need, Node
+from pipeline.layout import STAGES
 from pipeline.ledger.state import State
-from pipeline.outputs import STAGES
 
 WAITING_BYTES = FarmSettings.waiting_bytes
 

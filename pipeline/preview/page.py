@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 
 from pipeline.annotations.sizes import PAPER_MASKS_PER_PANORAMA, PAPER_MIX_PERCENT
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from pipeline.storage import is_remote, write_atomic
 

@@ -13,8 +13,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
 from pipeline.errors import UserError
-from pipeline.publish.errors import FIRST_WAITS, WAITS, explained, passing
-from pipeline.publish.plan import (
+from pipeline.publish.changes import (
     LocalFile,
     Plan,
     RemoteFile,
@@ -24,7 +23,8 @@ from pipeline.publish.plan import (
     readable,
     refuse_foreign,
 )
-from pipeline.shards.contents import MANIFEST, Shard, parse_manifest
+from pipeline.publish.hub_errors import FIRST_WAITS, WAITS, explained, passing
+from pipeline.shards.manifest import MANIFEST, Shard, parse_manifest
 
 KIND = "dataset"
 
@@ -81,7 +81,7 @@ def publish(
     and readers see the old dataset until the last commit.
 
     Args:
-        files: As `pipeline.publish.plan.local_files` gives them.
+        files: As `pipeline.publish.changes.local_files` gives them.
         repo: `user/name` or `organisation/name`.
         private: Make a new repository private; an existing public one is then refused.
         dry_run: Say what would change and stop.

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.shards.contents import Shard, check_size
 from pipeline.shards.files import Folder
+from pipeline.shards.manifest import Shard, check_size
 
 FOOTER_BYTES_PER_ROW = 8 * 2**10
 """A bit more than a row adds to a footer (6.3 KB measured), so that one request fetches it."""

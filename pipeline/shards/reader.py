@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from pipeline.errors import UserError
-from pipeline.shards.contents import find_shards
 from pipeline.shards.files import REQUESTS_AT_ONCE, in_order, open_folder
 from pipeline.shards.footers import Footer, damage_is_for_the_user, read_footer
+from pipeline.shards.manifest import find_shards
 from pipeline.shards.schema import IMAGE_FILES, SPLITS
 
 FOOTERS_KEPT = 32

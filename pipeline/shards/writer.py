@@ -28,8 +28,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.lease import lease
-from pipeline.outputs import (
+from pipeline.layout import (
     ANNOTATED,
     DamagedFileError,
     RunFolder,
@@ -38,8 +37,10 @@ from pipeline.outputs import (
     read_json,
     write_json,
 )
+from pipeline.lease import lease
 from pipeline.settings import RunSettings, settings_hash
-from pipeline.shards.plan import (
+from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
+from pipeline.shards.splits import (
     Panorama,
     collect,
     cut_into_shards,
@@ -47,7 +48,6 @@ from pipeline.shards.plan import (
     draw_splits,
     made_anew,
 )
-from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 
 SHARD_BYTES = 512 * 2**20
 ROW_DIGITS = 16
@@ -69,7 +69,7 @@ def pack(
     """Write the shards of the finished scenes; panoramas with defects are left out.
 
     Scenes are packed in the order of their seeds, up to the first seed that is neither finished
-    nor quarantined; what was packed once stays where it is (see `pipeline.shards.plan`).
+    nor quarantined; what was packed once stays where it is (see `pipeline.shards.splits`).
 
     New shards are first written beside the old ones and then moved to their places; only then are
     shards removed that are no longer part of the dataset; other files stay. One process at a time

@@ -26,7 +26,7 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
-from pipeline.outputs import disk_full_is_for_the_user
+from pipeline.layout import disk_full_is_for_the_user
 from pipeline.statistics.counts import solid_angle_edges
 from pipeline.storage import write_atomic
 

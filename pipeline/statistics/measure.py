@@ -54,7 +54,7 @@ from pipeline.annotations.sizes import (
     size_thresholds,
 )
 from pipeline.errors import UserError
-from pipeline.outputs import disk_full_is_for_the_user, write_json
+from pipeline.layout import disk_full_is_for_the_user, write_json
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.counts import (
@@ -65,7 +65,7 @@ from pipeline.statistics.counts import (
     SOLID_ANGLE_PER_DECADE,
     Counts,
 )
-from pipeline.statistics.fit import unfit
+from pipeline.statistics.validate import unfit
 
 FORMAT = 2
 """Raised when the layout changes, so that older files can be told apart."""

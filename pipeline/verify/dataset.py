@@ -16,12 +16,12 @@ from pathlib import Path
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.farm.orphans import die_with
-from pipeline.outputs import read_json, write_json
+from pipeline.layout import read_json, write_json
 from pipeline.settings import RunSettings
-from pipeline.verify.between import Place, compare, find_alike
+from pipeline.verify.cross_row import Place, compare, find_alike
 from pipeline.verify.findings import Finding
 from pipeline.verify.listing import list_dataset
-from pipeline.verify.shard import Checked, RowFacts, Task, check_shard
+from pipeline.verify.shard_checks import Checked, RowFacts, Task, check_shard
 
 CHECKS = 1
 """Raise this when a check is added or mended: what was checked before is then checked again."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.outputs import DamagedFileError
-from pipeline.shards.contents import MANIFEST, Shard, counted, look, read_manifest
+from pipeline.layout import DamagedFileError
 from pipeline.shards.files import Folder, open_folder
+from pipeline.shards.manifest import MANIFEST, Shard, counted, look, read_manifest
 from pipeline.verify.findings import Finding
 
 

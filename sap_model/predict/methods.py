@@ -24,9 +24,9 @@ from sap_model.model.checkpoints import sap_weights
 from sap_model.model.tracker import ScanTracker
 from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
 from sap_model.predict.prompts import Views
+from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import Fusion, PatchViews, PerspectiveViews
-from sap_model.scan.whole import WholeView
 
 Weights = Literal["official", "fine-tuned", "none"]
 

@@ -29,12 +29,12 @@ from typing import Any
 from pipeline import storage
 from pipeline.farm.driver import render_run
 from pipeline.farm.options import FarmSettings
+from pipeline.layout import ANNOTATED, RunFolder
 from pipeline.ledger.claim import claim
 from pipeline.ledger.status import read_status
 from pipeline.ledger.totals import Records
-from pipeline.outputs import ANNOTATED, RunFolder
 from pipeline.settings import RunSettings
-from pipeline.shards.plan import ROW_GROUP_BYTES
+from pipeline.shards.splits import ROW_GROUP_BYTES
 from pipeline.shards.writer import pack
 from tests.benchmarks.large_run import StartedError, Workers, lay_out, settings_of
 
@@ -105,9 +105,7 @@ def main(out: Path, scenes: int, panoramas: int, parts: list[str]) -> None:
     print(f"{scenes} scenes, {scenes * panoramas} panoramas\n")
     print("| what | measured | CPU | goal | |")
     print("|---|---|---|---|---|")
-    status = (
-        "from pipeline.ledger import status_text as s; from pipeline.outputs import RunFolder; "
-    )
+    status = "from pipeline.ledger import status_text as s; from pipeline.layout import RunFolder; "
     status += f"from pathlib import Path; print(len(s.status_{{}}(RunFolder(Path({str(out)!r})))))"
     if "status" in parts:
         for kind in ("text", "json"):

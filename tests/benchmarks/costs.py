@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 
 from pipeline.annotations.sizes import PAPER_MASKS_PER_PANORAMA, PAPER_MIX_PERCENT, SIZES
+from pipeline.layout import RunFolder, SceneFolder, read_json
 from pipeline.ledger.attempts import read_attempts
-from pipeline.outputs import RunFolder, SceneFolder, read_json
 
 
 def main(folders: list[str]) -> None:

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.outputs import SceneFolder, read_json
+from pipeline.layout import SceneFolder, read_json
 from pipeline.settings import make_settings
 
 FACES = {

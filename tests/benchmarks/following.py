@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from sap_model.model.build import default_image_size
-from sap_model.training import validation
-from sap_model.training.checkpoints import export
-from sap_model.training.nano import phases
-from sap_model.training.panoramas import Scans
-from sap_model.training.rows import Rows
-from sap_model.training.train import new_network
+from sap_model.train import validation
+from sap_model.train.checkpoints import export
+from sap_model.train.nano import phases
+from sap_model.train.scan_clips import Scans
+from sap_model.train.shard_rows import Rows
+from sap_model.train.train import new_network
 
 CYCLE = 24
 """Frames of a clip: one cycle of the scan."""

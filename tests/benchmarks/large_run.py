@@ -17,13 +17,13 @@ from pipeline.farm.hands import Ended
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.resources import Node
 from pipeline.farm.worker import GIB
+from pipeline.layout import STAGES, RunFolder
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.claim import claim
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
 from pipeline.ledger.state import State
-from pipeline.outputs import STAGES, RunFolder
 from pipeline.settings import RunSettings, scene_id
 from tests.synthetic import SETTINGS, render_scene
 

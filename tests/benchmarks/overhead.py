@@ -25,15 +25,15 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.layout import RunFolder, SceneFolder, write_json
 from pipeline.ledger.attempts import read_attempts
-from pipeline.outputs import RunFolder, SceneFolder, write_json
 from pipeline.settings import RunSettings, make_settings, scene_id, to_json
 
 ANNOTATE = """
 import sys
 from pathlib import Path
 from pipeline.annotations.stage import annotate_scene
-from pipeline.outputs import SceneFolder, read_json
+from pipeline.layout import SceneFolder, read_json
 from pipeline.settings import from_json
 annotate_scene(SceneFolder(Path(sys.argv[1])), from_json(read_json(Path(sys.argv[2]))["settings"]))
 """
@@ -119,7 +119,7 @@ def farm(
         cluster.add_node(num_cpus=1, **node)
     code = (
         "import sys; from pathlib import Path; from pipeline.farm.driver import render_run; "
-        "from pipeline.farm.options import FarmSettings; from pipeline.outputs import RunFolder; "
+        "from pipeline.farm.options import FarmSettings; from pipeline.layout import RunFolder; "
         "from pipeline.settings import from_json; import json; "
         "render_run(RunFolder(Path(sys.argv[1])), from_json(json.loads(sys.argv[2])), "
         "int(sys.argv[3]), FarmSettings(ray_address=sys.argv[4], render_cpus=1))"

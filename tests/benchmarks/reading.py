@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from pipeline.outputs import RunFolder, read_json, write_json
+from pipeline.layout import RunFolder, read_json, write_json
 from pipeline.settings import scene_id
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import pack

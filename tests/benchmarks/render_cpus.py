@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.outputs import SceneFolder, write_json
+from pipeline.layout import SceneFolder, write_json
 from pipeline.settings import make_settings, scene_id, to_json
 
 

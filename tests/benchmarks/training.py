@@ -15,7 +15,7 @@ python -m tests.benchmarks.training [--size nano] [--image-size 256] [--views 6]
    frames from the 9th on, though they see 4 to 7 memories instead of 7).
 3. Memory: largest resident set of a step in a fresh process, with and without checkpointing.
 4. Waiting: a real run on shards of 4096 × 2048 synthetic panoramas with 62 instances.
-5. The paper's run on GPUs, from counted operations (`sap_model.training.cost`).
+5. The paper's run on GPUs, from counted operations (`sap_model.train.cost`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from training.model.sam2 import SAM2Train
 from training.utils.data_utils import BatchedVideoDatapoint, BatchedVideoMetaData
 
 from sap_model.model.build import build
-from sap_model.training.clip import Batch
-from sap_model.training.loss import Sam2Loss
-from sap_model.training.network import PROMPTS, TRAIN, SapTrain
+from sap_model.train.clip import Batch
+from sap_model.train.loss import Sam2Loss
+from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from tests.benchmarks import training_paper
 
 CLICKED = PROMPTS | {

@@ -3,7 +3,7 @@
 python -m tests.benchmarks.training --paper
 
 Everything that is assumed is printed above the table. Operations come from the real networks
-(`sap_model.training.cost`), the loader's CPU-seconds are measured on 4K panoramas.
+(`sap_model.train.cost`), the loader's CPU-seconds are measured on 4K panoramas.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import torch
 
-from sap_model.training import cost
-from sap_model.training.panoramas import Rows, Scans
-from sap_model.training.settings import TrainSettings
-from sap_model.training.train import Watch, train
+from sap_model.train import cost
+from sap_model.train.scan_clips import Rows, Scans
+from sap_model.train.settings import TrainSettings
+from sap_model.train.train import Watch, train
 from tests.benchmarks import verifying
 
 PANORAMAS, GPUS, FRAMES, VIEWS, IMAGE_SIZE = 183_440, 8, 48, 24, 1024

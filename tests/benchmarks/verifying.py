@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.annotations.instances import Instance, annotate
+from pipeline.annotations.annotate import Instance, annotate
 from pipeline.annotations.stage import encode_png, encode_webp
 from pipeline.shards.schema import make_schema
 from tests.synthetic import disc, picture

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import bpy
 
-from pipeline.blender import ids, instances, render, viewpoints
+from pipeline.annotations import instance_ids
+from pipeline.blender import instances, render, viewpoints
 from pipeline.blender import spheres as spheres_scene
 from pipeline.blender.spheres import add_lamp, add_sphere
 from pipeline.settings import make_settings
@@ -35,7 +36,7 @@ def spheres(folder: Path) -> None:
 
 def many(folder: Path) -> None:
     """The same spheres, with an object-index pass that holds only four."""
-    ids.MAX_PASS_INDEX = 4
+    instance_ids.MAX_PASS_INDEX = 4
     spheres(folder)
 
 

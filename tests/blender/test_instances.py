@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from pipeline.blender.ids import digits_of
+from pipeline.annotations.instance_ids import digits_of
 
 
 def test_copies_are_told_apart(analytic):

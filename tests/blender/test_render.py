@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.annotations.instances import Instance, annotate
+from pipeline.annotations.annotate import Instance, annotate
 from pipeline.sphere import lonlat_to_direction, lonlat_to_pixel, pixel_to_lonlat
 
 from .truth import DISTANCE, SPHERES, WIDTH, angular_radius

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.card.card import write_card
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import pack
 from pipeline.statistics.measure import measure

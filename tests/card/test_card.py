@@ -13,9 +13,9 @@ from PIL import Image
 
 from pipeline.card import example
 from pipeline.card.card import write_card
-from pipeline.card.words import GENERATORS
+from pipeline.card.template_context import GENERATORS
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.settings import GENERATORS as KNOWN_GENERATORS
 from pipeline.shards.reader import ShardReader, decode_ids
 from pipeline.shards.schema import make_schema

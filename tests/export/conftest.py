@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.export.coco import export_coco
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import pack
 from tests.synthetic import SETTINGS, finish_scene

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pycocotools.coco import COCO
 
-from pipeline.blender.categories import OBJECTS, STRUCTURE
+from pipeline.categories import OBJECTS, STRUCTURE
 from pipeline.shards.schema import make_schema
 
 SPLITS = ("train", "validation")

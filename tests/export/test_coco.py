@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.blender.categories import OBJECTS, STRUCTURE
+from pipeline.categories import OBJECTS, STRUCTURE
 from pipeline.errors import UserError
 from pipeline.export.coco import CocoSummary, export_coco
-from pipeline.export.instances import Categories, Licence
-from pipeline.outputs import RunFolder
+from pipeline.export.coco_objects import Categories, Licence
+from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from pipeline.shards.writer import pack
 from tests.export.exports import (

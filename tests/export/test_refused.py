@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.export.coco import export_coco
-from pipeline.export.rows import side_by_side
+from pipeline.export.export_rows import side_by_side
 from tests.export.exports import (
     EMPTY_WEBP,
     assert_one_line,

@@ -264,7 +264,7 @@ from pipeline import lease, storage
 from pipeline.errors import UserError
 from pipeline.farm import loop
 from pipeline.farm.worker import Limits
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
 loop.IDLE_SECONDS = 2.0
 out, scenes, profile, asked = json.loads(sys.argv[1])

@@ -17,7 +17,7 @@ import pytest
 from pipeline.farm.driver import Summary, render_run
 from pipeline.farm.options import FarmSettings, Program
 from pipeline.farm.worker import Limits
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.settings import RunSettings, make_settings
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ from dataclasses import replace
 from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.farm.worker import Limits
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
 patient = Limits(wall=60)  # what hangs shall hang until the test has done its part
 farm = replace(

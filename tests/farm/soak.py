@@ -26,9 +26,9 @@ import psutil
 
 from pipeline import storage
 from pipeline.farm.workspace import PREFIX, sweep
+from pipeline.layout import LEFTOVER, RunFolder
 from pipeline.ledger.attempts import read_attempts
 from pipeline.ledger.records import names_of, read_done
-from pipeline.outputs import LEFTOVER, RunFolder
 from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, NodeHere, loopback
 from tests.farm.stores_here import BUCKET, Store
 

@@ -23,10 +23,10 @@ from pipeline.farm.driver import render_run
 from pipeline.farm.hands import Ended, Hands, ray_hands
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.worker import Limits
+from pipeline.layout import RunFolder, read_json
 from pipeline.ledger import attempts
 from pipeline.ledger.claim import read_claim
 from pipeline.ledger.status import read_status
-from pipeline.outputs import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, FAKE, QUICK, SETTINGS, Farm, wait_until
 
 pytestmark = pytest.mark.usefixtures("ray_address")

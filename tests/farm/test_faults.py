@@ -18,10 +18,10 @@ import pytest
 from pipeline.farm.tasks import Job, attempt
 from pipeline.farm.worker import Limits
 from pipeline.farm.workspace import PREFIX, sweep, workspace
+from pipeline.layout import read_json
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.outcome import Outcome
-from pipeline.outputs import read_json
 from pipeline.settings import to_json
 from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
 from tests.farm.conftest import FAKE, SETTINGS, Farm

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.farm.interrupted import close_interrupted
 from pipeline.farm.session import session_members
+from pipeline.layout import SceneFolder, read_json, write_json
 from pipeline.ledger import attempts
-from pipeline.outputs import SceneFolder, read_json, write_json
 from tests.farm.conftest import Farm
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from pipeline.farm import progress
 from pipeline.farm.progress import Progress
+from pipeline.layout import RunFolder, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.claim import claim
 from pipeline.ledger.status import read_status
 from pipeline.ledger.status_text import status_text
-from pipeline.outputs import RunFolder, write_json
 from tests.farm.conftest import SETTINGS, Farm
 from tests.ledger.some_ledgers import name, some_ledgers, write_record
 

@@ -7,11 +7,11 @@ import socket
 import pytest
 
 from pipeline.farm.scenes import Scene, finish, open_seeds, quarantine, spent
+from pipeline.layout import write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.records import names_of, read_done, read_failed, seed_of
 from pipeline.ledger.state import read_state
-from pipeline.outputs import write_json
 from pipeline.settings import make_settings
 from tests.farm.conftest import SETTINGS, Farm
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.farm.workspace import PREFIX
+from pipeline.layout import RunFolder, write_json
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.records import Done, to_json
-from pipeline.outputs import RunFolder, write_json
 from tests.farm.clusters_here import CHECKOUT
 from tests.farm.soak import complaints, left_behind, left_in, reasons
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from pipeline import lease, storage
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder
 from pipeline.ledger.attempts import read_attempts
 from pipeline.ledger.claim import read_claim
 from pipeline.ledger.records import names_of
-from pipeline.outputs import RunFolder
 from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, start_driver, wait_for
 from tests.farm.soak import files_of, hashes
 from tests.farm.stores_here import BUCKET, Proxy, Store

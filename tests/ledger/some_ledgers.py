@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 from hypothesis import strategies as st
 
+from pipeline.layout import STAGES, RunFolder
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
 from pipeline.ledger.status import Status
-from pipeline.outputs import STAGES, RunFolder
 
 REASONS = ("ok", "crashed", "memory", "timeout", "node", "interrupted")
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from pipeline.layout import SceneFolder, read_json, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
-from pipeline.outputs import SceneFolder, read_json, write_json
 from tests.farm.conftest import Farm
 
 CRASH = Outcome("crashed", "exit status 1: boom", seconds=2.0, log_tail="boom")

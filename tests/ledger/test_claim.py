@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder, read_json
 from pipeline.ledger.claim import claim, lock_path, read_claim
-from pipeline.outputs import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, SETTINGS, Farm, wait_until
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from pipeline.ledger.claim import claim
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from tests.farm.conftest import SETTINGS
 with claim(RunFolder(Path(sys.argv[1])), SETTINGS, 3):
     time.sleep(1000)

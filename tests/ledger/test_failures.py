@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.farm.scenes import Scene, quarantine
+from pipeline.layout import RunFolder, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.failures import failures_json, failures_text, read_failures
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.records import read_failed, to_json
-from pipeline.outputs import RunFolder, write_json
 from pipeline.settings import make_settings
 
 SETTINGS = make_settings(generator="spheres", profile="draft", width=64)

@@ -6,10 +6,10 @@ import pytest
 
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.worker import Limits
+from pipeline.layout import SceneFolder, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.state import FINISH, missing, read_state, start_over
-from pipeline.outputs import SceneFolder, write_json
 from tests.farm.conftest import Farm
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.layout import STAGES, RunFolder, SceneFolder, read_json, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.claim import claim
 from pipeline.ledger.outcome import Outcome
 from pipeline.ledger.status import current_step, read_status, time_left
 from pipeline.ledger.status_text import status_json, status_text
 from pipeline.ledger.totals import Records
-from pipeline.outputs import STAGES, RunFolder, SceneFolder, read_json, write_json
 from tests.farm.conftest import SETTINGS, Farm
 from tests.ledger.some_ledgers import (
     name,

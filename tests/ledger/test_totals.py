@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
+from pipeline.layout import RunFolder, read_json, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.attempts import Attempt
 from pipeline.ledger.claim import claim
 from pipeline.ledger.status import read_status
 from pipeline.ledger.status_text import status_json, status_text
 from pipeline.ledger.totals import Records
-from pipeline.outputs import RunFolder, read_json, write_json
 from tests.farm.conftest import SETTINGS, Farm
 from tests.ledger.some_ledgers import (
     check_against_attempts,

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder, write_json
 from pipeline.ledger import attempts
 from pipeline.ledger.records import Cost, Done, Failed, to_json
-from pipeline.outputs import RunFolder, write_json
 from pipeline.planning.ledgers import from_ledgers, read_samples, settings_of
 from pipeline.planning.machines import Cluster, Rates
 from pipeline.planning.measured import (

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.annotations.instances import Instance, annotate
+from pipeline.annotations.annotate import Instance, annotate
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.preview import page
 from pipeline.shards.schema import make_schema
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.publish.plan import LocalFile, local_files
-from pipeline.shards.contents import Shard, parse_manifest
+from pipeline.publish.changes import LocalFile, local_files
+from pipeline.shards.manifest import Shard, parse_manifest
 from tests.hub.conftest import hub
 
 __all__ = ["dataset", "hub"]

@@ -11,8 +11,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from pipeline.errors import UserError
-from pipeline.publish.errors import WAITS
-from pipeline.publish.plan import Plan
+from pipeline.publish.changes import Plan
+from pipeline.publish.hub_errors import WAITS
 from pipeline.publish.upload import check_access, look, publish
 from tests.hub.wire import Fault
 
@@ -273,7 +273,7 @@ def test_another_dataset_is_only_replaced_on_demand(hub, dataset, send):
 
 PUBLISH = """
 import pickle, sys
-from pipeline.publish.plan import Plan
+from pipeline.publish.changes import Plan
 from pipeline.publish.upload import publish
 publish(pickle.load(open(sys.argv[1], "rb")), "user/name")
 """

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards.writer import pack
 from tests.synthetic import SETTINGS, finish_scene
 

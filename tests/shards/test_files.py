@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 from werkzeug.serving import WSGIRequestHandler
 
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards import footers
 from pipeline.shards.files import in_order, open_folder
 from pipeline.shards.reader import ShardReader

@@ -5,9 +5,9 @@ import copy
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.card.words import OLDER, rows_of_table
+from pipeline.card.template_context import OLDER, rows_of_table
 from pipeline.export.coco import export_coco
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.preview.page import write_preview
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import pack

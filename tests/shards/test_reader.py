@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.outputs import write_json
+from pipeline.layout import write_json
 from pipeline.shards import footers
 from pipeline.shards import reader as reader_module
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image, masks

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.outputs import read_json, write_json
+from pipeline.layout import read_json, write_json
 from pipeline.shards.reader import ShardReader, decode_image
 
 

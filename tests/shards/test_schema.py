@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.annotations.instances import Instance, annotate
+from pipeline.annotations.annotate import Instance, annotate
 from pipeline.shards.schema import image_columns, leaf_columns, make_schema
 
 

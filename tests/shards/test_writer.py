@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder, read_json, write_json
+from pipeline.layout import RunFolder, read_json, write_json
 from pipeline.settings import scene_id
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import leaf_columns, make_schema

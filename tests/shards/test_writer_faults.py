@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.outputs import read_json, write_json
+from pipeline.layout import read_json, write_json
 from pipeline.settings import scene_id, settings_hash
 from pipeline.shards.writer import pack
 from tests.disks import little_space

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.annotations.sizes import size_of
 from pipeline.errors import UserError
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
 from pipeline.shards.writer import pack

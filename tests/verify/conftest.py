@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.outputs import RunFolder
+from pipeline.layout import RunFolder
 from pipeline.shards.schema import make_schema
 from pipeline.shards.writer import pack
 from tests.synthetic import PASSES, finish_scene

@@ -12,8 +12,8 @@ from pipeline.errors import UserError
 from sap_model.clicks import Click, first_click
 from sap_model.model.build import build
 from sap_model.predict.methods import METHODS, Prompt, ceiling, make, table
+from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.whole import WholeView
 from tests.sap_model.models import NONE, WIDTH, panorama, responsive
 from tests.synthetic import DISCS, PLAIN, SEAM, ZENITH, disc, disc_ids
 

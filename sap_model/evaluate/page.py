@@ -1,0 +1,143 @@
+"""One HTML file with the tables and, of each method, its worst, middling and best cases."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pycocotools import mask as coco
+
+from pipeline.shards.reader import ShardReader, decode_image
+from pipeline.storage import write_atomic
+from sap_model.evaluate.jobs import Panorama, method_folder
+from sap_model.evaluate.pictures import case_picture
+from sap_model.evaluate.report import read_benchmark
+from sap_model.evaluate.settings import EvalSettings
+
+CASES = 6
+"""Of each kind."""
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem }
+h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
+pre { overflow-x: auto; font-size: 13px }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 13px }
+th, td { padding: .25rem .5rem; text-align: right; white-space: nowrap }
+tr { border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { text-align: left }
+.cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: .8rem }
+figure { margin: 0 } img { width: 100%; height: 180px; object-fit: contain; background: #0002 }
+figcaption { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
+.key span { padding: 0 .5em; border-radius: 3px; margin-right: 1em }
+"""
+
+KEY = (
+    '<p class="key"><span style="background:#e67814">predicted</span>'
+    '<span style="border:1px solid">true outline</span>'
+    '<span style="background:#28c850">positive click</span>'
+    '<span style="background:#e6283c">negative click</span></p>'
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An object to show."""
+
+    row: dict[str, Any]  # of the results, with `prediction` and `points`
+    index: int  # of its panorama in the shards
+
+
+def write_page(settings: EvalSettings, folder: Path, wanted: list[Panorama], tables: str) -> Path:
+    """Write EVAL/index.html.
+
+    Args:
+        settings: The evaluation's.
+        folder: EVAL, evaluated.
+        wanted: Its panoramas.
+        tables: As `sap_model.evaluate.report.write_report` returns them.
+    """
+    reader = ShardReader(settings.data, settings.split)
+    numbers = {panorama.image_id: panorama.index for panorama in wanted}
+    methods, _ = read_benchmark(method_folder(folder, settings, "oracle").parent, wanted)
+    parts = [f"<h1>{html.escape(settings.benchmark)}</h1>", *_tables(tables), KEY]
+    for method in methods:
+        parts.append(f"<h2>{html.escape(method.name)}</h2>")
+        for title, rows in pick(pa.concat_tables(method.tables.values())):
+            cases = [Case(row, numbers[row["image_id"]]) for row in rows]
+            figures = "".join(_figure(reader, case) for case in cases)
+            parts.append(f'<h3>{html.escape(title)}</h3><div class="cases">{figures}</div>')
+    page = folder / "index.html"
+    head = f"<!doctype html><meta charset=utf-8><title>Evaluation</title><style>{STYLE}</style>"
+    write_atomic(page, (head + "\n".join(parts)).encode())
+    return page
+
+
+def pick(found: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The worst, middling and best instances of a method, with their titles.
+
+    Equal scores are told apart by name, so that the same results give the same page.
+    """
+    last = pc.max(found["clicks"]).as_py()
+    first = _ranked(found, 1)
+    middle = max(0, len(first) // 2 - CASES // 2)
+    yield "worst after one click", first[:CASES]
+    if last > 1:
+        yield f"worst after {last} clicks", _ranked(found, last)[:CASES]
+    if len(first) > 3 * CASES:
+        yield "around the median after one click", first[middle : middle + CASES]
+    if len(first) > 2 * CASES:
+        yield "best after one click", first[::-1][:CASES]
+
+
+def _ranked(found: pa.Table, clicks: int) -> list[dict[str, Any]]:
+    """All instances after some clicks, worst first."""
+    rows = found.filter(pc.equal(found["clicks"], clicks))
+    keys = ("iou", "image_id", "object_id")
+    return rows.sort_by([(key, "ascending") for key in keys]).to_pylist()
+
+
+def _figure(reader: ShardReader, case: Case) -> str:
+    row = reader.row(case.index, ["image", "objects"])
+    thing = next(t for t in row["objects"] if t["id"] == case.row["object_id"])
+    size = thing["segmentation"]["size"]
+    masks = (thing["segmentation"], {"size": size, "counts": case.row["prediction"]})
+    truth, prediction = (coco.decode(mask).view(np.bool_) for mask in masks)
+    picture = case_picture(decode_image(row["image"]), truth, prediction, case.row["points"])
+    data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    name = html.escape(f"{thing['name']} ({thing['size']}), {case.row['image_id']}")
+    uri = base64.b64encode(data).decode()
+    caption = f"IoU {case.row['iou']:.2f}<br>{name}"
+    return (
+        f'<figure><img src="data:image/jpeg;base64,{uri}" alt="{name}">'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _tables(text: str) -> Iterator[str]:
+    """The report's Markdown, which is headings, paragraphs and tables only, as HTML."""
+    block: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            block.append(line)
+            continue
+        if block:
+            head, _, *rows = ([cell.strip() for cell in r.strip("|").split("|")] for r in block)
+            cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+            body = "".join(
+                f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+                for row in rows
+            )
+            yield f"<table><tr>{cells}</tr>{body}</table>"
+            block = []
+        if line and not line.startswith("#"):
+            yield f"<p>{html.escape(line.replace('**', ''))}</p>"

@@ -1,0 +1,115 @@
+"""What one process does: load a model once, then evaluate one panorama after the other.
+
+A result file holds the columns of `sap_model.evaluate.results.RESULTS`, and two of its own for
+the page: `prediction` (run-length counts) and `points` (the clicks, as [x, y, label]).
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.shards.reader import ShardReader, decode_image
+from pipeline.storage import write_atomic
+from sap_model.evaluate.jobs import FINGERPRINT, Unit, result_path
+from sap_model.evaluate.results import ORACLE, RESULTS
+from sap_model.evaluate.score_panorama import Judged, judge
+from sap_model.evaluate.settings import EvalSettings, model_of
+from sap_model.predict.methods import Method, make
+
+FILE = pa.schema(
+    [
+        *RESULTS,
+        pa.field("prediction", pa.string()),
+        pa.field("points", pa.list_(pa.list_(pa.int32()))),
+    ]
+)
+
+
+def choose(objects: list[dict[str, Any]], settings: EvalSettings) -> list[dict[str, Any]]:
+    """The objects of a panorama that are scored, in their order."""
+    kept = [thing for thing in objects if settings.structure or not thing["is_structure"]]
+    count, limit = len(kept), settings.objects
+    if limit is None or limit >= count:
+        return kept
+    by_area = sorted(kept, key=lambda thing: (thing["area"], thing["id"]))
+    chosen = {by_area[(2 * i + 1) * count // (2 * limit)]["id"] for i in range(limit)}
+    return [thing for thing in kept if thing["id"] in chosen]
+
+
+class Worker:
+    """Evaluates panoramas. One lives in each of Ray's processes, for as long as it does."""
+
+    def __init__(self, settings: EvalSettings, folder: Path, threads: int | None = None) -> None:
+        """Args:
+        settings: The evaluation's.
+        folder: EVAL.
+        threads: CPU threads that torch and OpenCV may use; all of them by default.
+        """
+        if threads is not None:
+            import cv2
+            import torch
+
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self.settings, self.folder = settings, folder
+        self.method = lru_cache(maxsize=1)(self._make)  # one model in memory at a time
+
+    @cached_property
+    def reader(self) -> ShardReader:
+        return ShardReader(self.settings.data, self.settings.split)
+
+    def evaluate(self, unit: Unit) -> float:
+        """Evaluate a method on a panorama; returns the seconds it took, without loading."""
+        columns = ["image", "image_id", "scene_id", "objects"]
+        row = self.reader.row(unit.panorama.index, columns)
+        method = self.method(unit.method)
+        started = time.monotonic()
+        things = choose(row["objects"], self.settings)
+        rounds = 1 if unit.method == ORACLE else self.settings.clicks
+        found = judge(method, decode_image(row["image"]), things, rounds)
+        table = pa.Table.from_pylist([self._record(unit.method, row, one) for one in found], FILE)
+        seconds = time.monotonic() - started
+        about = {FINGERPRINT: unit.panorama.fingerprint, b"seconds": f"{seconds:.3f}"}
+        file = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(about), file, compression="zstd")
+        write_atomic(result_path(self.folder, self.settings, unit), file.getvalue())
+        return seconds
+
+    def _make(self, name: str) -> Method:
+        settings = self.settings
+        weights = settings.weights_of(name)
+        model = None
+        if weights is not None:
+            from sap_model.model.checkpoints import load
+
+            model = load(settings.size, weights, settings.side)
+        return make(
+            name,
+            model,
+            settings.scan,
+            settings.side,
+            settings.fusion,
+        )
+
+    def _record(self, name: str, row: dict[str, Any], one: Judged) -> dict[str, Any]:
+        thing = one.thing
+        return {
+            "method": name,
+            "model": model_of(self.settings, name),
+            "benchmark": self.settings.benchmark,
+            "scene_id": row["scene_id"],
+            "image_id": row["image_id"],
+            "object_id": thing["id"],
+            **{key: thing[key] for key in ("area", "size", "crosses_seam", "touches_pole")},
+            "clicks": one.round,
+            **one.scores._asdict(),
+            "prediction": one.prediction,
+            "points": [list(click) for click in one.clicks],
+        }

@@ -1,0 +1,122 @@
+"""One panorama of a benchmark to one row of `pipeline.shards.schema`.
+
+Masks of a benchmark may overlap, our ids may not: `ids` holds one number per pixel. So
+`objects.segmentation`, and everything computed from it, is exactly the mask as it was annotated,
+and `ids` is the best that one number can do: smaller objects lie before larger ones. Scores are
+computed from `segmentation`.
+
+What a benchmark cannot know is null: camera, seed, versions of InfiniGen and Blender, render
+settings. `generator` is `import`, `provenance.profile` names the importer, and
+`provenance.settings_hash` is a hash of the importer's options.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from pipeline import __version__
+from pipeline.annotations.annotate import Ids, Instance, annotate_mask
+from pipeline.annotations.stage import encode_png, encode_webp
+from pipeline.errors import UserError
+from pipeline.shards.schema import IMAGE_FILES
+from sap_model.importers.files import read_picture, safe_name
+
+MOST_ID = 65535
+"""`ids` is a 16-bit PNG."""
+
+Found = tuple[int, Instance, NDArray[np.bool_]]
+"""An object as an importer found it: its id from 1 to `MOST_ID`, what it is, its mask (H, W)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A panorama as an importer found it.
+
+    Attributes:
+        scene: Name of what it belongs to: a video, or the panorama itself. Any text.
+        frame: Its number there, 0 to 999,999,999.
+        picture: The file.
+        objects: Called with the picture's shape (H, W); gives its objects one at a time.
+    """
+
+    scene: str
+    frame: int
+    picture: Path
+    objects: Callable[[tuple[int, int]], Iterator[Found]]
+
+
+def make_row(
+    source: Source, importer: str, settings_hash: str, min_area: int
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The row of a panorama, and the bytes of its images.
+
+    Args:
+        source: The panorama.
+        importer: Name of the importer.
+        settings_hash: Of its options.
+        min_area: Objects with fewer pixels are left out; empty ones are in any case.
+
+    Returns:
+        row: As row.json of an annotated panorama, with a `summary` for the writer.
+        images: Bytes by column.
+
+    Raises:
+        UserError: A file is missing or damaged, or the annotations are of another picture.
+    """
+    picture = read_picture(source.picture)
+    shape = picture.shape[0], picture.shape[1]
+    objects, dropped = [], 0
+    for label, instance, mask in source.objects(shape):
+        if np.count_nonzero(mask) < max(min_area, 1):
+            dropped += 1
+            continue
+        objects.append(annotate_mask(mask, label, instance))
+    objects.sort(key=lambda thing: thing["id"])
+    labels = [thing["id"] for thing in objects]
+    if len(set(labels)) < len(labels) or not all(1 <= label <= MOST_ID for label in labels):
+        raise UserError(f"the ids of {source.picture}'s objects are not 1 to {MOST_ID}, each once")
+    images = {"image": encode_webp(picture), "ids": encode_png(paint(objects, shape))}
+    scene = safe_name(source.scene)
+    row = {
+        "image_id": f"{scene}/{source.frame}",
+        "scene_id": scene,
+        "width": shape[1],
+        "height": shape[0],
+        "generator": "import",
+        "seed": None,
+        "camera": None,
+        "objects": objects,
+        "provenance": {
+            **dict.fromkeys(("infinigen", "bpy", "samples", "device", "exposure_stops")),
+            "pipeline": __version__,
+            "profile": f"import {importer}",
+            "settings_hash": settings_hash,
+        },
+        "summary": {
+            "dropped": dropped,
+            "defects": [],
+            "sha256": {
+                IMAGE_FILES[column]: hashlib.sha256(data).hexdigest()
+                for column, data in images.items()
+            },
+        },
+    }
+    return row, images
+
+
+def paint(objects: Iterable[dict[str, Any]], shape: tuple[int, int]) -> Ids:
+    """The id map (H, W) of objects that may overlap: smaller ones lie before larger ones."""
+    ids = np.zeros(shape, np.uint16)
+    for thing in sorted(objects, key=lambda thing: thing["area"], reverse=True):
+        x, y, w, h = map(int, thing["bbox"])
+        mask = coco.decode(thing["segmentation"]).view(np.bool_)
+        ids[y : y + h, x : x + w][mask[y : y + h, x : x + w]] = thing["id"]
+    return ids

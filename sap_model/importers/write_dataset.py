@@ -1,0 +1,138 @@
+"""Imported panoramas to shards, in the form that packing gives them.
+
+OUT/
+  data/validation-NNNNN.parquet   one panorama per row group
+  manifest.json                   as `pipeline.shards.writer` writes it
+  import.json                     which importer wrote this, with which options, and what it found
+  .importing/                     rows that are not in a shard yet; may be deleted
+
+Importing the same files again changes nothing. A folder that is not an import's is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.annotations.sizes import SIZES
+from pipeline.errors import UserError
+from pipeline.layout import (
+    disk_full_is_for_the_user,
+    only_process,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from pipeline.shards.schema import IMAGE_FILES, make_schema
+from pipeline.shards.splits import ROW_GROUP_BYTES, Panorama, cut_into_shards
+from pipeline.shards.writer import SHARD_BYTES, update_shards
+from sap_model.importers.annotated_row import Source, make_row
+
+_OURS = "import.json"
+_STAGING = ".importing"
+
+
+def store(
+    out: Path,
+    importer: str,
+    options: dict[str, Any],
+    sources: Iterable[Source],
+    *,
+    min_area: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, int]:
+    """Write the shards of a benchmark.
+
+    Args:
+        out: The folder to be.
+        importer: Name of the importer.
+        options: What it was told, in JSON types and without paths of this machine.
+        sources: The panoramas, in the order of the rows to be.
+        min_area: Objects with fewer pixels are left out.
+        shard_bytes: A shard grows up to this size.
+
+    Returns:
+        `panoramas`, `instances`, how many of them are `small`, `medium` and `large`, and
+        `left_out`, those that are empty or too small.
+
+    Raises:
+        UserError: OUT is somebody else's, or a file of the benchmark is missing or damaged; shards
+            that were there before are unchanged.
+    """
+    _refuse_foreign(out, importer)
+    told = {**options, "min_area": min_area}
+    text = json.dumps([importer, told, __version__], sort_keys=True)
+    settings_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
+    counts = dict.fromkeys(("panoramas", "instances", *SIZES, "left_out"), 0)
+    staging = out / _STAGING
+    full = f"no room in {out}; the old shards are unchanged, free some space and import again"
+    with disk_full_is_for_the_user(full), only_process(out, "importing into"):
+        about = {"importer": importer, "options": told, "pipeline": __version__}
+        write_json(out / _OURS, about)
+        shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
+        try:
+            panoramas: list[Panorama] = []
+            known: set[str] = set()
+            for source in sources:
+                row, images = make_row(source, importer, settings_hash, min_area)
+                if row["image_id"] in known:
+                    raise UserError(f"{source.picture}: two panoramas have this name; rename one")
+                known.add(row["image_id"])
+                panoramas.append(_stage(staging / f"{len(panoramas):06d}", row, images))
+                counts["left_out"] += row["summary"]["dropped"]
+                counts["instances"] += len(row["objects"])
+                for thing in row["objects"]:
+                    counts[thing["size"]] += 1
+            if not panoramas:
+                raise UserError("the benchmark holds no panorama to import; check its folder")
+            counts["panoramas"] = len(panoramas)
+            plan = {
+                f"validation-{number:05d}.parquet": shard
+                for number, shard in enumerate(cut_into_shards(panoramas, shard_bytes))
+            }
+            update_shards(out, plan, make_schema())
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        write_json(out / _OURS, {**about, **counts})
+    return counts
+
+
+def _refuse_foreign(out: Path, importer: str) -> None:
+    """UserError where OUT holds anything else than an earlier import of this kind.
+
+    Writing removes shards that are not part of the new ones: never those of somebody else.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file; choose another folder")
+    try:
+        found = read_json(out / _OURS, f"choose another folder, or delete {out}")["importer"]
+    except FileNotFoundError:
+        if any(path.name not in (".lock", _STAGING) for path in out.iterdir()):
+            raise UserError(f"{out} holds other files; choose a new or empty folder") from None
+        return
+    except KeyError:
+        found = "something else"
+    if found != importer:
+        raise UserError(f"{out} was imported by {found}, not by {importer}; choose another folder")
+
+
+def _stage(folder: Path, row: dict[str, Any], images: dict[str, bytes]) -> Panorama:
+    """Write a row's files as an annotated panorama's, from which shards are packed."""
+    for column, data in images.items():
+        write_atomic(folder / IMAGE_FILES[column], data)
+    write_json(folder / "row.json", row)
+    text = (folder / "row.json").read_bytes()
+    return Panorama(
+        parent=folder.parent,
+        name=folder.name,
+        seed=0,
+        size=len(text) + sum(map(len, images.values())) + ROW_GROUP_BYTES,
+        row_digest=hashlib.sha256(text).digest(),
+    )

@@ -1,0 +1,230 @@
+"""Which clip comes when: sources mixed by weight, in an order that depends on numbers alone.
+
+Part number i of a run is the same whoever asks for it: its random numbers come from (seed, i). So a
+run goes on after a stop by going on to count, and processes share a step by sharing its numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import UserError
+from sap_model.predict.methods import METHODS, scan_of
+from sap_model.train.clip import Batch, Clip, NoObjectError, collate
+from sap_model.train.crops import Crops
+from sap_model.train.sa1b import Sa1b
+from sap_model.train.sav import Sav
+from sap_model.train.scan_clips import Scans
+from sap_model.train.settings import TrainSettings
+from sap_model.train.shard_rows import Checked, NoSplitError, Rows
+
+TRIES = 100
+"""Rows in a row without anything to train on before a source is given up."""
+
+KEPT_BYTES = 2 * 2**30
+"""Decoded panoramas that are kept, if all of them fit: at nano scale they do. Divided among the
+training processes of a machine; each of the loader processes of one keeps all of its share."""
+
+AHEAD = 2
+"""Parts that a loader process makes ahead. One at 1024 pixels is about 100 MB of shared memory."""
+
+
+class Source(Protocol):
+    """Rows, images or videos that clips can be made of."""
+
+    def __len__(self) -> int: ...
+
+    def clip(self, index: int, rng: np.random.Generator) -> Clip:
+        """Raises NoObjectError where there is nothing to train on."""
+
+
+class Mixture(Dataset):
+    """Parts of batches by number; each is drawn from one source.
+
+    Args:
+        sources: What is mixed, with shares of 1.
+        together: Clips of a part.
+        seed: Of everything drawn.
+    """
+
+    def __init__(
+        self, sources: Sequence[tuple[Source, float]], together: int = 1, seed: int = 0
+    ) -> None:
+        self.sources, self.together, self.seed = list(sources), together, seed
+        self.ends = np.cumsum([share for _, share in sources])
+
+    def __getitem__(self, number: int) -> list[Batch]:
+        """Part `number`: its clips, those of equal shape as one batch."""
+        rng = np.random.default_rng([self.seed, number])
+        place = int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right"))
+        source = self.sources[min(place, len(self.sources) - 1)][0]
+        alike: dict[tuple, list[Clip]] = {}
+        for k in range(self.together):
+            clip = self._clip(source, number * self.together + k, rng)
+            alike.setdefault(clip.shape, []).append(clip)
+        return [collate(clips) for clips in alike.values()]
+
+    def _clip(self, source: Source, count: int, rng: np.random.Generator) -> Clip:
+        """The clip of place `count`, which counts the clips of all sources together.
+
+        A round is as many places as the source has rows, in an order that is new in every round. A
+        source with a share w is asked at about w of them, and so gives about w of its rows in a
+        round, each at most once (but for rows that stand in for those without an object). Which
+        ones is new in every round too. What comes thus depends on `count` alone.
+        """
+        for again in range(TRIES):
+            turn, place = divmod(count + again, len(source))
+            row = _order(self.seed, turn, len(source))[place]
+            try:
+                return source.clip(int(row), rng)
+            except NoObjectError:
+                continue
+        raise UserError(
+            f"{type(source).__name__}: no object to train on in {TRIES} rows one after another, of "
+            f"{len(source)}: take other data, or ask for fewer pixels (MIN_PIXELS=)"
+        )
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, turn: int, rows: int) -> NDArray[np.int64]:
+    """Kept, for that of the 11 million pictures of SA-1B takes half a second to draw."""
+    return np.random.default_rng([seed, turn]).permutation(rows)
+
+
+def make(settings: TrainSettings, split: str = "train") -> Mixture:
+    """The sources that settings name, over a split of the shards."""
+    rows = rows_of(settings, split) if _on_shards(settings) else None
+    about = METHODS[settings.method]
+    size, objects = settings.image_size, settings.objects
+    frames = settings.frames
+    sources: list[tuple[Source, float]] = []
+    for name, share in settings.mix:
+        source: Source
+        if name == "panoramas" and rows:
+            source = Scans(
+                rows, size, objects, frames, settings.sap, settings.min_pixels,
+                scan_of(settings.method), about.views,
+            )  # fmt: skip
+        elif name == "crops" and rows:
+            source = Crops(
+                rows, size, objects, settings.crop_frames, settings.crop_step, settings.crop_fov,
+                settings.min_pixels,
+            )  # fmt: skip
+        elif name == "sa1b":
+            source = Sa1b(settings.sa1b or "", size, objects)
+        else:
+            source = Sav(settings.sav or "", size, objects, min(frames, 8))
+        sources.append((source, share))
+    return Mixture(sources, settings.together, settings.seed)
+
+
+def rows_of(settings: TrainSettings, split: str) -> Rows | None:
+    """The rows of a split, kept in memory once decoded if they are small enough.
+
+    Returns:
+        None without shards, or for a validation split that a small dataset does not have.
+
+    Raises:
+        UserError: There is no such split.
+    """
+    rows = _open(settings, split)
+    if rows is None:
+        return None
+    first, share = rows[0], KEPT_BYTES // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    if (first.image.nbytes + first.ids.nbytes) * len(rows) <= share:
+        rows = Rows(settings.data, split, kept=len(rows))
+    return rows
+
+
+def check_data(settings: TrainSettings) -> str:
+    """Look at the annotations of all rows once, before hours are spent on them.
+
+    Returns:
+        What tells the panoramas that are trained on, and their order, from others.
+
+    Raises:
+        UserError: A row will not do, see `Rows.check`; or a scene is trained on and watched, such
+            as when folders were mixed up.
+    """
+    train = _open(settings, "train") if _on_shards(settings) else None
+    watched = _open(settings, "validation")
+    trained_on = train.check() if train else Checked(set(), "")
+    common = sorted(trained_on.scenes & watched.check().scenes) if watched else []
+    if common:
+        raise UserError(
+            f"{len(common)} scenes are in the train and in the validation split of DATA, such "
+            f"as {common[0]}: leave out the folder that holds them the second time"
+        )
+    return trained_on.digest
+
+
+def _on_shards(settings: TrainSettings) -> bool:
+    """Whether shards are trained on, and not only watched."""
+    return any(name in ("panoramas", "crops") for name, _ in settings.mix)
+
+
+def _open(settings: TrainSettings, split: str) -> Rows | None:
+    """See `rows_of`; nothing is decoded."""
+    if not settings.data:
+        return None
+    try:
+        return Rows(settings.data, split)
+    except NoSplitError:
+        if split == "validation":
+            return None
+        raise
+
+
+def load(
+    mixture: Mixture, numbers: Sequence[int], workers: int, pin: bool
+) -> Iterator[list[Batch]]:
+    """Parts in the order of their numbers, made ahead by other processes.
+
+    Raises:
+        UserError: As it was raised in the other process.
+    """
+    loader = DataLoader(
+        _Telling(mixture),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=AHEAD if workers else None,
+        pin_memory=pin,
+        worker_init_fn=_alone,
+    )
+    for part in loader:
+        if isinstance(part, UserError):
+            raise part
+        yield part
+
+
+class _Telling(Dataset):
+    """A mixture that gives its UserErrors as parts: torch would wrap a traceback round them."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture = mixture
+
+    def __getitem__(self, number: int) -> list[Batch] | UserError:
+        try:
+            return self.mixture[number]
+        except UserError as error:
+            return error
+
+
+def _as_it_is(part: list[Batch] | UserError) -> list[Batch] | UserError:
+    return part
+
+
+def _alone(worker: int) -> None:
+    """One thread for OpenCV too: torch gives each of its loader processes one."""
+    cv2.setNumThreads(1)

@@ -1,0 +1,146 @@
+"""How good a network is along the scan, on fixed objects of panoramas that it is not trained on.
+
+Two numbers are told apart: the IoU in views that see the click, and in views that are reached
+through memory alone. The second is what the paper fine-tunes for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sap_model.train.clip import Batch, NoObjectError, collate
+from sap_model.train.network import SapTrain
+from sap_model.train.scan_clips import Scans
+
+SHOWN, FRAMES = 3, 12
+"""Of a picture: clips, with their first object each; and frames of each, at most."""
+
+LIGHT, TRUTH = (255, 170, 0), (0, 255, 90)
+"""Colours of a predicted mask and of the true outline, RGB."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over objects and frames.
+
+    Attributes:
+        clicked: IoU on frames that see the click.
+        memory: IoU on other frames that show the object.
+        presence: Share of frames on which the object score is right about whether it is there.
+        views: Frames behind `clicked` and `memory`.
+    """
+
+    clicked: float
+    memory: float
+    presence: float
+    views: tuple[int, int]
+
+    @property
+    def both(self) -> float:
+        """What "best" is judged by."""
+        return (self.clicked + self.memory) / 2
+
+
+def fixed_clips(source: Scans, count: int, seed: int = 0) -> list[Batch]:
+    """`count` clips, spread over the panoramas, the same every time."""
+    clips = []
+    for k in range(count):
+        rng = np.random.default_rng([seed, k])
+        try:
+            clips.append(collate([source.clip(k * len(source) // count, rng)]))
+        except NoObjectError:
+            continue
+    return clips
+
+
+def shown(clips: Sequence[Batch]) -> list[int]:
+    """Which clips are drawn: `SHOWN` of them, spread evenly."""
+    return list(range(len(clips)))[:: max(1, len(clips) // SHOWN)][:SHOWN]
+
+
+@torch.no_grad()
+def score(
+    network: SapTrain, clips: Sequence[Batch], min_pixels: int, half: bool = False
+) -> tuple[Score, list[Tensor]]:
+    """Follow the objects of clips as at inference.
+
+    Args:
+        network: On any device; its mode is left as it was.
+        clips: With given prompts.
+        min_pixels: Frames on which fewer pixels of an object are seen are left out.
+        half: Compute in bfloat16 where that is safe, as in training.
+
+    Returns:
+        The score; and of each clip that is `shown`, the predicted masks of its first object on the
+        first `FRAMES` frames, (T, S, S) bool on the CPU.
+    """
+    training, device = network.training, next(network.parameters()).device
+    network.eval()
+    ious: dict[bool, list[Tensor]] = {True: [], False: []}
+    right: list[Tensor] = []
+    predictions, drawn = [], shown(clips)
+    for k, clip in enumerate(clips):
+        batch = clip.to(device)
+        truth = batch.masks
+        network.seed(0)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            outputs = network(batch)
+        masks = torch.stack([output["pred_masks_high_res"][:, 0] > 0 for output in outputs])
+        if k in drawn:
+            predictions.append(masks[:FRAMES, 0].cpu())
+        pixels = truth.flatten(2).sum(-1)
+        iou = (masks & truth).flatten(2).sum(-1) / (masks | truth).flatten(2).sum(-1).clamp(min=1)
+        scores = [output["multistep_object_score_logits"][-1][:, 0] for output in outputs]
+        right.append((torch.stack(scores) > 0) == (pixels > 0))
+        for frame in range(len(truth)):
+            enough = pixels[frame] >= min_pixels
+            ious[frame in (batch.prompts or {})].append(iou[frame][enough])
+    network.train(training)
+    # a clip may have frames of one kind only: all that a method without a scan has are clicked
+    clicked, memory = (torch.cat([torch.empty(0, device=device), *ious[k]]) for k in (True, False))
+    return (
+        Score(
+            float(clicked.mean()) if len(clicked) else 0.0,
+            float(memory.mean()) if len(memory) else 0.0,
+            float(torch.cat([part.flatten() for part in right]).float().mean()),
+            (len(clicked), len(memory)),
+        ),
+        predictions,
+    )
+
+
+def draw(path: Path, clips: Sequence[Batch], predictions: Sequence[Tensor]) -> None:
+    """A picture of what `score` gives to draw: predictions, and the truth of the same clips."""
+    rows = []
+    for k, masks in zip(shown(clips), predictions, strict=True):
+        clip = clips[k]
+        images = clip.images.permute(0, 2, 3, 1).numpy()
+        truth = clip.masks[:, 0].numpy()
+        tiles = [
+            _tile(images[clip.views[t, 0]], mask, truth[t], t in (clip.prompts or {}))
+            for t, mask in enumerate(masks.numpy())
+        ]
+        rows.append(np.hstack(tiles))
+    width = min(row.shape[1] for row in rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.vstack([row[:, :width] for row in rows])[..., ::-1])
+
+
+def _tile(
+    image: NDArray[np.uint8], mask: NDArray[np.bool_], truth: NDArray[np.bool_], clicked: bool
+) -> NDArray[np.uint8]:
+    tile = image.copy()
+    tile[mask] = (0.5 * tile[mask] + 0.5 * np.array(LIGHT)).astype(np.uint8)
+    outline, _ = cv2.findContours(truth.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(tile, outline, -1, TRUTH, 1)
+    if clicked:  # a bar above frames that see the click
+        tile[:3] = TRUTH
+    return np.pad(tile, ((0, 2), (0, 2), (0, 0)))

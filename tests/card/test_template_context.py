@@ -1,0 +1,56 @@
+"""Tables of the schema, and numbers as people write them."""
+
+import pyarrow as pa
+import pytest
+
+from pipeline.card.template_context import profile_words, rows_of_table
+from pipeline.settings import PROFILES
+from pipeline.shards.schema import MEANINGS, make_schema
+
+SCHEMA = make_schema(("depth", "normal"))
+
+
+def paths(fields, inside=""):
+    """Every column and field of the schema, such as `objects.area`."""
+    for field in fields:
+        path, kind = f"{inside}{field.name}", field.type
+        yield path
+        if pa.types.is_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind) and field.name not in ("image", "ids", "depth", "normal"):
+            yield from paths(kind, f"{path}.")
+
+
+def test_every_field_has_a_meaning_in_the_schemas_order():
+    assert list(MEANINGS) == list(paths(SCHEMA))
+
+
+def test_meanings_fit_into_a_table():
+    for meaning in MEANINGS.values():
+        assert meaning.strip() == meaning
+        assert "\n" not in meaning and "|" not in meaning and "pipeline." not in meaning
+
+
+@pytest.mark.parametrize("schema", [make_schema(), SCHEMA])
+def test_tables_hold_every_leaf_once(schema):
+    names = [row["name"] for row in rows_of_table(schema)]
+    fields = [f"objects.{row['name']}" for row in rows_of_table(schema, inside="objects")]
+    expected = set(paths(schema)) - {"camera", "provenance", "objects.segmentation"}
+    assert len(names + fields) == len(set(names + fields))
+    assert set(names + fields) == expected
+
+
+def test_types_are_in_the_words_of_datasets():
+    types = {row["name"]: row["type"] for row in rows_of_table(SCHEMA)}
+    assert types["normal"] == "image"
+    assert types["camera.position"] == "list of float64"
+    assert types["objects"] == "list"
+    types = {row["name"]: row["type"] for row in rows_of_table(SCHEMA, inside="objects")}
+    assert (types["click"], types["is_structure"]) == ("list of int32", "bool")
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_are_described(name):
+    text = profile_words(name)
+    assert ("approximation" in text) == PROFILES[name].fast_gi
+    assert ("without bump" in text) != PROFILES[name].bump

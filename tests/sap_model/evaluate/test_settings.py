@@ -1,0 +1,87 @@
+"""What settings become where nothing is said, and what results rest on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from sap_model.cli import main
+from sap_model.evaluate.settings import EvalSettings, basis
+from sap_model.model import checkpoints
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch) -> Path:
+    """A folder of weights that differ, in place of the one that comes with the package."""
+    for name in checkpoints.SHIPPED.values():
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
+    return tmp_path
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_nano_takes_what_comes_with_the_package(shipped):
+    nano = EvalSettings(data="", size="nano")
+    assert nano.side == 256
+    assert [nano.weights_of(m) for m in nano.methods] == [None, "official", "official", "sap-nano"]
+    for method, name in (("sam2", "sam2_nano.pt"), ("sap", "sap_nano.pt")):
+        about = basis(nano, method)
+        assert about["weights_sha256"] == sha256(shipped / name)
+        assert about["image_size"] == 256
+
+
+def test_what_is_given_goes_before_what_comes_with_the_package(shipped, weights):
+    given = EvalSettings(data="", size="nano", checkpoint=str(weights), image_size=64)
+    assert given.weights_of("sap") == str(weights) and given.weights_of("erp") == str(weights)
+    assert basis(given, "sap")["weights_sha256"] == sha256(weights)
+    assert basis(given, "sap")["image_size"] == 64
+
+
+def test_another_size_has_its_own_defaults(shipped):
+    nano = EvalSettings(data="", size="nano")
+    assert replace(nano, methods=("sam2",), size="large").side == 1024
+    with pytest.raises(UserError, match="method sap needs CHECKPOINT"):
+        replace(nano, size="large")
+
+
+def test_weights_of_the_scan_are_not_taken_for_those_of_an_ablation(shipped):
+    for method in ("erp", "sap-no-overlap", "sap-no-scan"):
+        with pytest.raises(UserError, match=f"method {method} needs CHECKPOINT"):
+            EvalSettings(data="", methods=(method,), size="nano")
+
+
+def test_results_of_official_sizes_rest_on_what_they_always_did(weights):
+    """Written down when IMAGE_SIZE had the default 1024 for every size."""
+    large = EvalSettings(data="", methods=("sam2",), sam2=str(weights))
+    about = basis(large, "sam2")
+    assert about.pop("weights_sha256") == sha256(weights)
+    assert about.pop("version")
+    assert about == {
+        "benchmark": "infinigen",
+        "image_size": 1024,
+        "fov": 90.0,
+        "overlap": 0.5,
+        "fusion": "max",
+        "clicks": 3,
+        "structure": True,
+        "objects": None,
+        "size": "large",
+        "method": "sam2",
+    }
+    assert basis(large, "oracle")["image_size"] == 1024
+
+
+def test_missing_weights_are_one_line_of_the_command(shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "none")
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "--size", "nano", "--data", str(shards), "--out", str(tmp_path / "eval")])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith("error: the weights sam2-nano") and said.count("\n") == 1

@@ -1,0 +1,233 @@
+"""Settings of a run are strict, and the command line takes no others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UserError
+from sap_model import cli
+from sap_model.train import train as training
+from sap_model.train.settings import SOURCES, TrainSettings, settings_hash, to_json
+
+GOOD = TrainSettings(data=("shards",))
+NAN, INFINITE = math.nan, math.inf
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"data": ()}, "DATA="),
+        ({"data": (), "mix": (("crops", 1.0),)}, "DATA="),
+        ({"mix": ()}, "at least one source"),
+        ({"mix": (("crops", 1.0), ("crops", 1.0))}, "none of them twice"),
+        ({"mix": (("pictures", 1.0),)}, "'pictures'; choose from panoramas, crops, sa1b, sav"),
+        ({"mix": (("sa1b", 1.0),)}, "SA1B="),
+        ({"mix": (("sav", 1.0),)}, "SAV="),
+        *(({"mix": (("crops", w),)}, "must be positive") for w in (0.0, -1.0, NAN, INFINITE)),
+        ({"mix": (("panoramas", 1.0), ("crops", 1e-10))}, "crops in MIX is too small"),
+        ({"method": "scan"}, "choose from sap, erp, sap-no-overlap, sap-no-scan"),
+        *(({"objects": n}, "OBJECTS must be from 1 to 8") for n in (0, 9)),
+        *(({"image_size": n}, "multiple of 32") for n in (-64, 1000, 16)),
+        *(
+            ({name: 0}, f"{name.upper()} must be at least 1")
+            for name in ("frames", "batch", "together", "steps", "min_pixels", "crop_frames")
+        ),
+        *(
+            ({name: value}, f"{name.upper()} must be from 0 to 1")
+            for name in ("sap", "last_lr", "flat", "balanced", "true_memory", "clicks", "boxes")
+            for value in (-0.1, 1.1, NAN)
+        ),
+        *(
+            ({name: value}, f"{name.upper()} must be positive")
+            for name in ("lr", "clip")
+            for value in (0.0, -1.0, NAN, INFINITE)
+        ),
+        ({"corrections": -1}, "CORRECTIONS"),
+        ({"warmup": 10_001}, "WARMUP"),
+        ({"warmup": -1}, "WARMUP"),
+        *(({"weight_decay": value}, "WEIGHT_DECAY") for value in (-0.1, NAN, INFINITE)),
+        *(({"betas": (0.9, value)}, "BETAS") for value in (1.0, -0.1, NAN)),
+        *(({"seed": value}, "SEED must be from 0 to 2147483647") for value in (-1, 2**31)),
+        ({"precision": "float16"}, "choose auto, bf16 or float32"),
+        ({"loss": "dice"}, "choose sam2 or from-nothing"),
+        ({"optimizer": "sgd"}, "OPTIMIZER 'sgd'"),
+        ({"batch": 8, "together": 3}, "BATCH 8 is no multiple of TOGETHER 3"),
+        *(({"crop_step": value}, "CROP_STEP") for value in (-1.0, 180.0, NAN)),
+        *(({"crop_fov": v}, "CROP_FOV") for v in ((0.0, 90.0), (90.0, 80.0), (90.0, 180.0))),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_makes_no_sense_is_refused_with_one_line(wrong, said):
+    with pytest.raises(UserError) as error:
+        replace(GOOD, **wrong)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_edges_that_make_sense_are_taken():
+    TrainSettings(mix=(("sa1b", 1.0), ("sav", 2.0)), sa1b="a", sav="b")
+    for good in (
+        {"objects": 1}, {"objects": 8}, {"image_size": 32}, {"sap": 0.0}, {"sap": 1.0},
+        {"warmup": 10_000}, {"weight_decay": 0.0}, {"seed": 0}, {"seed": 2**31 - 1},
+        {"corrections": 0}, {"crop_fov": (90.0, 90.0)}, {"batch": 1}, {"betas": (0.0, 0.999)},
+    ):  # fmt: skip
+        replace(GOOD, **good)
+
+
+@given(
+    st.dictionaries(st.sampled_from(SOURCES), st.floats(0.001, 1000), min_size=1),
+    st.floats(0.01, 100),
+)
+def test_weights_are_kept_as_shares_of_one(weights, scale):
+    def of(mix) -> TrainSettings:
+        return replace(GOOD, mix=tuple(mix), sa1b="a", sav="b")
+
+    settings = of(weights.items())
+    total = sum(weights.values())
+    assert [name for name, _ in settings.mix] == list(weights)
+    assert [share for _, share in settings.mix] == pytest.approx(
+        [weight / total for weight in weights.values()], abs=1e-8
+    )
+    assert sum(share for _, share in settings.mix) == pytest.approx(1)
+    again = of((name, weight * scale) for name, weight in weights.items())
+    for (_, one), (_, other) in zip(settings.mix, again.mix, strict=True):
+        assert one == pytest.approx(other, abs=2e-9)
+
+
+def test_a_step_is_divided_among_processes_or_not_at_all():
+    settings = replace(GOOD, batch=24, together=2)
+    assert [settings.chunks(world) for world in (1, 2, 3, 4, 6, 12)] == [12, 6, 4, 3, 2, 1]
+    for world, multiple in ((5, 10), (8, 16), (24, 48)):
+        with pytest.raises(UserError, match=f"choose a multiple of {multiple}") as error:
+            settings.chunks(world)
+        replace(GOOD, batch=5 * multiple, together=2).chunks(world)
+        assert "\n" not in str(error.value)
+
+
+def test_the_hash_stands_for_every_setting():
+    other = {
+        "data": ("other",), "sa1b": "a", "sav": "b", "mix": (("crops", 1.0),), "method": "erp",
+        "size": "nano", "image_size": 512, "checkpoint": None, "precision": "bf16",
+        "optimizer": "muon", "loss": "from-nothing", "betas": (0.9, 0.99),
+        "crop_fov": (40.0, 90.0), "batch": 64,
+    }  # fmt: skip
+    hashes = {settings_hash(GOOD)}
+    for field in fields(TrainSettings):
+        value = getattr(GOOD, field.name)
+        if field.name not in other:
+            if isinstance(value, bool):
+                other[field.name] = not value
+            else:
+                other[field.name] = value + 1 if isinstance(value, int) else value / 2 + 0.01
+        hashes.add(settings_hash(replace(GOOD, **{field.name: other[field.name]})))
+    assert len(hashes) == len(fields(TrainSettings)) + 1
+    assert all(len(text) == 12 and set(text) <= set("0123456789abcdef") for text in hashes)
+    assert settings_hash(replace(GOOD, mix=(("panoramas", 7.0),))) == settings_hash(GOOD)
+
+
+def test_settings_come_back_from_json():
+    settings = replace(GOOD, mix=(("panoramas", 1.0), ("crops", 2.0)))
+
+    def frozen(value):
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    again = {name: frozen(value) for name, value in to_json(settings).items()}
+    assert TrainSettings(**again) == settings
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Calls `python -m sap_model train` with a training that only notes what it was given."""
+    given_to = []
+
+    def fit(settings, out, watch):
+        given_to.append((settings, out, watch))
+        return out / "weights.pt"
+
+    monkeypatch.setattr(training, "train", fit)
+
+    def call(*arguments: str):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", *arguments])
+        return ended.value.code, given_to[-1] if given_to else None
+
+    return call
+
+
+def test_options_become_settings(called, capsys):
+    code, (settings, out, watch) = called(
+        "--data", "one two", "--run", "here", "--mix", "panoramas:3, crops", "--size", "nano",
+        "--image-size", "256", "--checkpointing", "0", "--lr", "1e-3", "--seed", "0",
+        "--steps", "7", "--batch", "4", "--together", "2", "--min-pixels", "9", "--objects", "3",
+        "--frames", "48", "--checkpoint", "x.pt", "--precision", "bf16", "--method", "erp",
+        "--validate-every", "5", "--save-every", "6", "--workers", "0",
+    )  # fmt: skip
+    assert code == 0
+    assert str(out) == "here"
+    assert settings == TrainSettings(
+        data=("one", "two"), mix=(("panoramas", 0.75), ("crops", 0.25)), size="nano",
+        image_size=256, checkpointing=False, lr=1e-3, seed=0, steps=7, batch=4, together=2,
+        min_pixels=9, objects=3, frames=48, checkpoint="x.pt", precision="bf16", method="erp",
+    )  # fmt: skip
+    assert (watch.validate_every, watch.save_every, watch.workers) == (5, 6, 0)
+    assert "weights: here/weights.pt" in capsys.readouterr().out
+
+
+def test_what_is_not_said_stays_as_the_settings_have_it(called):
+    code, (settings, out, watch) = called("--data", "shards")
+    assert (code, settings, str(out)) == (0, TrainSettings(data=("shards",)), "out/train")
+    assert watch == training.Watch()
+    _, (settings, _, _) = called("--data", "", "--sa1b", "a", "--mix", "sa1b")
+    assert settings.mix == (("sa1b", 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "DATA="),
+        (("--data", ""), "DATA="),
+        (("--data", "x", "--mix", "panoramas:much"), "MIX 'panoramas:much'"),
+        (("--data", "x", "--mix", "paintings"), "MIX names 'paintings'"),
+        (("--data", "x", "--mix", "panoramas:0"), "must be positive"),
+        (("--data", "x", "--mix", ""), "MIX names ''"),
+        (("--data", "x", "--method", "scan"), "METHOD 'scan'"),
+        (("--data", "x", "--steps", "many"), "STEPS must be a whole number, not many"),
+        (("--data", "x", "--lr", "high"), "LR"),
+        (("--data", "x", "--checkpointing", "yes"), "CHECKPOINTING must be 0 or 1"),
+        (("--data", "x", "--precision", "half"), "PRECISION 'half'"),
+        (("--data", "x", "--validate-every", "0"), "VALIDATE_EVERY must be at least 1, not 0"),
+        (("--data", "x", "--save-every", "-3"), "SAVE_EVERY must be at least 1, not -3"),
+        (("--data", "x", "--workers", "-1"), "WORKERS must be at least 0, not -1"),
+        (("--data", "x", "--workers", "two"), "WORKERS must be a whole number, not two"),
+        (("--data", "x", "--colour", "red"), "--colour"),
+    ],
+)
+def test_what_cannot_be_is_one_line(called, capsys, arguments, said):
+    code, settings = called(*arguments)
+    assert (code, settings) == (2, None)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert said in error
+
+
+def test_shards_that_are_not_there_are_one_line(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([
+            "train", "--data", str(tmp_path / "none"), "--run", str(tmp_path / "run"),
+            "--size", "nano",
+        ])  # fmt: skip
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert str(tmp_path / "none") in error
+    assert not (tmp_path / "run" / "settings.json").exists()
