@@ -6,8 +6,8 @@ where it is thickest, as missing or as surplus. "Thicker" means the larger dista
 own boundary, not the larger area: the paper says "larger error region", and this is what the SAM
 series' protocol does (RITM's clicker; `sample_one_point_from_error_center` in SAM2).
 
-Distances know that the left and right border touch: `pipeline.annotations.click_point` cuts every region
-out along its smallest periodic box, which also makes small errors cheap. The first and last row
+Distances know that the left and right border touch: `pipeline.annotations.click_point` cuts every
+region out along its smallest periodic box, which also makes small errors cheap. The first and last row
 are edges, as they are for SAM2.
 """
 

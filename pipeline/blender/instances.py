@@ -55,9 +55,8 @@ def number_instances() -> tuple[list[Instance], dict[str, int]]:
     _show_what_renders()
     objects = sorted(rendered_objects(), key=lambda obj: obj.name)
     if len(objects) > instance_ids.MAX_INSTANCES:
-        raise OverflowError(
-            f"{len(objects)} objects, more than {instance_ids.MAX_INSTANCES} ids of 16 bits"
-        )
+        most = instance_ids.MAX_INSTANCES
+        raise OverflowError(f"{len(objects)} objects, more than {most} ids of 16 bits")
     instances = []
     unknown: Counter[str] = Counter()
     for number, obj in enumerate(objects, start=1):

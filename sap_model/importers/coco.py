@@ -7,7 +7,8 @@
     IMAGES/<file_name>
 
 `segmentation` is a list of polygons or a run-length encoding, compressed or not. Polygons become
-pixels as pycocotools draws them. Masks may overlap (see `sap_model.importers.annotated_row`). Crowds
+pixels as pycocotools draws them. Masks may overlap (see
+`sap_model.importers.annotated_row`). Crowds
 (iscrowd 1) are no instances and are left out.
 
 An object's `id` is the annotation's where all of the file fit into 16 bits; else objects of each

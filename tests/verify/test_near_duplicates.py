@@ -46,7 +46,7 @@ def test_packed_magnitudes_come_back(picture):
 
 
 def test_pairs_are_found_across_blocks(monkeypatch):
-    monkeypatch.setattr(likeness, "BLOCK", 4)
+    monkeypatch.setattr(near_duplicates, "BLOCK", 4)
     table = np.random.default_rng(0).uniform(0, 100, (11, 96)).astype(np.float16)
     table[9] = table[2]
     table[6] = table[5]
