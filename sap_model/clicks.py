@@ -7,8 +7,8 @@ own boundary, not the larger area: the paper says "larger error region", and thi
 series' protocol does (RITM's clicker; `sample_one_point_from_error_center` in SAM2).
 
 Distances know that the left and right border touch: `pipeline.annotations.click_point` cuts every
-region out along its smallest periodic box, which also makes small errors cheap. The first and last row
-are edges, as they are for SAM2.
+region out along its smallest periodic box, which also makes small errors cheap. The first and
+last row are edges, as they are for SAM2.
 """
 
 from __future__ import annotations
