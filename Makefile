@@ -60,9 +60,10 @@ MIX =
 SA1B =
 SAV =
 METHOD =
-FRAMES =
-BATCH =
-TOGETHER =
+CLIP_OBJECTS =
+CLIP_FRAMES =
+BATCH_SIZE =
+MICRO_BATCH_SIZE =
 STEPS =
 LR =
 MIN_PIXELS =
@@ -76,7 +77,7 @@ SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_ARE
             RENDER_CPUS KEEP_SCENES RAY_ADDRESS SCRATCH WAITING_GB JSON CPUS NODE_CPUS NODE_MEMORY \
             LEDGER GPU_SPEED PRICE_CPU_HOUR PRICE_GPU_HOUR PRICE_GB_MONTH LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
             REPLACE METHODS BENCHMARK SPLIT SIZE CHECKPOINT SAM2 IMAGE_SIZE FUSION CLICKS STRUCTURE \
-            OBJECTS EVAL RUN MIX SA1B SAV METHOD FRAMES BATCH TOGETHER STEPS LR MIN_PIXELS PRECISION \
+            OBJECTS EVAL RUN MIX SA1B SAV METHOD CLIP_OBJECTS CLIP_FRAMES BATCH_SIZE MICRO_BATCH_SIZE STEPS LR MIN_PIXELS PRECISION \
             CHECKPOINTING VALIDATE_EVERY SAVE_EVERY GPUS EXTRAS
 
 # A mistyped setting must not be ignored silently.
@@ -116,7 +117,7 @@ help: ## list the targets
 	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"
 	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 256) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
 	@echo "Settings of train: SIZE=large CHECKPOINT=official RUN=OUT/train DATA=OUT/shards MIX=panoramas:2,sa1b:1 SA1B= SAV="
-	@echo "  METHOD=sap BATCH=128 TOGETHER=1 STEPS=10000 LR= FRAMES=24 OBJECTS=6 MIN_PIXELS=64 SEED=0 GPUS=1 PRECISION=auto"
+	@echo "  METHOD=sap BATCH_SIZE=128 MICRO_BATCH_SIZE=1 STEPS=10000 LR= CLIP_FRAMES=24 CLIP_OBJECTS=6 MIN_PIXELS=64 SEED=0 GPUS=1 PRECISION=auto"
 	@echo "  CHECKPOINTING=1 VALIDATE_EVERY=500 SAVE_EVERY=200 WORKERS=4"
 	@echo "Settings of publish: REPO=user/name LICENSE=cc-by-4.0|…|FILE PRIVATE=1 DRY_RUN=0 REPLACE=0"
 
@@ -186,8 +187,8 @@ train: $(STAMPS)/render $(STAMPS)/hub $(STAMPS)/training ## fine-tune SAM2 on th
 	  --run '$(subst ','\'',$(or $(RUN),$(OUT)/train))' $(call flag,size,SIZE) \
 	  $(call flag,checkpoint,CHECKPOINT) $(call flag,image-size,IMAGE_SIZE) \
 	  $(call flag,method,METHOD) $(call flag,mix,MIX) $(call flag,sa1b,SA1B) $(call flag,sav,SAV) \
-	  $(call flag,objects,OBJECTS) $(call flag,frames,FRAMES) $(call flag,batch,BATCH) \
-	  $(call flag,together,TOGETHER) $(call flag,steps,STEPS) $(call flag,lr,LR) \
+	  $(call flag,clip-objects,CLIP_OBJECTS) $(call flag,clip-frames,CLIP_FRAMES) $(call flag,batch-size,BATCH_SIZE) \
+	  $(call flag,micro-batch-size,MICRO_BATCH_SIZE) $(call flag,steps,STEPS) $(call flag,lr,LR) \
 	  $(call flag,min-pixels,MIN_PIXELS) $(call flag,seed,SEED) $(call flag,precision,PRECISION) \
 	  $(call flag,checkpointing,CHECKPOINTING) $(call flag,validate-every,VALIDATE_EVERY) \
 	  $(call flag,save-every,SAVE_EVERY) $(call flag,workers,WORKERS)

@@ -188,11 +188,11 @@ def _videos(settings: dict[str, Any]) -> str:
 def facts(trained_on: dict[str, Any], evaluated: dict[str, Any], settings: dict[str, Any]) -> str:
     """What was trained on and what was evaluated, as a list."""
     most = evaluated["settings"]["objects"]
-    steps, clips = counted(settings["steps"], "step"), counted(settings["batch"], "clip")
+    steps, clips = counted(settings["steps"], "step"), counted(settings["batch_size"], "clip")
     return (
         f"- trained on {counted(trained_on['panoramas'], 'panorama')} of "
         f"{counted(len(trained_on['scenes']), 'scene')}: {steps} of {clips} with "
-        f"{counted(settings['objects'], 'object')} each\n"
+        f"{counted(settings['clip_objects'], 'object')} each\n"
         f"- evaluated on {counted(evaluated['objects'], 'object')}"
         + (f" (at most {most} of a panorama)" if most else "")
         + f" in {counted(evaluated['panoramas'], 'panorama')} of "

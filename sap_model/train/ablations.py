@@ -89,8 +89,8 @@ def base_settings(
     (recipe,) = (phase.settings for phase in nano.phases(tuple(data)) if phase.name == BASE)
     settings = replace(recipe, checkpoint=checkpoint)
     if steps is not None:
-        warmup = recipe.warmup * steps // recipe.steps
-        settings = replace(settings, steps=steps, warmup=min(warmup, steps))
+        warmup_steps = recipe.warmup_steps * steps // recipe.steps
+        settings = replace(settings, steps=steps, warmup_steps=min(warmup_steps, steps))
     return settings
 
 

@@ -158,9 +158,9 @@ def results(tables: Sequence[Mapping[str, Any]], dataset: str | None) -> Iterato
 def phase_words(phase: Mapping[str, Any]) -> dict[str, Any]:
     """What the card's table says about a phase of training.
 
-    >>> about = {"mix": [["panoramas", 0.75], ["crops", 0.25]], "frames": 10, "crop_frames": 3,
-    ...          "crop_step": 20.0, "image_size": 256, "steps": 300, "batch": 1, "objects": 8,
-    ...          "frozen": True}
+    >>> about = {"mix": [["panoramas", 0.75], ["crops", 0.25]], "clip_frames": 10,
+    ...          "crop_frames": 3, "crop_step": 20.0, "image_size": 256, "steps": 300,
+    ...          "batch_size": 1, "clip_objects": 8, "freeze_encoder": True}
     >>> phase_words({"phase": "scan", "settings": about, "panoramas": 90, "scenes": ["a", "b"],
     ...              "version": "0.2.0"})["clips"]
     '75% windows of 10 views of the scan, 25% videos of 3 perspective crops, up to 20° a frame'
@@ -168,7 +168,7 @@ def phase_words(phase: Mapping[str, Any]) -> dict[str, Any]:
     settings = phase["settings"]
     turn = f"{settings['crop_step']:g}"
     sources = {
-        "panoramas": f"windows of {settings['frames']} views of the scan",
+        "panoramas": f"windows of {settings['clip_frames']} views of the scan",
         "crops": "single perspective crops"
         if settings["crop_frames"] == 1
         else f"videos of {settings['crop_frames']} perspective crops, up to {turn}° a frame",
@@ -181,8 +181,8 @@ def phase_words(phase: Mapping[str, Any]) -> dict[str, Any]:
         "name": phase["phase"],
         "clips": ", ".join(clips),
         "pixels": settings["image_size"],
-        "work": f"{settings['steps']} × {settings['batch']} × {settings['objects']}",
-        "trained": "all but the image encoder" if settings["frozen"] else "everything",
+        "work": f"{settings['steps']} × {settings['batch_size']} × {settings['clip_objects']}",
+        "trained": "all but the image encoder" if settings["freeze_encoder"] else "everything",
         "panoramas": phase["panoramas"],
         "scenes": len(phase["scenes"]),
         "version": phase["version"],

@@ -43,7 +43,7 @@ class Sam2Loss(MultiStepMultiMasksAndIous):
         return losses
 
 
-class FromNothing(nn.Module):
+class FromScratchLoss(nn.Module):
     """A loss under which clicks and memory are learnt without pretrained weights.
 
     Cross-entropy and dice on every mask. At first the object and the rest weigh the same in the
@@ -106,7 +106,7 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * chosen).sum() / chosen.sum().clamp(min=1)
 
 
-def grouping(features: Tensor, truth: Tensor, anchors: int = 48) -> Tensor:
+def pixel_grouping_loss(features: Tensor, truth: Tensor, anchors: int = 48) -> Tensor:
     """How badly the finest features tell which pixels belong together.
 
     Pixels of an object shall have features of like direction, others not. Every pixel is a click

@@ -103,15 +103,15 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
     """The sources that settings name, over a split of the shards."""
     rows = rows_of(settings, split) if _on_shards(settings) else None
     about = METHODS[settings.method]
-    size, objects = settings.image_size, settings.objects
-    frames = settings.frames
+    size, objects = settings.image_size, settings.clip_objects
+    frames = settings.clip_frames
     sources: list[tuple[Source, float]] = []
     for name, share in settings.mix:
         source: Source
         if name == "panoramas" and rows:
             source = Scans(
-                rows, size, objects, frames, settings.sap, settings.min_pixels,
-                scan_of(settings.method), about.views,
+                rows, size, objects, frames, settings.inference_prompt_fraction,
+                settings.min_pixels, scan_of(settings.method), about.views,
             )  # fmt: skip
         elif name == "crops" and rows:
             source = Crops(
@@ -123,7 +123,7 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
         else:
             source = Sav(settings.sav or "", size, objects, min(frames, 8))
         sources.append((source, share))
-    return Mixture(sources, settings.together, settings.seed)
+    return Mixture(sources, settings.micro_batch_size, settings.seed)
 
 
 def rows_of(settings: TrainSettings, split: str) -> Rows | None:

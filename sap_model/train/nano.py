@@ -61,64 +61,84 @@ def phases(data: tuple[str, ...]) -> list[Phase]:
         checkpoint=None,
         crop_frames=1,
         crop_fov=(30.0, 70.0),  # closer than the scan: objects are larger
-        objects=6,
+        clip_objects=6,
         min_pixels=16,
-        batch=16,
-        together=16,
+        batch_size=16,
+        micro_batch_size=16,
         steps=2400,
-        warmup=50,
-        flat=0.3,
-        balanced=0.3,
+        warmup_steps=50,
+        hold_fraction=0.3,
+        balanced_fraction=0.3,
         lr=2e-3,
-        last_lr=0.0,
+        final_lr_fraction=0.0,
         weight_decay=0.02,
         betas=(0.9, 0.98),
         optimizer="muon",
-        clip=1.0,
+        max_grad_norm=1.0,
         precision="float32",
         checkpointing=False,
-        frozen=False,
-        loss="from-nothing",
-        true_presence=True,
-        grouping=True,
-        clicks=1.0,
-        boxes=0.1,
-        corrections=0,
+        freeze_encoder=False,
+        loss="from-scratch",
+        teacher_forced_presence=True,
+        pixel_grouping_loss=True,
+        point_probability=1.0,
+        box_probability=0.1,
+        correction_clicks=0,
     )
     videos = replace(
         images,
         crop_frames=3,
         crop_step=20.0,
-        batch=6,
-        together=6,
+        batch_size=6,
+        micro_batch_size=6,
         steps=350,
-        balanced=0.0,
+        balanced_fraction=0.0,
         lr=1e-3,
-        true_memory=0.7,
-        corrections=1,
+        teacher_forced_memory=0.7,
+        correction_clicks=1,
     )
-    wider = replace(videos, crop_fov=(50.0, 100.0), crop_step=60.0, true_memory=0.5, steps=300)
+    wider = replace(
+        videos, crop_fov=(50.0, 100.0), crop_step=60.0, teacher_forced_memory=0.5, steps=300
+    )
     views = replace(images, crop_fov=(40.0, 100.0), lr=1.5e-3, steps=4000)
     turns = replace(wider, steps=800)
-    sharp = replace(views, image_size=256, batch=8, together=8, steps=1300, balanced=0.0, warmup=20)
-    pans = replace(turns, image_size=256, min_pixels=64, together=3, steps=400, warmup=10, flat=0.2)
-    sharper = replace(sharp, together=4, steps=1800, flat=0.6, last_lr=0.2, seed=3)
+    sharp = replace(
+        views,
+        image_size=256,
+        batch_size=8,
+        micro_batch_size=8,
+        steps=1300,
+        balanced_fraction=0.0,
+        warmup_steps=20,
+    )
+    pans = replace(
+        turns,
+        image_size=256,
+        min_pixels=64,
+        micro_batch_size=3,
+        steps=400,
+        warmup_steps=10,
+        hold_fraction=0.2,
+    )
+    sharper = replace(
+        sharp, micro_batch_size=4, steps=1800, hold_fraction=0.6, final_lr_fraction=0.2, seed=3
+    )
     pans_again = replace(pans, lr=6e-4, seed=4)
     scan = replace(
         pans_again,
         mix=(("panoramas", 3.0), ("crops", 1.0)),
-        objects=8,
-        frames=10,
-        sap=0.75,
-        batch=2,
-        together=1,
+        clip_objects=8,
+        clip_frames=10,
+        inference_prompt_fraction=0.75,
+        batch_size=2,
+        micro_batch_size=1,
         steps=240,
-        flat=0.3,
+        hold_fraction=0.3,
         lr=8e-4,
         seed=5,
-        frozen=True,
-        true_memory=0.3,
-        grouping=False,
+        freeze_encoder=True,
+        teacher_forced_memory=0.3,
+        pixel_grouping_loss=False,
     )
     return [
         Phase("images", images),

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from training.model.sam2 import SAM2Train
 
 from sap_model.train.clip import Batch
-from sap_model.train.loss import grouping
+from sap_model.train.loss import pixel_grouping_loss
 
 TRAIN = f"{__name__}.SapTrain"
 """What `sap_model.model.build.build` is told to make for training."""
@@ -54,14 +54,15 @@ class SapTrain(SAM2Train):
     """SAM2Train over a `Batch`; its state dict fits SAM2 and `ScanTracker`.
 
     Args:
-        frozen: Keep the image encoder as it is (paper, section 4.3).
-        true_presence: While training, the truth decides whether an object is in a frame, instead
-            of the predicted object score. SAM2's gate replaces the mask of an object that it
-            judges absent by a constant, through which nothing is learnt; a model that starts from
-            nothing is then stuck. For fine-tuning SAM2, leave it as SAM2 has it.
-        grouping: While training, also give `loss.grouping` of the finest features, as "grouping"
-            among the outputs of the first frame.
-        true_memory: Share of batches, while training, whose memories are made from true masks.
+        freeze_encoder: Keep the image encoder as it is (paper, section 4.3).
+        teacher_forced_presence: While training, the truth decides whether an object is in a frame,
+            instead of the predicted object score. SAM2's gate replaces the mask of an object that
+            it judges absent by a constant that passes no gradient, so a model trained from scratch
+            never leaves that state. Do not use it to fine-tune SAM2.
+        pixel_grouping: While training, also give `loss.pixel_grouping_loss` of the finest features,
+            as "grouping" among the outputs of the first frame.
+        teacher_forced_memory: Share of batches, while training, whose memories are made from true
+            masks.
         checkpointing: Recompute instead of keeping what the memory attention, the memory encoder
             and the mask decoder need for the backward pass.
         encode_batch: Images that go through the image encoder together.
@@ -70,19 +71,21 @@ class SapTrain(SAM2Train):
     def __init__(
         self,
         *args: Any,
-        frozen: bool = True,
-        true_presence: bool = False,
-        true_memory: float = 0.0,
-        grouping: bool = False,
+        freeze_encoder: bool = True,
+        teacher_forced_presence: bool = False,
+        teacher_forced_memory: float = 0.0,
+        pixel_grouping: bool = False,
         checkpointing: bool = False,
         encode_batch: int = 8,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, freeze_image_encoder=frozen, **kwargs)
-        self.frozen, self.true_presence, self.true_memory = frozen, true_presence, true_memory
+        super().__init__(*args, freeze_image_encoder=freeze_encoder, **kwargs)
+        self.freeze_encoder = freeze_encoder
+        self.teacher_forced_presence = teacher_forced_presence
+        self.teacher_forced_memory = teacher_forced_memory
         self.checkpointing, self.encode_batch = checkpointing, encode_batch
-        self.grouping = grouping
-        self._truth: Tensor | None = None  # of the frame at hand, where it is to be told
+        self.pixel_grouping = pixel_grouping
+        self._truth: Tensor | None = None  # of the current frame, for teacher forcing
         self._remember_truth = False
         if checkpointing:
             for module in (self.memory_attention, self.memory_encoder):
@@ -91,7 +94,7 @@ class SapTrain(SAM2Train):
     def train(self, mode: bool = True) -> SapTrain:
         """A frozen encoder stays in evaluation mode, or its drop path would be noise."""
         super().train(mode)
-        if self.frozen:
+        if self.freeze_encoder:
             self.image_encoder.eval()
         return self
 
@@ -116,13 +119,13 @@ class SapTrain(SAM2Train):
         if not self.num_correction_pt_per_frame:  # SAM2's loop needs at least one
             features["frames_to_add_correction_pt"] = []
         # without true memory nothing is drawn that SAM2 would not draw
-        told = self.training and self.true_memory > 0
-        self._remember_truth = told and self.rng.random() < self.true_memory
+        teacher_forced = self.training and self.teacher_forced_memory > 0
+        self._remember_truth = teacher_forced and self.rng.random() < self.teacher_forced_memory
         outputs = self.forward_tracking(features, video)
-        if self.training and self.grouping:
+        if self.training and self.pixel_grouping:
             with torch.autocast(batch.images.device.type, enabled=False):
                 finest = features["backbone_fpn"][0].float()
-                outputs[0]["grouping"] = grouping(finest, batch.truth)
+                outputs[0]["grouping"] = pixel_grouping_loss(finest, batch.truth)
         return outputs
 
     def encode(self, images: Tensor) -> dict[str, Any]:
@@ -163,13 +166,15 @@ class SapTrain(SAM2Train):
 
     def _forward_sam_heads(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         heads: Callable = super()._forward_sam_heads
-        if self.true_presence and self._truth is not None:
-            heads = partial(self._heads_that_are_told, self._truth.flatten(1).any(1), heads)
+        if self.teacher_forced_presence and self._truth is not None:
+            heads = partial(
+                self._heads_with_teacher_forced_presence, self._truth.flatten(1).any(1), heads
+            )
         if self.checkpointing and self.training:
             return _recomputed(heads, *args, **kwargs)
         return heads(*args, **kwargs)
 
-    def _heads_that_are_told(
+    def _heads_with_teacher_forced_presence(
         self, present: Tensor, heads: Callable, *args: Any, **kwargs: Any
     ) -> tuple[Any, ...]:
         """SAM2's heads with their gate driven by the truth, (B,) bool.
@@ -200,7 +205,7 @@ class SapTrain(SAM2Train):
         if self._truth is not None:
             if self._remember_truth:
                 high_res_masks = self._truth.float() * 20.0 - 10.0  # as SAM2 takes mask prompts
-            if self.true_presence:
+            if self.teacher_forced_presence:
                 object_score_logits = self._truth.flatten(1).any(1, keepdim=True).float() - 0.5
         super()._encode_memory_in_output(
             current_vision_feats,

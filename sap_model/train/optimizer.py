@@ -116,11 +116,11 @@ def rate(step: int, settings: TrainSettings) -> float:
     >>> [round(rate(step, settings), 3) for step in (0, 50, 100)]
     [1.0, 0.55, 0.1]
     """
-    if step < settings.warmup:
-        return settings.lr * (step + 1) / settings.warmup
-    flat = settings.warmup + round(settings.flat * settings.steps)
+    if step < settings.warmup_steps:
+        return settings.lr * (step + 1) / settings.warmup_steps
+    flat = settings.warmup_steps + round(settings.hold_fraction * settings.steps)
     if step < flat:
         return settings.lr
     progress = (step - flat) / max(1, settings.steps - 1 - flat)
     cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    return settings.lr * (settings.last_lr + (1 - settings.last_lr) * cosine)
+    return settings.lr * (settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine)

@@ -46,13 +46,14 @@ class Scans:
         image_size: int,
         objects: int,
         frames: int,
-        sap: float = 0.5,
+        inference_prompt_fraction: float = 0.5,
         min_pixels: int = 16,
         scan: Scan | None = None,
         views: ViewsOf = PerspectiveViews,
     ) -> None:
         self.rows, self.image_size, self.objects, self.frames = rows, image_size, objects, frames
-        self.sap, self.min_pixels = sap, min_pixels
+        self.inference_prompt_fraction = inference_prompt_fraction
+        self.min_pixels = min_pixels
         self.scan, self.views_of = scan or Scan(), views
         self._views: dict[int, Views] = {}
 
@@ -72,7 +73,7 @@ class Scans:
         views = self.views(panorama.image.shape[1])
         seen = views.render_ids(panorama.ids)
         pixels = pixels_of(seen, panorama.objects)
-        if rng.random() < self.sap:
+        if rng.random() < self.inference_prompt_fraction:
             chosen, sequences, prompts = self._as_at_inference(panorama, views, pixels, rng)
         else:
             chosen, sequences = self._from_anywhere(panorama, views, pixels, rng)

@@ -34,31 +34,34 @@ class TrainSettings:
         method: What the weights are for, one of `TRAINED`; decides the views of a panorama.
         size, image_size: Of the model, as in `sap_model.model.build`; 0 is the size's own.
         checkpoint: Weights to start from: a file, a Hub id or "official"; None for fresh ones.
-        objects: Objects of a clip (K), which share its encoded images.
-        frames: Frames of a clip (T): 24 is one cycle, 48 the paper's two.
-        sap: Share of clips of panoramas that are prompted as at inference.
+        clip_objects: Objects of a clip (K), which share its encoded images.
+        clip_frames: Frames of a clip (T): 24 is one cycle, 48 the paper's two.
+        inference_prompt_fraction: Share of clips of panoramas that are prompted as at inference.
         min_pixels: Pixels that an object has at least in the view from which it is followed.
-        batch: Clips per step, over all processes (the paper's 128).
-        together: Clips that go through the model together; as many as memory allows.
+        batch_size: Clips per step, over all processes (the paper's 128).
+        micro_batch_size: Clips of one forward pass; as many as memory allows.
         steps: Optimiser steps.
-        warmup: Steps over which the learning rate rises.
-        lr, last_lr: Learning rate, and its share at the end of the cosine (SAM2: a tenth).
-        flat: Share of the steps after the warm-up, before the cosine, at the full rate.
+        warmup_steps: Steps over which the learning rate rises.
+        lr: Peak learning rate.
+        final_lr_fraction: Share of `lr` at the end of the cosine (SAM2: a tenth).
+        hold_fraction: Share of the steps after the warm-up, before the cosine, at the full rate.
         betas: Of AdamW.
         optimizer: "adamw", or "muon" for the matrices of a model without pretrained weights.
         weight_decay: Of AdamW; biases and norms have none, as in SAM2's configuration.
-        clip: Largest norm of the gradient.
+        max_grad_norm: The gradient is scaled down to this norm.
         seed: Of fresh weights, the order of clips, and all prompts.
         precision: bf16 on GPUs and float32 on CPUs, or one of them.
         checkpointing: Recompute activations in the backward pass: less memory, more time.
-        frozen: Keep the image encoder (the paper's way). Without, everything is trained.
-        loss: "sam2", or "from-nothing" for a model without pretrained weights.
-        balanced: Share of the steps after which the loss "from-nothing" is no longer balanced.
-        true_presence, true_memory, grouping: See `SapTrain`; for models without pretrained weights.
-        corrections: Clicks that correct a frame on which SAM2's training corrects (SAM2: 7).
-        clicks: Probability that a clip that SAM2 prompts is prompted with clicks or boxes rather
-            than with a mask (SAM2: 0.5).
-        boxes: Probability that its first click is a box (SAM2: 0.5).
+        freeze_encoder: Keep the image encoder (the paper's way). Without, everything is trained.
+        loss: "sam2", or "from-scratch" for a model without pretrained weights.
+        balanced_fraction: Share of the steps after which the loss "from-scratch" is no longer
+            balanced.
+        teacher_forced_presence, teacher_forced_memory, pixel_grouping_loss: See `SapTrain`; for
+            models without pretrained weights.
+        correction_clicks: Clicks that correct a frame on which SAM2's training corrects (SAM2: 7).
+        point_probability: Probability that a clip with SAM2's own prompts gets clicks or boxes
+            rather than a mask (SAM2: 0.5).
+        box_probability: Probability that its first click is a box (SAM2: 0.5).
         crop_frames, crop_step, crop_fov: Of the source "crops".
     """
 
@@ -70,33 +73,33 @@ class TrainSettings:
     size: str = "large"
     image_size: int = 0
     checkpoint: str | None = "official"
-    objects: int = 6
-    frames: int = 24
-    sap: float = 0.5
+    clip_objects: int = 6
+    clip_frames: int = 24
+    inference_prompt_fraction: float = 0.5
     min_pixels: int = 64
-    batch: int = 128
-    together: int = 1
+    batch_size: int = 128
+    micro_batch_size: int = 1
     steps: int = 10_000
-    warmup: int = 0
+    warmup_steps: int = 0
     lr: float = 2e-4
-    last_lr: float = 0.1
-    flat: float = 0.0
+    final_lr_fraction: float = 0.1
+    hold_fraction: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.1
-    clip: float = 0.1
+    max_grad_norm: float = 0.1
     seed: int = 0
     precision: Precision = "auto"
     checkpointing: bool = True
-    frozen: bool = True
-    loss: Literal["sam2", "from-nothing"] = "sam2"
-    balanced: float = 0.2
-    true_presence: bool = False
-    true_memory: float = 0.0
-    grouping: bool = False
-    corrections: int = 7
-    clicks: float = 0.5
-    boxes: float = 0.5
+    freeze_encoder: bool = True
+    loss: Literal["sam2", "from-scratch"] = "sam2"
+    balanced_fraction: float = 0.2
+    teacher_forced_presence: bool = False
+    teacher_forced_memory: float = 0.0
+    pixel_grouping_loss: bool = False
+    correction_clicks: int = 7
+    point_probability: float = 0.5
+    box_probability: float = 0.5
     crop_frames: int = 1
     crop_step: float = 0.0
     crop_fov: tuple[float, float] = (40.0, 100.0)
@@ -120,24 +123,41 @@ class TrainSettings:
                 raise UserError(f"the weight of {name} in MIX is too small beside the others")
         if self.method not in TRAINED:
             raise UserError(f"METHOD {self.method!r}: choose from {', '.join(TRAINED)}")
-        if not 1 <= self.objects <= MAX_OBJECTS:
-            raise UserError(f"OBJECTS must be from 1 to {MAX_OBJECTS}, not {self.objects}")
+        if not 1 <= self.clip_objects <= MAX_OBJECTS:
+            raise UserError(
+                f"CLIP_OBJECTS must be from 1 to {MAX_OBJECTS}, not {self.clip_objects}"
+            )
         object.__setattr__(self, "image_size", self.image_size or default_image_size(self.size))
         if self.image_size < 1 or self.image_size % (2 * STRIDE):
             raise UserError(f"IMAGE_SIZE {self.image_size}: choose a multiple of {2 * STRIDE}")
-        for name in ("frames", "batch", "together", "steps", "min_pixels", "crop_frames"):
+        for name in (
+            "clip_frames",
+            "batch_size",
+            "micro_batch_size",
+            "steps",
+            "min_pixels",
+            "crop_frames",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.upper()} must be at least 1, not {getattr(self, name)}")
-        for name in ("sap", "last_lr", "flat", "balanced", "true_memory", "clicks", "boxes"):
+        for name in (
+            "inference_prompt_fraction",
+            "final_lr_fraction",
+            "hold_fraction",
+            "balanced_fraction",
+            "teacher_forced_memory",
+            "point_probability",
+            "box_probability",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name.upper()} must be from 0 to 1, not {getattr(self, name)}")
-        for name in ("lr", "clip"):
+        for name in ("lr", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"{name.upper()} must be positive, not {getattr(self, name)}")
-        if self.corrections < 0:
-            raise UserError(f"CORRECTIONS must not be negative: {self.corrections}")
-        if not 0 <= self.warmup <= self.steps or not 0 <= self.weight_decay < float("inf"):
-            raise UserError("WARMUP must be from 0 to STEPS, and WEIGHT_DECAY not negative")
+        if self.correction_clicks < 0:
+            raise UserError(f"CORRECTION_CLICKS must not be negative: {self.correction_clicks}")
+        if not 0 <= self.warmup_steps <= self.steps or not 0 <= self.weight_decay < float("inf"):
+            raise UserError("WARMUP_STEPS must be from 0 to STEPS, and WEIGHT_DECAY not negative")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"BETAS must be from 0 to less than 1, not {self.betas}")
         if not 0 <= self.seed < 2**31:
@@ -149,12 +169,15 @@ class TrainSettings:
             )
         if self.precision not in ("auto", "bf16", "float32"):
             raise UserError(f"PRECISION {self.precision!r}: choose auto, bf16 or float32")
-        if self.loss not in ("sam2", "from-nothing"):
-            raise UserError(f"LOSS {self.loss!r}: choose sam2 or from-nothing")
+        if self.loss not in ("sam2", "from-scratch"):
+            raise UserError(f"LOSS {self.loss!r}: choose sam2 or from-scratch")
         if self.optimizer not in ("adamw", "muon"):
             raise UserError(f"OPTIMIZER {self.optimizer!r}: choose adamw or muon")
-        if self.batch % self.together:
-            raise UserError(f"BATCH {self.batch} is no multiple of TOGETHER {self.together}")
+        if self.batch_size % self.micro_batch_size:
+            raise UserError(
+                f"BATCH_SIZE {self.batch_size} is no multiple of MICRO_BATCH_SIZE "
+                f"{self.micro_batch_size}"
+            )
 
     def chunks(self, world: int) -> int:
         """Forward passes of each of `world` processes in a step.
@@ -162,11 +185,11 @@ class TrainSettings:
         Raises:
             UserError: The batch cannot be divided among them.
         """
-        share = self.batch // self.together
+        share = self.batch_size // self.micro_batch_size
         if share % world:
             raise UserError(
-                f"BATCH {self.batch} in parts of {self.together} cannot be divided among {world} "
-                f"processes: choose a multiple of {self.together * world}"
+                f"BATCH_SIZE {self.batch_size} in parts of {self.micro_batch_size} cannot be split "
+                f"among {world} processes: choose a multiple of {self.micro_batch_size * world}"
             )
         return share // world
 

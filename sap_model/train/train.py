@@ -32,7 +32,7 @@ from sap_model.model.checkpoints import fill, find, read
 from sap_model.predict.methods import METHODS, scan_of
 from sap_model.train import checkpoints, validation
 from sap_model.train.clip import Batch
-from sap_model.train.loss import FromNothing, Sam2Loss
+from sap_model.train.loss import FromScratchLoss, Sam2Loss
 from sap_model.train.mixture import check_data, load, make, rows_of
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from sap_model.train.optimizer import new_optimizers, rate, set_rate
@@ -109,7 +109,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
     chunks = settings.chunks(world.size)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizers = new_optimizers(network, settings)
-    loss_of = Sam2Loss() if settings.loss == "sam2" else FromNothing()
+    loss_of = Sam2Loss() if settings.loss == "sam2" else FromScratchLoss()
 
     # ---- where an earlier call stopped: all go on from the state that the first process could read
     done, best, usual = 0, -1.0, 0.0
@@ -135,8 +135,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
         started, waited = time.perf_counter(), 0.0
         lr = rate(step - 1, settings)
         set_rate(optimizers, lr)
-        if isinstance(loss_of, FromNothing):
-            left = 1 - step / settings.steps / max(settings.balanced, 1e-9)
+        if isinstance(loss_of, FromScratchLoss):
+            left = 1 - step / settings.steps / max(settings.balanced_fraction, 1e-9)
             loss_of.balance = float(np.clip(left / 0.8, 0, 1))
 
         # ---- forward and backward, part by part
@@ -151,7 +151,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
                 with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
                     outputs = network(batch)
                 losses = loss_of(outputs, batch.masks)
-                share = len(batch.bits) / (settings.batch * settings.objects)
+                share = len(batch.bits) / (settings.batch_size * settings.clip_objects)
                 (losses[CORE_LOSS_KEY] * share).backward()
                 for name, value in losses.items():
                     # on the device: to look at a number would wait for all work before it
@@ -160,7 +160,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
         # ---- one step for all processes
         world.sum_gradients(trained)
         values = world.sum_values(sums)
-        norm = float(nn.utils.clip_grad_norm_(trained, settings.clip))
+        norm = float(nn.utils.clip_grad_norm_(trained, settings.max_grad_norm))
         loss = values[CORE_LOSS_KEY]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             world.refuse(
@@ -216,19 +216,19 @@ def new_network(settings: TrainSettings) -> SapTrain:
         UserError: The checkpoint cannot be had, or is for another architecture.
     """
     prompts = PROMPTS | {
-        "prob_to_use_pt_input_for_train": settings.clicks,
-        "prob_to_use_box_input_for_train": settings.boxes,
-        "num_correction_pt_per_frame": settings.corrections,
+        "prob_to_use_pt_input_for_train": settings.point_probability,
+        "prob_to_use_box_input_for_train": settings.box_probability,
+        "num_correction_pt_per_frame": settings.correction_clicks,
     }
     network = build(
         settings.size,
         settings.image_size,
         TRAIN,
         settings.seed,
-        frozen=settings.frozen,
-        true_presence=settings.true_presence,
-        true_memory=settings.true_memory,
-        grouping=settings.grouping,
+        freeze_encoder=settings.freeze_encoder,
+        teacher_forced_presence=settings.teacher_forced_presence,
+        teacher_forced_memory=settings.teacher_forced_memory,
+        pixel_grouping=settings.pixel_grouping_loss,
         checkpointing=settings.checkpointing,
         **prompts,
     )
@@ -249,9 +249,9 @@ def validation_clips(settings: TrainSettings, watch: Watch) -> list[Batch]:
     source = Scans(
         rows,
         settings.image_size,
-        settings.objects,
+        settings.clip_objects,
         watch.frames,
-        sap=1.0,
+        inference_prompt_fraction=1.0,
         min_pixels=settings.min_pixels,
         scan=scan_of(settings.method),
         views=METHODS[settings.method].views,

@@ -112,7 +112,7 @@ def _loader(repeats: int = 3) -> float:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
         rows = Rows([str(shards(Path(scratch) / "data", 1))], "train")
-        source = Scans(rows, IMAGE_SIZE, 6, FRAMES, sap=0.5, min_pixels=64)
+        source = Scans(rows, IMAGE_SIZE, 6, FRAMES, inference_prompt_fraction=0.5, min_pixels=64)
         times = []
         for k in range(repeats + 1):  # the first one makes the views' tables
             start = time.process_time()
@@ -124,8 +124,8 @@ def _loader(repeats: int = 3) -> float:
 def run(data: str, out: Path, workers: int) -> None:
     """A short real run: nano at 256, one object, 6 frames."""
     settings = TrainSettings(
-        data=(data,), size="nano", image_size=256, checkpoint=None, objects=1, frames=6, batch=1,
-        steps=STEPS, min_pixels=16,
+        data=(data,), size="nano", image_size=256, checkpoint=None, clip_objects=1, clip_frames=6,
+        batch_size=1, steps=STEPS, min_pixels=16,
     )  # fmt: skip
     train(settings, out, Watch(log_every=STEPS, save_every=100, clips=0, workers=workers))
 

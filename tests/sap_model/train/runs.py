@@ -25,7 +25,16 @@ def command(settings: TrainSettings, folder: Path, processes: int = 1) -> list[s
         how += ["-m", "--"]
     words = [sys.executable, *how, "sap_model", "train"]
     words += ["--run", str(folder), "--data", *settings.data, "--workers", "0", "--save-every", "1"]
-    names = ("size", "image_size", "checkpoint", "objects", "frames", "batch", "steps", "lr")
+    names = (
+        "size",
+        "image_size",
+        "checkpoint",
+        "clip_objects",
+        "clip_frames",
+        "batch_size",
+        "steps",
+        "lr",
+    )
     for name in (*names, "min_pixels"):
         words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
     return words

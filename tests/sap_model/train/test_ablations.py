@@ -44,7 +44,8 @@ def weights(tmp_path_factory) -> Path:
 def ablated(shards, weights, tmp_path_factory) -> Ablated:
     settings = replace(
         base_settings([str(shards)], str(weights), steps=1),
-        image_size=64, batch=1, together=1, objects=2, frames=2, crop_frames=2, min_pixels=4,
+        image_size=64, batch_size=1, micro_batch_size=1, clip_objects=2, clip_frames=2,
+        crop_frames=2, min_pixels=4,
     )  # fmt: skip
     run = tmp_path_factory.mktemp("ablations")
     return Ablated(settings, run, ablate(settings, run, SCORED))

@@ -89,7 +89,7 @@ def test_files_stand_with_their_real_hashes(readme, made):
 def test_every_phase_has_a_row_from_its_record(readme, made):
     for phase in made.records["sap-nano"]["phases"]:
         s = phase["settings"]
-        work = f"{s['steps']} × {s['batch']} × {s['objects']}"
+        work = f"{s['steps']} × {s['batch_size']} × {s['clip_objects']}"
         assert re.search(
             rf"^\| {phase['phase']} \|.*\| {s['image_size']}² \| {work} \|.*\| 4 \| 2 \|", readme,
             re.MULTILINE,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from training.loss_fns import CORE_LOSS_KEY, MultiStepMultiMasksAndIous
 
-from sap_model.train.loss import FromNothing, Sam2Loss
+from sap_model.train.loss import FromScratchLoss, Sam2Loss
 
 FRAMES, OBJECTS, SIDE = 3, 4, 16
 
@@ -87,7 +87,7 @@ def test_a_batchs_loss_is_the_mean_of_its_objects():
     torch.testing.assert_close(together, torch.stack(alone).mean())
 
 
-@pytest.mark.parametrize("loss", [Sam2Loss(), FromNothing()])
+@pytest.mark.parametrize("loss", [Sam2Loss(), FromScratchLoss()])
 def test_the_truth_costs_nothing(loss):
     assert float(loss(perfect(), targets())[CORE_LOSS_KEY]) == pytest.approx(0, abs=1e-6)
     assert float(loss(outputs(1), targets())[CORE_LOSS_KEY]) > 0.5
@@ -100,7 +100,7 @@ def test_from_nothing_is_known_where_everything_is_undecided():
         for frame in outputs(1, clicks=1)
     ]
     pixels = SIDE * SIDE
-    losses = FromNothing()(undecided, targets())
+    losses = FromScratchLoss()(undecided, targets())
     # balanced: half of it is owed by pixels of the object, of which one that is gone has none
     assert float(losses["loss_mask"]) == pytest.approx(1.5 * math.log(2))
     assert float(losses["loss_class"]) == pytest.approx(math.log(2))
@@ -123,7 +123,7 @@ def test_balance_is_the_weight_of_a_small_object_against_the_rest(balance):
             "multistep_object_score_logits": [torch.full((1, 1), 20.0)],
         }
     ]
-    loss = FromNothing()
+    loss = FromScratchLoss()
     loss.balance = balance
     expected = balance / 2 + (1 - balance) / SIDE**2
     assert float(loss(missed, truth)["loss_mask"]) == pytest.approx(20 * expected, rel=1e-4)
@@ -138,7 +138,7 @@ def test_the_object_score_settles_at_the_share_of_frames_that_show_the_object():
         for frame in frames:
             frame["multistep_object_score_logits"] = [score.expand(OBJECTS, 1)]
         optimizer.zero_grad()
-        FromNothing()(frames, targets())[CORE_LOSS_KEY].backward()
+        FromScratchLoss()(frames, targets())[CORE_LOSS_KEY].backward()
         optimizer.step()
     assert score.item() == pytest.approx(math.log(11), abs=0.01)
 
@@ -146,7 +146,7 @@ def test_the_object_score_settles_at_the_share_of_frames_that_show_the_object():
 def test_from_nothing_empties_masks_of_what_is_not_there():
     frames = outputs(1)
     masks = [x.requires_grad_() for x in frames[1]["multistep_pred_multimasks_high_res"]]
-    FromNothing()(frames, targets())[CORE_LOSS_KEY].backward()
+    FromScratchLoss()(frames, targets())[CORE_LOSS_KEY].backward()
     for mask in masks:
         assert (mask.grad[2] > 0).all(), "every pixel of the one that is gone is pushed down"
         assert (mask.grad[0] < 0).any(), "one that is there is not"

@@ -199,8 +199,8 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_parts():
 
 def small(*data: object, **more) -> TrainSettings:
     return TrainSettings(
-        data=tuple(map(str, data)), size="nano", image_size=64, objects=2, frames=4, batch=4,
-        min_pixels=8, **more,
+        data=tuple(map(str, data)), size="nano", image_size=64, clip_objects=2, clip_frames=4,
+        batch_size=4, min_pixels=8, **more,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from sap_model.model.build import build
 from sap_model.model.tracker import Batch as Followed
 from sap_model.model.tracker import Features, Points, ScanTracker
 from sap_model.train.clip import Batch
-from sap_model.train.loss import FromNothing, Sam2Loss
+from sap_model.train.loss import FromScratchLoss, Sam2Loss
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from tests.sap_model.models import NONE, responsive
 from tests.sap_model.train.clips import SIDE, discs, ready
@@ -54,9 +54,9 @@ def touched(model: nn.Module) -> set[str]:
     return {name for name, grad in gradients(model).items() if grad.abs().sum() > 0}
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_gradients_reach_what_is_trained_and_nothing_else(frozen):
-    model = network(frozen=frozen, prob_to_use_box_input_for_train=0.5)
+@pytest.mark.parametrize("freeze_encoder", [True, False])
+def test_gradients_reach_what_is_trained_and_nothing_else(freeze_encoder):
+    model = network(freeze_encoder=freeze_encoder, prob_to_use_box_input_for_train=0.5)
     batch, before = ready(discs()), {n: p.clone() for n, p in model.state_dict().items()}
     some_gone = Batch(batch.images, batch.truth * (batch.views[1, 0] != torch.arange(5))[:, None,
                       None], batch.views, batch.bits, None)  # fmt: skip
@@ -70,7 +70,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(frozen):
         name
         for name, _ in model.named_parameters()
         if name not in UNUSED
-        and not (frozen and name.startswith("image_encoder."))
+        and not (freeze_encoder and name.startswith("image_encoder."))
         and not (name.startswith(ONE_MASK) and not name.startswith(f"{ONE_MASK[0]}.0."))
     }
     assert touched(model) == expected
@@ -78,7 +78,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(frozen):
     torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3).step()
     same = {name for name, after in model.state_dict().items() if torch.equal(after, before[name])}
     encoder = {name for name in before if name.startswith("image_encoder.")}
-    assert (encoder <= same) if frozen else not (encoder & same)
+    assert (encoder <= same) if freeze_encoder else not (encoder & same)
     assert not same & expected
 
 
@@ -100,7 +100,7 @@ def plain(batch: Batch) -> BatchedVideoDatapoint:
 
 @pytest.mark.parametrize("prompts", [CLICKS, MASKS])
 def test_shared_views_give_the_loss_and_gradients_of_sam2s_own_way(prompts):
-    ours = network(frozen=False, encode_batch=2, **prompts)
+    ours = network(freeze_encoder=False, encode_batch=2, **prompts)
     theirs = build("nano", SIDE, "training.model.sam2.SAM2Train", **prompts)
     theirs.load_state_dict(ours.state_dict())
     theirs.train()
@@ -148,13 +148,16 @@ def test_given_clicks_give_the_trackers_masks(monkeypatch):
         torch.testing.assert_close(scores, visit.presence, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("true_presence", [False, True])
+@pytest.mark.parametrize("teacher_forced_presence", [False, True])
 @pytest.mark.parametrize("prompted", [(), (0, 1)])
-def test_checkpointing_changes_neither_loss_nor_gradients(prompted, true_presence):
+def test_checkpointing_changes_neither_loss_nor_gradients(prompted, teacher_forced_presence):
     results = []
     for checkpointing in (False, True):
         model = network(
-            frozen=False, checkpointing=checkpointing, true_presence=true_presence, true_memory=0.5
+            freeze_encoder=False,
+            checkpointing=checkpointing,
+            teacher_forced_presence=teacher_forced_presence,
+            teacher_forced_memory=0.5,
         )
         batch = ready(discs(prompted=prompted))
         results.append((backward(model, batch, seed=1), gradients(model)))
@@ -166,17 +169,17 @@ def test_checkpointing_changes_neither_loss_nor_gradients(prompted, true_presenc
 def test_true_presence_lets_gradients_through_where_an_object_is_judged_absent():
     mask = "sam_mask_decoder.output_hypernetworks_mlps.0.layers.2.weight"
     batch = ready(discs(prompted=(0,)))
-    for true_presence in (False, True):
-        model = network(presence=NONE, true_presence=true_presence)
-        backward(model, batch, loss=FromNothing())
-        assert (mask in touched(model)) is true_presence
+    for teacher_forced_presence in (False, True):
+        model = network(presence=NONE, teacher_forced_presence=teacher_forced_presence)
+        backward(model, batch, loss=FromScratchLoss())
+        assert (mask in touched(model)) is teacher_forced_presence
 
 
 def test_true_presence_hides_what_is_not_there():
     batch = discs(prompted=(0,))
     gone = batch.views[2]  # what the objects see on frame 2 shows none of them
     batch.truth[gone] = 0
-    model = network(true_presence=True)
+    model = network(teacher_forced_presence=True)
     with torch.no_grad():
         outputs = model(ready(batch))
     for frame, output in enumerate(outputs):
@@ -192,7 +195,7 @@ def test_true_memories_are_made_of_true_masks():
     batch = ready(discs(prompted=(0,)))
     remembered = []
     for bias in (2.0, 5.0):  # the predicted masks hang on the weights, true memories do not
-        model = network(true_memory=1.0, presence=bias)
+        model = network(teacher_forced_memory=1.0, presence=bias)
         model.sam_mask_decoder.output_hypernetworks_mlps[0].layers[-1].bias.data[0] -= bias
         model.seed(0)
         with torch.no_grad():

@@ -101,7 +101,7 @@ def followed(clip: Clip, panorama: Panorama) -> list[int]:
 @pytest.mark.parametrize("frames", [7, 24, 30, 48])
 @pytest.mark.parametrize("sap", [0.0, 1.0])
 def test_windows_are_stretches_of_the_closed_scan(frames, sap):
-    clip = scans([room()], frames=frames, sap=sap).clip(0, rng(frames))
+    clip = scans([room()], frames=frames, inference_prompt_fraction=sap).clip(0, rng(frames))
     order = shown(clip)
     assert order.shape == (frames, 4)
     for column in order.T:
@@ -115,7 +115,7 @@ def test_windows_are_stretches_of_the_closed_scan(frames, sap):
 @pytest.mark.parametrize("sap", [0.0, 1.0])
 def test_truth_is_the_object_through_every_view_and_it_is_there_at_the_start(sap):
     panorama = room()
-    source = scans([panorama], objects=8, sap=sap, min_pixels=16)
+    source = scans([panorama], objects=8, inference_prompt_fraction=sap, min_pixels=16)
     for seed in range(4):
         clip = source.clip(0, rng(seed))
         ids = followed(clip, panorama)
@@ -125,7 +125,7 @@ def test_truth_is_the_object_through_every_view_and_it_is_there_at_the_start(sap
 
 def test_truth_hugs_the_discs_themselves():
     panorama = room(BALLS)
-    clip = scans([panorama], objects=8, frames=24, sap=0.0).clip(0, rng(2))
+    clip = scans([panorama], objects=8, frames=24, inference_prompt_fraction=0.0).clip(0, rng(2))
     order = shown(clip)
     checked = 0
     for k, label in enumerate(followed(clip, panorama)):
@@ -144,7 +144,7 @@ def test_truth_hugs_the_discs_themselves():
 
 
 def test_objects_start_where_they_are_and_share_images():
-    clip = scans([room()], objects=8, frames=12, sap=0.0).clip(0, rng(1))
+    clip = scans([room()], objects=8, frames=12, inference_prompt_fraction=0.0).clip(0, rng(1))
     order = shown(clip)
     assert len(set(order[0])) > 3
     assert len(clip.images) < order.size / 2
@@ -152,7 +152,7 @@ def test_objects_start_where_they_are_and_share_images():
 
 def test_starts_are_any_views_that_show_the_object():
     panorama = alone(0.0, 0.0, 12.0)
-    source = scans([panorama], objects=1, frames=1, sap=0.0, min_pixels=16)
+    source = scans([panorama], objects=1, frames=1, inference_prompt_fraction=0.0, min_pixels=16)
     starts = {int(shown(source.clip(0, rng(seed)))[0, 0]) for seed in range(60)}
     enough = {v for v in range(24) if (panorama.ids[ROW[v], COLUMN[v]] == 3).sum() >= 16}
     assert starts == enough
@@ -162,7 +162,7 @@ def test_starts_are_any_views_that_show_the_object():
 @pytest.mark.parametrize("frames", [10, 24, 48])
 def test_clips_as_at_inference_are_what_a_click_at_inference_would_be(frames):
     panorama, cycles = room(), -(-frames // 24)
-    source = scans([panorama], objects=6, frames=frames, sap=1.0)
+    source = scans([panorama], objects=6, frames=frames, inference_prompt_fraction=1.0)
     views, stored = source.views(WIDTH), 0
     for seed in range(4):
         clip = source.clip(0, rng(seed))
@@ -196,7 +196,7 @@ def test_clips_as_at_inference_are_what_a_click_at_inference_would_be(frames):
 
 def test_clicks_lie_on_the_object_in_every_view_that_sees_them():
     panorama = room()
-    source = scans([panorama], objects=8, sap=1.0)
+    source = scans([panorama], objects=8, inference_prompt_fraction=1.0)
     for seed in range(4):
         clip = source.clip(0, rng(seed))
         for frame, points in clip.prompts.items():
@@ -211,11 +211,11 @@ def test_an_object_is_taken_twice_only_where_no_other_can_be_had():
     # eight equal discs, one on each column of views: their clicks are seen on the same frames
     ring = {20 + k: (45.0 * k - 179, 1.0, 10.0) for k in range(8)}
     panorama = room(ring)
-    clip = scans([panorama], objects=8, sap=0.0).clip(0, rng())
+    clip = scans([panorama], objects=8, inference_prompt_fraction=0.0).clip(0, rng())
     assert len(set(followed(clip, panorama))) == 8
     few = alone(30.0, 10.0, 12.0)
     for sap in (0.0, 1.0):
-        clip = scans([few], objects=3, sap=sap).clip(0, rng())
+        clip = scans([few], objects=3, inference_prompt_fraction=sap).clip(0, rng())
         assert followed(clip, few) == [3, 3, 3]
     assert clip.prompts is not None
     assert len(np.unique(clip.prompts[0].coords, axis=0)) == 3, "each time by another click"
@@ -223,7 +223,7 @@ def test_an_object_is_taken_twice_only_where_no_other_can_be_had():
     only = Panorama("ring", panorama.image, panorama.ids, *(
         part[kept] for part in (panorama.objects, panorama.clicks)
     ))  # fmt: skip
-    source = scans([only], objects=4, sap=1.0)
+    source = scans([only], objects=4, inference_prompt_fraction=1.0)
     for seed in range(6):
         assert len(set(followed(source.clip(0, rng(seed)), only))) == 4
 
@@ -234,18 +234,18 @@ def test_a_row_with_nothing_to_train_on_says_so():
     )
     for sap in (0.0, 1.0):
         with pytest.raises(NoObjectError, match="empty"):
-            scans([empty], sap=sap).clip(0, rng())
+            scans([empty], inference_prompt_fraction=sap).clip(0, rng())
         with pytest.raises(NoObjectError, match="room"):
-            scans([room()], sap=sap, min_pixels=SIDE**2 + 1).clip(0, rng())
+            scans([room()], inference_prompt_fraction=sap, min_pixels=SIDE**2 + 1).clip(0, rng())
 
 
 def test_what_lies_between_views_that_do_not_overlap_is_not_trained_on():
     options = {"scan": Scan(90, 0.0), "objects": 2, "frames": 8}
     for sap in (0.0, 1.0):
         with pytest.raises(NoObjectError):
-            scans([alone(45.0, 0.0, 4.0)], sap=sap, **options).clip(0, rng())
+            scans([alone(45.0, 0.0, 4.0)], inference_prompt_fraction=sap, **options).clip(0, rng())
     # of a larger one the rim is seen, and clicked
-    clip = scans([alone(45.0, 0.0, 25.0)], sap=1.0, **options).clip(0, rng())
+    clip = scans([alone(45.0, 0.0, 25.0)], inference_prompt_fraction=1.0, **options).clip(0, rng())
     assert clip.views.shape == (8, 2)
     assert masks_of(clip, 0)[0].sum() >= 16
 
@@ -255,7 +255,11 @@ def test_what_lies_between_views_that_do_not_overlap_is_not_trained_on():
 def test_ablations_see_their_own_views(method, sap):
     panorama = room()
     source = scans(
-        [panorama], sap=sap, scan=scan_of(method), views=METHODS[method].views, frames=24
+        [panorama],
+        inference_prompt_fraction=sap,
+        scan=scan_of(method),
+        views=METHODS[method].views,
+        frames=24,
     )
     clip = source.clip(0, rng(3))
     views = source.views(WIDTH)
@@ -281,7 +285,7 @@ def test_ablations_see_their_own_views(method, sap):
 
 
 def test_the_same_random_state_gives_the_same_clip_also_elsewhere():
-    source = scans([room()], sap=0.5)
+    source = scans([room()], inference_prompt_fraction=0.5)
     elsewhere = pickle.loads(pickle.dumps(source))  # noqa: S301
     for seed in range(4):
         one, other = source.clip(0, rng(seed)), elsewhere.clip(0, rng(seed))

@@ -31,32 +31,50 @@ NAN, INFINITE = math.nan, math.inf
         *(({"mix": (("crops", w),)}, "must be positive") for w in (0.0, -1.0, NAN, INFINITE)),
         ({"mix": (("panoramas", 1.0), ("crops", 1e-10))}, "crops in MIX is too small"),
         ({"method": "scan"}, "choose from sap, erp, sap-no-overlap, sap-no-scan"),
-        *(({"objects": n}, "OBJECTS must be from 1 to 8") for n in (0, 9)),
+        *(({"clip_objects": n}, "CLIP_OBJECTS must be from 1 to 8") for n in (0, 9)),
         *(({"image_size": n}, "multiple of 32") for n in (-64, 1000, 16)),
         *(
             ({name: 0}, f"{name.upper()} must be at least 1")
-            for name in ("frames", "batch", "together", "steps", "min_pixels", "crop_frames")
+            for name in (
+                "clip_frames",
+                "batch_size",
+                "micro_batch_size",
+                "steps",
+                "min_pixels",
+                "crop_frames",
+            )
         ),
         *(
             ({name: value}, f"{name.upper()} must be from 0 to 1")
-            for name in ("sap", "last_lr", "flat", "balanced", "true_memory", "clicks", "boxes")
+            for name in (
+                "inference_prompt_fraction",
+                "final_lr_fraction",
+                "hold_fraction",
+                "balanced_fraction",
+                "teacher_forced_memory",
+                "point_probability",
+                "box_probability",
+            )
             for value in (-0.1, 1.1, NAN)
         ),
         *(
             ({name: value}, f"{name.upper()} must be positive")
-            for name in ("lr", "clip")
+            for name in ("lr", "max_grad_norm")
             for value in (0.0, -1.0, NAN, INFINITE)
         ),
-        ({"corrections": -1}, "CORRECTIONS"),
-        ({"warmup": 10_001}, "WARMUP"),
-        ({"warmup": -1}, "WARMUP"),
+        ({"correction_clicks": -1}, "CORRECTION_CLICKS"),
+        ({"warmup_steps": 10_001}, "WARMUP_STEPS"),
+        ({"warmup_steps": -1}, "WARMUP_STEPS"),
         *(({"weight_decay": value}, "WEIGHT_DECAY") for value in (-0.1, NAN, INFINITE)),
         *(({"betas": (0.9, value)}, "BETAS") for value in (1.0, -0.1, NAN)),
         *(({"seed": value}, "SEED must be from 0 to 2147483647") for value in (-1, 2**31)),
         ({"precision": "float16"}, "choose auto, bf16 or float32"),
-        ({"loss": "dice"}, "choose sam2 or from-nothing"),
+        ({"loss": "dice"}, "choose sam2 or from-scratch"),
         ({"optimizer": "sgd"}, "OPTIMIZER 'sgd'"),
-        ({"batch": 8, "together": 3}, "BATCH 8 is no multiple of TOGETHER 3"),
+        (
+            {"batch_size": 8, "micro_batch_size": 3},
+            "BATCH_SIZE 8 is no multiple of MICRO_BATCH_SIZE 3",
+        ),
         *(({"crop_step": value}, "CROP_STEP") for value in (-1.0, 180.0, NAN)),
         *(({"crop_fov": v}, "CROP_FOV") for v in ((0.0, 90.0), (90.0, 80.0), (90.0, 180.0))),
     ],
@@ -72,9 +90,11 @@ def test_what_makes_no_sense_is_refused_with_one_line(wrong, said):
 def test_edges_that_make_sense_are_taken():
     TrainSettings(mix=(("sa1b", 1.0), ("sav", 2.0)), sa1b="a", sav="b")
     for good in (
-        {"objects": 1}, {"objects": 8}, {"image_size": 32}, {"sap": 0.0}, {"sap": 1.0},
-        {"warmup": 10_000}, {"weight_decay": 0.0}, {"seed": 0}, {"seed": 2**31 - 1},
-        {"corrections": 0}, {"crop_fov": (90.0, 90.0)}, {"batch": 1}, {"betas": (0.0, 0.999)},
+        {"clip_objects": 1}, {"clip_objects": 8}, {"image_size": 32},
+        {"inference_prompt_fraction": 0.0}, {"inference_prompt_fraction": 1.0},
+        {"warmup_steps": 10_000}, {"weight_decay": 0.0}, {"seed": 0}, {"seed": 2**31 - 1},
+        {"correction_clicks": 0}, {"crop_fov": (90.0, 90.0)}, {"batch_size": 1},
+        {"betas": (0.0, 0.999)},
     ):  # fmt: skip
         replace(GOOD, **good)
 
@@ -100,12 +120,12 @@ def test_weights_are_kept_as_shares_of_one(weights, scale):
 
 
 def test_a_step_is_divided_among_processes_or_not_at_all():
-    settings = replace(GOOD, batch=24, together=2)
+    settings = replace(GOOD, batch_size=24, micro_batch_size=2)
     assert [settings.chunks(world) for world in (1, 2, 3, 4, 6, 12)] == [12, 6, 4, 3, 2, 1]
     for world, multiple in ((5, 10), (8, 16), (24, 48)):
         with pytest.raises(UserError, match=f"choose a multiple of {multiple}") as error:
             settings.chunks(world)
-        replace(GOOD, batch=5 * multiple, together=2).chunks(world)
+        replace(GOOD, batch_size=5 * multiple, micro_batch_size=2).chunks(world)
         assert "\n" not in str(error.value)
 
 
@@ -113,8 +133,8 @@ def test_the_hash_stands_for_every_setting():
     other = {
         "data": ("other",), "sa1b": "a", "sav": "b", "mix": (("crops", 1.0),), "method": "erp",
         "size": "nano", "image_size": 512, "checkpoint": None, "precision": "bf16",
-        "optimizer": "muon", "loss": "from-nothing", "betas": (0.9, 0.99),
-        "crop_fov": (40.0, 90.0), "batch": 64,
+        "optimizer": "muon", "loss": "from-scratch", "betas": (0.9, 0.99),
+        "crop_fov": (40.0, 90.0), "batch_size": 64,
     }  # fmt: skip
     hashes = {settings_hash(GOOD)}
     for field in fields(TrainSettings):
@@ -166,16 +186,18 @@ def test_options_become_settings(called, capsys):
     code, (settings, out, watch) = called(
         "--data", "one two", "--run", "here", "--mix", "panoramas:3, crops", "--size", "nano",
         "--image-size", "256", "--checkpointing", "0", "--lr", "1e-3", "--seed", "0",
-        "--steps", "7", "--batch", "4", "--together", "2", "--min-pixels", "9", "--objects", "3",
-        "--frames", "48", "--checkpoint", "x.pt", "--precision", "bf16", "--method", "erp",
+        "--steps", "7", "--batch-size", "4", "--micro-batch-size", "2", "--min-pixels", "9",
+        "--clip-objects", "3",
+        "--clip-frames", "48", "--checkpoint", "x.pt", "--precision", "bf16", "--method", "erp",
         "--validate-every", "5", "--save-every", "6", "--workers", "0",
     )  # fmt: skip
     assert code == 0
     assert str(out) == "here"
     assert settings == TrainSettings(
         data=("one", "two"), mix=(("panoramas", 0.75), ("crops", 0.25)), size="nano",
-        image_size=256, checkpointing=False, lr=1e-3, seed=0, steps=7, batch=4, together=2,
-        min_pixels=9, objects=3, frames=48, checkpoint="x.pt", precision="bf16", method="erp",
+        image_size=256, checkpointing=False, lr=1e-3, seed=0, steps=7, batch_size=4,
+        micro_batch_size=2, min_pixels=9, clip_objects=3, clip_frames=48, checkpoint="x.pt",
+        precision="bf16", method="erp",
     )  # fmt: skip
     assert (watch.validate_every, watch.save_every, watch.workers) == (5, 6, 0)
     assert "weights: here/weights.pt" in capsys.readouterr().out

@@ -120,19 +120,19 @@ def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path
         size="nano",
         image_size=64,
         checkpoint=None,
-        objects=4,
-        frames=2,
-        batch=4,
-        together=4,
+        clip_objects=4,
+        clip_frames=2,
+        batch_size=4,
+        micro_batch_size=4,
         steps=20,
         lr=2e-3,
         optimizer="muon",
-        grouping=True,
-        loss="from-nothing",
-        frozen=False,
-        true_presence=True,
-        corrections=0,
-        sap=1.0,
+        pixel_grouping_loss=True,
+        loss="from-scratch",
+        freeze_encoder=False,
+        teacher_forced_presence=True,
+        correction_clicks=0,
+        inference_prompt_fraction=1.0,
     )
     watch = Watch(clips=3, frames=3, validate_every=20, log_every=5, workers=0)
     path = train.train(settings, tmp_path, watch)
@@ -158,7 +158,9 @@ def test_a_small_panorama_is_learnt_by_heart(tmp_path, monkeypatch):
     settings = TrainSettings(**LEARNT, data=(str(run.shards),))
     path = train.train(settings, tmp_path / "run", dataclasses.replace(QUIET, save_every=1000))
     network = train.new_network(dataclasses.replace(settings, checkpoint=str(path)))
-    source = Scans(Rows(settings.data, "train"), 64, settings.objects, settings.frames, sap=1.0)
+    source = Scans(
+        Rows(settings.data, "train"), 64, settings.clip_objects, settings.clip_frames, 1.0
+    )
     score, _ = validation.score(network, validation.fixed_clips(source, 6), settings.min_pixels)
     assert score.clicked > 0.9 and score.views[0] > 20
 
@@ -167,20 +169,20 @@ LEARNT = {
     "size": "nano",
     "image_size": 64,
     "checkpoint": None,
-    "objects": 6,
-    "frames": 2,
-    "batch": 1,
+    "clip_objects": 6,
+    "clip_frames": 2,
+    "batch_size": 1,
     "steps": 140,
-    "warmup": 5,
+    "warmup_steps": 5,
     "lr": 2e-3,
     "min_pixels": 100,
     "checkpointing": False,
-    "frozen": False,
-    "loss": "from-nothing",
-    "true_presence": True,
-    "grouping": True,
+    "freeze_encoder": False,
+    "loss": "from-scratch",
+    "teacher_forced_presence": True,
+    "pixel_grouping_loss": True,
     "optimizer": "muon",
-    "corrections": 0,
-    "sap": 1.0,
+    "correction_clicks": 0,
+    "inference_prompt_fraction": 1.0,
 }
 """Settings under which that takes half a minute."""

@@ -130,7 +130,9 @@ def test_the_picture_shows_masks_outlines_and_clicks(tmp_path):
 
 
 def test_fixed_clips_are_the_same_every_time(shards):
-    source = Scans(Rows([shards], "validation"), 64, objects=2, frames=3, sap=1.0)
+    source = Scans(
+        Rows([shards], "validation"), 64, objects=2, frames=3, inference_prompt_fraction=1.0
+    )
     first, again = (validation.fixed_clips(source, 4) for _ in range(2))
     assert len(first) == 4 and all(clip.prompts for clip in first)
     for one, other in zip(first, again, strict=True):
