@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the user can mend; the message is one line that says what and how.
+    """Something the user can fix; the message is one line that says what and how.
 
     The command line prints the message without a traceback and exits with status 2.
     """

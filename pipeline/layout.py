@@ -48,7 +48,7 @@ RENDERED, ANNOTATED = "render.json", "row.json"
 """Markers in rendered/<k>/ and panoramas/<k>/."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of writing that free space, a quota or a file-size limit would mend."""
+"""Errors of writing that free space, a quota or a file-size limit would fix."""
 
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """What a process that was killed in `storage.open_atomic` leaves beside the file `name`."""
@@ -160,7 +160,7 @@ class RunFolder:
 
 
 @contextmanager
-def disk_full_is_for_the_user(message: str) -> Iterator[None]:
+def disk_full_as_user_error(message: str) -> Iterator[None]:
     """Turn a full disk into a UserError.
 
     Args:
@@ -201,22 +201,22 @@ def write_json(path: Path, data: Any) -> None:
     write_atomic(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path, mend: str | None = None) -> dict[str, Any]:
+def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
     """Read one of our JSON files, all of which hold an object.
 
     Args:
         path: The file.
-        mend: What the user can do about a damaged one; by default, delete its folder.
+        remedy: What the user can do about a damaged one; by default, delete its folder.
 
     Raises:
         DamagedFileError: It is truncated, or something else than a JSON object.
         FileNotFoundError: There is none.
     """
-    mend = mend or f"delete {path.parent} and run the same command again"
+    remedy = remedy or f"delete {path.parent} and run the same command again"
     try:
         data = json.loads(storage.read_bytes(path))
     except ValueError:  # also of bytes that are no text
-        raise DamagedFileError(f"{path} is damaged (truncated, or no JSON); {mend}") from None
+        raise DamagedFileError(f"{path} is damaged (truncated, or no JSON); {remedy}") from None
     if not isinstance(data, dict):
-        raise DamagedFileError(f"{path} is damaged (no JSON object); {mend}")
+        raise DamagedFileError(f"{path} is damaged (no JSON object); {remedy}")
     return data

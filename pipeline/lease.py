@@ -69,7 +69,7 @@ def lease(
                     taken.set()
                     return
                 # not for long: what is written late may be written over a successor's
-                _write(path, about, token, patience=LEASE_SECONDS / 6)
+                _write(path, about, token, seconds=LEASE_SECONDS / 6)
                 renewed = time.monotonic()
             except Exception:  # noqa: S112 - whatever it was, `check` notices what follows from it
                 continue
@@ -138,7 +138,7 @@ def _write(
     token: str,
     *,
     released: bool = False,
-    patience: float | None = None,
+    seconds: float | None = None,
 ) -> None:
     lock = {**about, "token": token, "beat": time.time(), "released": released}
-    storage.write_atomic(path, (json.dumps(lock) + "\n").encode(), patience)
+    storage.write_atomic(path, (json.dumps(lock) + "\n").encode(), seconds)

@@ -5,7 +5,7 @@ fsspec. What differs between them is in this module alone. Nothing here needs an
 rename or append: a file is written whole, and a folder of several files is complete when its marker
 is there, which is written last and removed first.
 
-A store that fails may only be restarting. Every function here tries again for `PATIENCE_SECONDS`
+A store that fails may only be restarting. Every function here tries again for `RETRY_SECONDS`
 before it lets an error through; what is missing, or may not be used, is told at once.
 """
 
@@ -25,11 +25,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from pipeline.errors import UserError
 
-PATIENCE_SECONDS = 600.0
+RETRY_SECONDS = 600.0
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0  # seconds between two tries; doubled from one to the next
 TOLD_WAIT = 3.0  # the wait from which on it is said that a store is being waited for
 
-PASSING = frozenset(
+TRANSIENT = frozenset(
     (
         errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET,
         errno.ECONNREFUSED, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH,
@@ -47,9 +47,9 @@ READ_ONLY = ("http", "https")
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 """What botocore says of them; it is imported by nothing here."""
 
-LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
+PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
            NotADirectoryError, ImportError, TypeError, ValueError, UserError)  # fmt: skip
-"""What waiting does not mend, of a remote store, whose errors come from many libraries."""
+"""What waiting does not fix, of a remote store, whose errors come from many libraries."""
 
 Result = TypeVar("Result")
 
@@ -87,20 +87,20 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, PurePath)
 
 
-def patiently(call: Callable[[], Result], path: Path, patience: float | None = None) -> Result:
+def retry(call: Callable[[], Result], path: Path, seconds: float | None = None) -> Result:
     """Call again and again while a store fails in a way that may pass.
 
     Args:
         call: Must be harmless to repeat.
         path: What it is about, which tells what kind of store it is.
-        patience: Seconds after which the error is let through; `PATIENCE_SECONDS` by default.
+        seconds: Seconds after which the error is let through; `RETRY_SECONDS` by default.
 
     Raises:
         UserError: A store that fsspec reaches wants credentials, and there are none; or it still
             fails.
     """
-    patience = PATIENCE_SECONDS if patience is None else patience
-    end = time.monotonic() + patience
+    seconds = RETRY_SECONDS if seconds is None else seconds
+    end = time.monotonic() + seconds
     wait = FIRST_WAIT
     while True:
         try:
@@ -115,14 +115,14 @@ def patiently(call: Callable[[], Result], path: Path, patience: float | None = N
             if passing and time.monotonic() + wait <= end:
                 pass
             elif is_remote(path) and (passing or isinstance(error, PermissionError)):
-                mend = "see to its permissions and your credentials" if not passing else "wait"
+                remedy = "see to its permissions and your credentials" if not passing else "wait"
                 raise UserError(
-                    f"{_refused(path, error)}; {mend}, then run the same command again"
+                    f"{_refused(path, error)}; {remedy}, then run the same command again"
                 ) from error
             else:
                 raise
             if wait >= TOLD_WAIT > wait / 2:  # some seconds have gone by, and nobody knows why
-                print(f"{_refused(path, error)}; trying for {patience:.0f} s", file=sys.stderr)
+                print(f"{_refused(path, error)}; trying for {seconds:.0f} s", file=sys.stderr)
         time.sleep(wait)
         wait = min(2 * wait, LONGEST_WAIT)
 
@@ -136,39 +136,39 @@ def _refused(path: Path, error: Exception) -> str:
 def may_pass(error: Exception, path: Path) -> bool:
     """Whether an error may be over in a while."""
     if isinstance(error, OSError):
-        if error.errno in PASSING:
+        if error.errno in TRANSIENT:
             return True
         if error.errno in FULL:
             return False
-    return is_remote(path) and not isinstance(error, LASTING)
+    return is_remote(path) and not isinstance(error, PERMANENT)
 
 
 def read_bytes(path: Path) -> bytes:
     """A whole file; FileNotFoundError where there is none."""
-    return patiently(path.read_bytes, path)
+    return retry(path.read_bytes, path)
 
 
-def write_atomic(path: Path, data: bytes, patience: float | None = None) -> None:
+def write_atomic(path: Path, data: bytes, seconds: float | None = None) -> None:
     """Write a file so that it exists whole or not at all, also after a power cut.
 
     Args:
         path: Where; of a remote store one that shows a file when all of it was sent, as object
             stores do.
         data: What.
-        patience: As of `patiently`.
+        seconds: As of `retry`.
 
     Raises:
         OSError: The disk is full or not writable; no partial file is left behind.
     """
     if is_remote(path):
-        patiently(lambda: path.write_bytes(data), path, patience)
+        retry(lambda: path.write_bytes(data), path, seconds)
         return
 
     def write() -> None:
         with open_atomic(path) as file:
             file.write(data)
 
-    patiently(write, path, patience)
+    retry(write, path, seconds)
 
 
 @contextmanager
@@ -202,9 +202,9 @@ def put(local: Path, path: Path) -> None:
     """Move a file of this machine to its place in OUT, where it appears whole."""
     if is_remote(path):
         store, key = _store(path)
-        patiently(lambda: store.put_file(str(local), key), path)
+        retry(lambda: store.put_file(str(local), key), path)
     else:
-        patiently(lambda: _move(local, path), path)
+        retry(lambda: _move(local, path), path)
     local.unlink(missing_ok=True)
 
 
@@ -216,13 +216,13 @@ def get(path: Path, local: Path) -> None:
         local.symlink_to(path.resolve())
         return
     store, key = _store(path)
-    patiently(lambda: store.get_file(key, str(local)), path)
+    retry(lambda: store.get_file(key, str(local)), path)
 
 
 def exists(path: Path) -> bool:
     """Whether there is a file; of a remote store, never a folder."""
     if not is_remote(path):
-        return patiently(path.exists, path)
+        return retry(path.exists, path)
     store, key = _store(path)
 
     def there() -> (
@@ -233,13 +233,13 @@ def exists(path: Path) -> bool:
         except FileNotFoundError:
             return False
 
-    return patiently(there, path)
+    return retry(there, path)
 
 
 def size(path: Path) -> int:
     """Bytes of a file; 0 where there is none."""
     try:
-        return patiently(lambda: int(path.stat().st_size), path)
+        return retry(lambda: int(path.stat().st_size), path)
     except FileNotFoundError:
         return 0
 
@@ -255,7 +255,7 @@ def names(folder: Path) -> list[str]:
         return [name.rpartition("/")[2] for name in found if name != root]
 
     try:
-        return patiently(listed, folder)
+        return retry(listed, folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -263,7 +263,7 @@ def names(folder: Path) -> list[str]:
 def remove(path: Path) -> None:
     """Remove a file if there is one."""
     with suppress(FileNotFoundError):
-        patiently(lambda: path.unlink(), path)
+        retry(lambda: path.unlink(), path)
 
 
 def remove_folder(folder: Path, marker: str | None = None) -> None:
@@ -279,7 +279,7 @@ def remove_folder(folder: Path, marker: str | None = None) -> None:
         return
     store, key = _store(folder)
     with suppress(FileNotFoundError):
-        patiently(lambda: store.rm(key, recursive=True), folder)
+        retry(lambda: store.rm(key, recursive=True), folder)
 
 
 def read_many(paths: Iterable[Path]) -> list[bytes | None]:
@@ -289,7 +289,7 @@ def read_many(paths: Iterable[Path]) -> list[bytes | None]:
         return [_read_or_none(path) for path in paths]
     store = _store(paths[0])[0]
     keys = [_store(path)[1] for path in paths]
-    found = patiently(lambda: store.cat(keys, on_error="return"), paths[0])
+    found = retry(lambda: store.cat(keys, on_error="return"), paths[0])
     if not isinstance(found, dict):  # fsspec's answer for a single key
         found = {keys[0]: found}
     if any(

@@ -17,7 +17,7 @@ def test_a_damaged_file_is_one_line_for_the_user(tmp_path, data):
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)  # for callers who can do without the file
     with pytest.raises(UserError, match="; pack again"):
-        read_json(path, mend="pack again")
+        read_json(path, remedy="pack again")
 
 
 def test_what_is_written_comes_back_and_a_missing_file_is_missing(tmp_path):

@@ -26,7 +26,7 @@ from pipeline.card import template_context as words
 from pipeline.card.example import example
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
 from pipeline.errors import UserError
-from pipeline.layout import disk_full_is_for_the_user, write_json
+from pipeline.layout import disk_full_as_user_error, write_json
 from pipeline.shards.files import open_folder
 from pipeline.shards.manifest import Shard, find_shards
 from pipeline.shards.reader import ShardReader
@@ -90,7 +90,7 @@ def write_card(
     )
     readme = folder / "README.md"
     full = f"no room for the card in {folder}; free some space and run the same command again"
-    with disk_full_is_for_the_user(full):
+    with disk_full_as_user_error(full):
         write_atomic(folder / "LICENSE", chosen.text.encode())
         write_json(folder / "statistics.json", statistics)
         draw_figures(statistics, folder / "figures")

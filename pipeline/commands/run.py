@@ -82,7 +82,7 @@ def status(options: argparse.Namespace) -> None:
     """What OUT has done, is doing and has failed."""
     from pipeline.ledger.status_text import status_json, status_text
 
-    storage.PATIENCE_SECONDS = BRIEF
+    storage.RETRY_SECONDS = BRIEF
     run = run_folder(options)
     begun_with(run)
     print(status_json(run) if options.json else status_text(run))
@@ -92,7 +92,7 @@ def failures(options: argparse.Namespace) -> None:
     """Why seeds were given up, and how to make each of them again."""
     from pipeline.ledger.failures import failures_json, failures_text
 
-    storage.PATIENCE_SECONDS = BRIEF
+    storage.RETRY_SECONDS = BRIEF
     run = run_folder(options)
     begun_with(run)
     print(failures_json(run) if options.json else failures_text(run, options.limit))
@@ -124,16 +124,16 @@ def run_folder(options: argparse.Namespace) -> RunFolder:
 
 def begun_with(run: RunFolder) -> tuple[RunSettings, str]:
     """The settings that a run was begun with, and their hash at that time."""
-    mend = f"restore it from a copy, or give {run.path} up and choose another OUT"
+    remedy = f"restore it from a copy, or give {run.path} up and choose another OUT"
     try:
-        about = read_json(run.settings, mend)
+        about = read_json(run.settings, remedy)
         return from_json(about["settings"]), str(about["settings_hash"])
     except FileNotFoundError:
         raise UserError(f"{run.path} is not the OUT of a run (it has no run.json)") from None
     except UserError:
         raise
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{run.settings} is damaged (not what a run writes); {mend}") from None
+        raise UserError(f"{run.settings} is damaged (not what a run writes); {remedy}") from None
 
 
 def _automatic_profile(run: RunFolder, cluster: bool) -> str:

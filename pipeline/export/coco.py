@@ -54,7 +54,7 @@ from pipeline.export.coco_objects import (
 )
 from pipeline.export.export_rows import IMAGE_NAME, side_by_side, source_of
 from pipeline.export.images import FORMATS, ImageFormat, write_image
-from pipeline.layout import LEFTOVER, disk_full_is_for_the_user, only_process
+from pipeline.layout import LEFTOVER, disk_full_as_user_error, only_process
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.storage import open_atomic
@@ -112,7 +112,7 @@ def export_coco(
     reader = ShardReader(shards, storage_options=storage_options)
     full = f"no room for the export in {folder}; free some space and run the same command again"
     try:
-        with disk_full_is_for_the_user(full), only_process(folder, "exporting into"):
+        with disk_full_as_user_error(full), only_process(folder, "exporting into"):
             return _export(reader, folder, image_format, licence, progress)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(

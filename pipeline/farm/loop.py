@@ -37,7 +37,7 @@ from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
 WAIT_SECONDS = 1.0
 NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
 IDLE_SECONDS = 60.0  # after which the driver says what it waits for, if nothing runs
-AROUND_SECONDS = 3600.0 + 4 * storage.PATIENCE_SECONDS
+AROUND_SECONDS = 3600.0 + 4 * storage.RETRY_SECONDS
 """What fetching and bringing may take besides a stage's limit, before a worker counts as hung."""
 
 
@@ -243,7 +243,7 @@ class Loop:
         if storage.is_remote(self.run.path):
             return True
         making = sum(one.need.disk for one in self.running.values() if one.stage == "generate")
-        usage = storage.patiently(lambda: shutil.disk_usage(self.run.path), self.run.path)
+        usage = storage.retry(lambda: shutil.disk_usage(self.run.path), self.run.path)
         if usage.free >= self.farm.min_free_bytes + making:
             return True
         others = any(waiting for (stage, *_), waiting in self.ready.items() if stage != "generate")

@@ -176,8 +176,8 @@ def _take(descriptor: int, path: Path) -> None:
 
 def _check_still_held(descriptor: int, path: Path) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        held = storage.patiently(lambda: os.fstat(descriptor), path)
-        if os.path.samestat(held, storage.patiently(path.stat, path)):
+        held = storage.retry(lambda: os.fstat(descriptor), path)
+        if os.path.samestat(held, storage.retry(path.stat, path)):
             return
     raise UserError(
         f"OUT={path.parent} was removed or replaced while this driver worked in it; what it made "
@@ -208,10 +208,10 @@ def _check_settings(run: RunFolder, settings: RunSettings, begun: bool = True) -
     if not begun or not storage.exists(run.settings):
         write_json(run.settings, new)
         return
-    mend = "restore it or choose another OUT"
-    old = read_json(run.settings, mend)
+    remedy = "restore it or choose another OUT"
+    old = read_json(run.settings, remedy)
     if not all(isinstance(old.get(part), dict) for part in ("settings", "versions")):
-        raise UserError(f"{run.settings} is damaged; {mend}")
+        raise UserError(f"{run.settings} is damaged; {remedy}")
     if changed := differences(old, new):
         raise UserError(
             f"OUT={run.path} was made with other settings: {'; '.join(changed)}; "

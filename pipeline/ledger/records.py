@@ -185,8 +185,8 @@ def _done(path: Path, text: bytes) -> Done:
 def read_failed(run: RunFolder, scene_id: str) -> Failed:
     """The record of a quarantined seed; errors as of `read_done`."""
     path = run.scene(scene_id).failed
-    mend = "delete it and run the same command again, which tries that seed again"
-    data = read_json(path, mend)
+    remedy = "delete it and run the same command again, which tries that seed again"
+    data = read_json(path, remedy)
     try:
         return Failed(
             **{
@@ -196,7 +196,7 @@ def read_failed(run: RunFolder, scene_id: str) -> Failed:
             }
         )
     except (KeyError, TypeError, AttributeError):
-        raise DamagedFileError(f"{path} is damaged; {mend}") from None
+        raise DamagedFileError(f"{path} is damaged; {remedy}") from None
 
 
 def names_of(folder: Path) -> set[str]:

@@ -47,7 +47,7 @@ class Folder(ABC):
     """A folder that may be read."""
 
     remote: bool
-    mend: str  # what the user can do about a file of it that is missing or damaged
+    remedy: str  # what the user can do about a file of it that is missing or damaged
     fill: str  # what the user can do about a folder without shards
 
     @property
@@ -112,7 +112,7 @@ class LocalFolder(Folder):
     root: Path
 
     remote = False
-    mend = "pack the run again or download it again"
+    remedy = "pack the run again or download it again"
     fill = "pack the run or download them"
 
     @property
@@ -157,7 +157,7 @@ class RemoteFolder(Folder):
     _connected: tuple[int, Any, str] | None = field(default=None, init=False, repr=False)
 
     remote = True
-    mend = "upload it again, or ask whoever published it"
+    remedy = "upload it again, or ask whoever published it"
     fill = "check the address"
 
     def __getstate__(self) -> dict[str, Any]:

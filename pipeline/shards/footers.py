@@ -59,7 +59,7 @@ def read_footer(folder: Folder, shard: Shard) -> Footer:
         UserError: The shard is missing, damaged or another one; or the store cannot be read.
     """
     where = folder.path(shard.name)
-    with damage_is_for_the_user(folder, shard.name):
+    with damage_as_user_error(folder, shard.name):
         with folder.open(shard.name, shard.bytes) as file:
             check_size(folder, shard, file.size())
             tail = _read_tail(file, FOOTER_BYTES + FOOTER_BYTES_PER_ROW * (shard.rows or 0))
@@ -73,18 +73,18 @@ def read_footer(folder: Folder, shard: Shard) -> Footer:
     if shard.rows not in (None, metadata.num_rows):
         raise UserError(
             f"{where} does not fit manifest.json: it holds {metadata.num_rows} rows instead of "
-            f"{shard.rows}; {folder.mend}"
+            f"{shard.rows}; {folder.remedy}"
         )
     sha256 = hashlib.sha256(memoryview(tail)[:-8]).hexdigest()
     if shard.footer_sha256 not in (None, sha256):
         raise UserError(
-            f"{where} does not fit manifest.json: its footer is another one; {folder.mend}"
+            f"{where} does not fit manifest.json: its footer is another one; {folder.remedy}"
         )
     return Footer(metadata, leaves)
 
 
 @contextmanager
-def damage_is_for_the_user(folder: Folder, shard: str, rows: range | None = None) -> Iterator[None]:
+def damage_as_user_error(folder: Folder, shard: str, rows: range | None = None) -> Iterator[None]:
     """Turn what Arrow and the local disk complain about into a UserError that names the place.
 
     Args:
@@ -98,15 +98,15 @@ def damage_is_for_the_user(folder: Folder, shard: str, rows: range | None = None
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{where} is missing; {folder.mend}") from error
+        raise UserError(f"{where} is missing; {folder.remedy}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:
             raise UserError(f"{where} cannot be read: {error.strerror}") from error
         if "CRC" in str(error):
             raise UserError(
-                f"{where} is damaged{place}: its data do not fit their checksum; {folder.mend}"
+                f"{where} is damaged{place}: its data do not fit their checksum; {folder.remedy}"
             ) from error
-        raise UserError(f"{where} is truncated or damaged{place}; {folder.mend}") from error
+        raise UserError(f"{where} is truncated or damaged{place}; {folder.remedy}") from error
 
 
 def _read_tail(file: pa.NativeFile, guess: int) -> bytes:

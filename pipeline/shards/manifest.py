@@ -50,23 +50,23 @@ def find_shards(folder: Folder, split: str | None) -> tuple[Folder, list[Shard]]
     Raises:
         UserError: There are none; or one is missing, or has not the size that the manifest says.
     """
-    folder, present, manifest = look(folder)
+    folder, present, manifest = locate_dataset(folder)
     if manifest is not None:
         shards = read_manifest(*manifest)
     else:
-        shards = [Shard(name, present.get(name)) for name in counted(present)]
+        shards = [Shard(name, present.get(name)) for name in expected_names(present)]
     shards = [shard for shard in shards if split is None or shard.name.startswith(f"{split}-")]
     if not shards:
         kind = f"{split} shards" if split else "shards"
         raise UserError(f"{folder.path()} holds no {kind}; {folder.fill}")
     for shard in shards:
         if shard.name not in present:
-            raise UserError(f"{folder.path(shard.name)} is missing; {folder.mend}")
+            raise UserError(f"{folder.path(shard.name)} is missing; {folder.remedy}")
         check_size(folder, shard, present[shard.name])
     return folder, shards
 
 
-def look(
+def locate_dataset(
     folder: Folder,
 ) -> tuple[Folder, dict[str, int | None], tuple[Folder, int | None] | None]:
     """The folder of the shards, their sizes, and the folder and size of the manifest if any."""
@@ -91,11 +91,11 @@ def check_size(folder: Folder, shard: Shard, found: int | None) -> None:
     if None not in (found, shard.bytes) and found != shard.bytes:
         raise UserError(
             f"{folder.path(shard.name)} is truncated or changed: it has {found} bytes instead of "
-            f"{shard.bytes}; {folder.mend}"
+            f"{shard.bytes}; {folder.remedy}"
         )
 
 
-def counted(names: Iterable[str]) -> list[str]:
+def expected_names(names: Iterable[str]) -> list[str]:
     """The names up to the last number of each split: one in between may be missing."""
     last: dict[str, int] = {}
     for name in names:
@@ -119,7 +119,7 @@ def read_manifest(folder: Folder, size: int | None) -> list[Shard]:
     shards = parse_manifest(data)
     if shards is None:
         where = folder.path(MANIFEST)
-        raise DamagedFileError(f"{where} is damaged (no manifest of shards); {folder.mend}")
+        raise DamagedFileError(f"{where} is damaged (no manifest of shards); {folder.remedy}")
     return shards
 
 

@@ -25,7 +25,7 @@ from pycocotools import mask as coco
 
 from pipeline.errors import UserError
 from pipeline.shards.files import REQUESTS_AT_ONCE, in_order, open_folder
-from pipeline.shards.footers import Footer, damage_is_for_the_user, read_footer
+from pipeline.shards.footers import Footer, damage_as_user_error, read_footer
 from pipeline.shards.manifest import find_shards
 from pipeline.shards.schema import IMAGE_FILES, SPLITS
 
@@ -232,7 +232,7 @@ class ShardReader:
     def _read_groups(self, piece: Piece, columns: Sequence[str] | None) -> pa.RecordBatch:
         shard, count = self._shards[piece.shard], len(piece.rows)
         with (
-            damage_is_for_the_user(self._folder, shard.name, piece.rows),
+            damage_as_user_error(self._folder, shard.name, piece.rows),
             self._folder.open(shard.name, shard.bytes) as source,
             pq.ParquetFile(
                 source,
@@ -248,7 +248,7 @@ class ShardReader:
             return batches[0]
 
     def _rows(self, piece: Piece, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-        with damage_is_for_the_user(self._folder, self._shards[piece.shard].name, piece.rows):
+        with damage_as_user_error(self._folder, self._shards[piece.shard].name, piece.rows):
             return batch.to_pylist()
 
 

@@ -32,7 +32,7 @@ from pipeline.layout import (
     ANNOTATED,
     DamagedFileError,
     RunFolder,
-    disk_full_is_for_the_user,
+    disk_full_as_user_error,
     only_process,
     read_json,
     write_json,
@@ -103,7 +103,7 @@ def pack(
     )
     remote = storage.is_remote(run.path)
     hold = lease(run.shards / ".lock", "packing") if remote else only_process(run.shards, "packing")
-    with disk_full_is_for_the_user(full), hold:
+    with disk_full_as_user_error(full), hold:
         found = collect(run, settings, rows_hash or settings_hash(settings))
         if not found.panoramas:
             late = f" ({found.waiting} wait for an earlier seed)" if found.waiting else ""

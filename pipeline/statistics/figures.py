@@ -26,7 +26,7 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
-from pipeline.layout import disk_full_is_for_the_user
+from pipeline.layout import disk_full_as_user_error
 from pipeline.statistics.counts import solid_angle_edges
 from pipeline.storage import write_atomic
 
@@ -67,7 +67,7 @@ def draw_figures(statistics: Statistics, folder: Path) -> list[Path]:
     full = f"no room for figures in {folder}; free some space and run the same command again"
     for name, figure in figures.items():
         path, data = folder / f"{name}.png", png(figure)
-        with disk_full_is_for_the_user(full):
+        with disk_full_as_user_error(full):
             write_atomic(path, data)
         paths.append(path)
     return paths

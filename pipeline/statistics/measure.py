@@ -54,7 +54,7 @@ from pipeline.annotations.sizes import (
     size_thresholds,
 )
 from pipeline.errors import UserError
-from pipeline.layout import disk_full_is_for_the_user, write_json
+from pipeline.layout import disk_full_as_user_error, write_json
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.counts import (
@@ -90,7 +90,7 @@ def write_statistics(shards: ShardReader, path: Path) -> dict[str, Any]:
     """
     statistics = measure(shards)
     full = f"no room for {path}; free some space and run the same command again"
-    with disk_full_is_for_the_user(full):
+    with disk_full_as_user_error(full):
         write_json(path, statistics)
     return statistics
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.layout import DamagedFileError
 from pipeline.shards.files import Folder, open_folder
-from pipeline.shards.manifest import MANIFEST, Shard, counted, look, read_manifest
+from pipeline.shards.manifest import MANIFEST, Shard, expected_names, locate_dataset, read_manifest
 from pipeline.verify.findings import Finding
 
 
@@ -39,7 +39,7 @@ def list_dataset(address: Path | str, *, manifest_due: bool) -> Listed:
     Raises:
         UserError: There are no shards at all, or the folder cannot be read.
     """
-    data, sizes, manifest = look(open_folder(address))
+    data, sizes, manifest = locate_dataset(open_folder(address))
     findings: list[Finding] = []
     told: dict[str, Shard] = {}
     if manifest is not None:
@@ -51,7 +51,7 @@ def list_dataset(address: Path | str, *, manifest_due: bool) -> Listed:
         findings.append(Finding(f"{MANIFEST} is missing"))
     if not sizes and not told:
         raise UserError(f"{data.path()} holds no shards to verify; {data.fill}")
-    for name in sorted(set(told or counted(sizes)) - set(sizes)):
+    for name in sorted(set(told or expected_names(sizes)) - set(sizes)):
         findings.append(Finding("is missing", shard=name))
     for name in sorted(set(sizes) - set(told)) if told else ():
         findings.append(Finding("is not in the manifest", shard=name))

@@ -22,7 +22,7 @@ from pipeline import __version__
 from pipeline.annotations.sizes import SIZES
 from pipeline.errors import UserError
 from pipeline.layout import (
-    disk_full_is_for_the_user,
+    disk_full_as_user_error,
     only_process,
     read_json,
     write_atomic,
@@ -71,7 +71,7 @@ def store(
     counts = dict.fromkeys(("panoramas", "instances", *SIZES, "left_out"), 0)
     staging = out / _STAGING
     full = f"no room in {out}; the old shards are unchanged, free some space and import again"
-    with disk_full_is_for_the_user(full), only_process(out, "importing into"):
+    with disk_full_as_user_error(full), only_process(out, "importing into"):
         about = {"importer": importer, "options": told, "pipeline": __version__}
         write_json(out / _OURS, about)
         shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.layout import disk_full_is_for_the_user, only_process, read_json, write_json
+from pipeline.layout import disk_full_as_user_error, only_process, read_json, write_json
 from pipeline.storage import open_atomic
 from sap_model.train.settings import TrainSettings, settings_hash, to_json
 
@@ -103,7 +103,7 @@ def _about(settings: TrainSettings) -> dict[str, Any]:
 
 def save_state(folder: Path, step: int, parts: Mapping[str, Any]) -> None:
     """Keep everything that a run goes on from after `step` steps; drop old states."""
-    with disk_full_is_for_the_user(f"no room for {folder}/state; free some and run it again"):
+    with disk_full_as_user_error(f"no room for {folder}/state; free some and run it again"):
         save(folder / "state" / f"{step:08d}.pt", {"step": step, **parts})
     for old in states(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
@@ -168,7 +168,7 @@ def export(network: nn.Module, path: Path, precision: torch.dtype = torch.float3
         name: part.detach().cpu().to(precision) if part.is_floating_point() else part.cpu()
         for name, part in network.state_dict().items()
     }
-    with disk_full_is_for_the_user(f"no room for {path}; free some and run it again"):
+    with disk_full_as_user_error(f"no room for {path}; free some and run it again"):
         save(path, {"model": weights})
 
 

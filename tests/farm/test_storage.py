@@ -148,11 +148,11 @@ def test_what_may_pass_is_tried_again(tmp_path: Path, monkeypatch: pytest.Monkey
             raise OSError(errno.ESTALE, "stale")
         return "done"
 
-    assert storage.patiently(call, tmp_path) == "done"
+    assert storage.retry(call, tmp_path) == "done"
     assert len(calls) == 4
     calls.clear()
     with pytest.raises(OSError, match="stale"):
-        storage.patiently(call, tmp_path, patience=0.0)
+        storage.retry(call, tmp_path, seconds=0.0)
     assert len(calls) == 1
 
 
