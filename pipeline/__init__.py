@@ -3,4 +3,4 @@
 Data flows one way: seed → scene → viewpoints → colour + ids → annotations → shard.
 """
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

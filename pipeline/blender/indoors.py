@@ -23,6 +23,7 @@ from mathutils import Vector
 init.require_blender_addon = lambda *_args, **_kwargs: False
 
 import infinigen  # noqa: E402
+from infinigen.assets.materials import text  # noqa: E402
 from infinigen.assets.objects import (  # noqa: E402
     elements,
     seating,
@@ -37,12 +38,14 @@ from infinigen.assets.utils import bbox_from_mesh  # noqa: E402
 from infinigen.core import execute_tasks, tagging  # noqa: E402
 from infinigen.core import tags as t  # noqa: E402
 from infinigen.core.constraints import reasoning, usage_lookup  # noqa: E402
+from infinigen.core.constraints.example_solver import populate  # noqa: E402
 from infinigen.core.constraints.example_solver.geometry import (  # noqa: E402
     parse_scene,
     planes,
     stability,
 )
 from infinigen.core.constraints.example_solver.moves import addition  # noqa: E402
+from infinigen.core.constraints.example_solver.room import decorate  # noqa: E402
 from infinigen.core.util import blender as butil  # noqa: E402
 from infinigen.core.util.pipeline import RandomStageExecutor  # noqa: E402
 from infinigen_examples.constraints import home  # noqa: E402
@@ -229,6 +232,18 @@ def _speed_up_solver() -> None:
     stability.random_sample_point = random_point
 
 
+def steady_order() -> None:
+    """Makes loops whose order Python or the file system leaves open follow one order.
+
+    InfiniGen draws random numbers in these loops. A set of objects without a hash of their own is
+    ordered by their addresses, and a folder by its file system.
+    """
+    # dict.fromkeys is a set in the order of insertion, as far as a loop over it goes.
+    decorate.set = dict.fromkeys  # over materials of rooms
+    populate.set = dict.fromkeys  # over objects that were replaced
+    text.font_names.sort()  # listed from a folder
+
+
 @gin.configurable
 def choose_rooms(state: Any, count: int = 3) -> None:
     """Closes all but some rooms to furniture, so that the furnished types vary by seed."""
@@ -282,6 +297,7 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     scene_seed = init.apply_scene_seed(f"{seed:x}")  # it reads seeds as hexadecimal
     gin.add_config_file_search_path(str(infinigen.module_parent_path() / "infinigen_examples"))
     gin.parse_config_files_and_bindings([str(config.resolve())], [f"OVERALL_SEED = {scene_seed}"])
+    steady_order()
     _hook_stages()
     _lighten_assets()
     _speed_up_solver()
