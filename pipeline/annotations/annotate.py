@@ -27,7 +27,7 @@ LABELS = 255
 """Most labels that `RLEMask.from_label_map` takes at once (8 bits; 0 is none of them)."""
 
 
-class Instance(NamedTuple):
+class InstanceInfo(NamedTuple):
     """What the scene says about an instance id.
 
     `is_structure` marks walls, floors, ceilings and the like, as opposed to objects.
@@ -39,7 +39,7 @@ class Instance(NamedTuple):
 
 
 def annotate(
-    ids: Ids, instances: Mapping[int, Instance], min_area_pixels: int
+    ids: Ids, instances: Mapping[int, InstanceInfo], min_area_pixels: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Annotate every instance of a panorama.
 
@@ -71,7 +71,7 @@ def annotate(
     return objects, len(present) - len(kept)
 
 
-def annotate_mask(mask: NDArray[np.bool_], label: int, instance: Instance) -> dict[str, Any]:
+def annotate_mask(mask: NDArray[np.bool_], label: int, instance: InstanceInfo) -> dict[str, Any]:
     """Annotate one mask, which may overlap others, with the fields that `annotate` gives.
 
     Args:
@@ -95,7 +95,7 @@ def annotate_mask(mask: NDArray[np.bool_], label: int, instance: Instance) -> di
 def _describe(
     crop: WrappedCrop,
     label: int,
-    instance: Instance,
+    instance: InstanceInfo,
     bbox: Box,
     counts: str,
     row_solid_angles: Floats,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.annotations.boxes import WrappedCrop, coco_box, wrapped_crop
 
 
-class Click(NamedTuple):
+class ClickPoint(NamedTuple):
     """A pixel of a panorama and its distance, in pixels, to the nearest one outside the mask.
 
     SAM2's correction click goes to whichever error region has the larger `distance`.
@@ -28,19 +28,19 @@ class Click(NamedTuple):
     distance: float
 
 
-def click_mask(mask: NDArray[np.bool_]) -> Click | None:
+def click_mask(mask: NDArray[np.bool_]) -> ClickPoint | None:
     """The click of any mask (H, W) of a panorama; None for an empty one.
 
     >>> mask = np.zeros((8, 16), bool)
     >>> mask[2:7, [15, 0, 1]] = True  # across the seam
     >>> click_mask(mask)
-    Click(x=0, y=3, distance=2.0)
+    ClickPoint(x=0, y=3, distance=2.0)
     """
     bbox = coco_box(mask)
     return click_crop(wrapped_crop(mask, True, bbox)) if bbox else None
 
 
-def click_crop(crop: WrappedCrop) -> Click:
+def click_crop(crop: WrappedCrop) -> ClickPoint:
     """The click of an instance that is already cut out; same as `click_mask` on its mask."""
     h, w = crop.mask.shape
     # Zeros right outside the crop bound every distance by half its height, so that many columns
@@ -55,4 +55,4 @@ def click_crop(crop: WrappedCrop) -> Click:
     squared = np.rint(distance[rows, columns].astype(np.float64) ** 2)
     first = int(np.argmax(squared))
     x = (crop.x + int(columns[first])) % crop.width
-    return Click(x, crop.y + int(rows[first]), float(np.sqrt(squared[first])))
+    return ClickPoint(x, crop.y + int(rows[first]), float(np.sqrt(squared[first])))

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 
-from pipeline.annotations.annotate import Ids, Instance, annotate
+from pipeline.annotations.annotate import Ids, InstanceInfo, annotate
 from pipeline.annotations.quality import defects
 from pipeline.errors import UserError
 from pipeline.layout import SceneFolder, read_json, write_json
@@ -134,7 +134,7 @@ def _make_row(
 ) -> dict[str, Any]:
     """The row of `pipeline.shards.schema` without image columns, and its `summary`."""
     instances = {
-        entry["id"]: Instance(entry["name"], entry["category"], entry["is_structure"])
+        entry["id"]: InstanceInfo(entry["name"], entry["category"], entry["is_structure"])
         for entry in about["instances"]
     }
     objects, dropped = annotate(ids, instances, settings.min_area_pixels)

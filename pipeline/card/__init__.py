@@ -1,1 +1,1 @@
-"""The dataset card: the page that a stranger reads on the Hugging Face Hub."""
+"""The dataset card: the dataset's page on the Hugging Face Hub."""

@@ -1,8 +1,8 @@
 """Write the dataset card of a folder of shards: README.md, LICENSE, statistics.json, figures.
 
-The words are in dataset_card/README.md.jinja; this module says what they are filled with. The
-YAML at the head, which the Hub and `datasets` read, names every shard: a commit that brings new
-shards and the new card switches the dataset over in one step.
+The text is in dataset_card/README.md.jinja; this module fills it in. The YAML at its head, which
+the Hub and `datasets` read, names every shard, so one commit with new shards and the new card
+switches all readers to the grown dataset.
 """
 
 from __future__ import annotations
@@ -13,18 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import (
-    DatasetInfo,
-    Features,
-    SplitDict,
-    SplitInfo,
-)
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from pipeline.card import template_context as words
-from pipeline.card.example import example
+from pipeline.card.example import example_picture
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
+from pipeline.card.template_context import template_context
 from pipeline.errors import UserError
 from pipeline.layout import disk_full_as_user_error, write_json
 from pipeline.shards.files import open_folder
@@ -52,39 +47,39 @@ def write_card(
     pretty_name: str = PRETTY_NAME,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write the card of a dataset; the same input gives the same bytes.
+    """Write the card of a dataset. Equal arguments give equal bytes.
 
     Args:
-        shards: The dataset: a folder or a URL, as `ShardReader` takes it.
-        folder: Where README.md, LICENSE, statistics.json and figures/ go.
-        repo: The dataset's name on the Hub (`user/name`), for the examples of code.
-        licence: One of `pipeline.card.licences.NAMES`, or the path of a text file.
-        statistics: What `pipeline.statistics.measure` says about these shards.
+        shards: A folder or URL of shards, as for `ShardReader`.
+        folder: The output folder of README.md, LICENSE, statistics.json and figures/.
+        repo: The dataset's name on the Hub (`user/name`), used in the code examples.
+        licence: A key of `pipeline.card.licences.LICENCES`, or the path of a text file.
+        statistics: The statistics of these shards, from `pipeline.statistics.measure`.
         pretty_name: The card's title.
-        storage_options: What fsspec is told besides the URL.
+        storage_options: Options of the fsspec file system.
 
     Returns:
-        Path of the README.md.
+        Path of README.md.
 
     Raises:
-        UserError: The licence is none, the statistics are of other shards, the shards cannot be
-            read, or the disk is full. README.md is then what it was before.
+        UserError: The licence is unknown, the statistics belong to other shards, a shard cannot be
+            read, or the disk is full. README.md then stays as it was.
     """
     chosen = read_licence(licence)
     reader = ShardReader(shards, storage_options=storage_options)
     measured = {name: group["panoramas"] for name, group in statistics["splits"].items()}
     if measured != reader.splits:
         raise UserError(
-            f"the statistics are of {measured}, but {shards} holds {reader.splits}; measure again"
+            f"the statistics count {measured}, but {shards} holds {reader.splits}; measure again"
         )
     where, found = find_shards(open_folder(shards, storage_options), None)
     with where.open(found[0].name, found[0].bytes) as file:
         schema = pq.read_schema(file)
-    picture, image_id = example(reader)
+    picture, image_id = example_picture(reader)
     card = DatasetCard.from_template(
         metadata(schema, found, statistics, chosen, pretty_name),
         template_path=str(TEMPLATE),
-        **words.words(schema, statistics, repo),
+        **template_context(schema, statistics, repo),
         licence=chosen,
         example=image_id,
     )
@@ -108,17 +103,17 @@ def metadata(
 ) -> DatasetCardData:
     """The YAML at the head of the card.
 
-    Bytes are those of the Parquet files: most of them are images, which are compressed already.
+    Its sizes are those of the Parquet files, because images, most of the data, stay compressed.
     """
-    names = {split: [s for s in shards if s.name.startswith(f"{split}-")] for split in SPLITS}
-    names = {split: own for split, own in names.items() if own}
-    sizes = {split: sum(shard.bytes or 0 for shard in own) for split, own in names.items()}
+    by_split = {split: [s for s in shards if s.name.startswith(f"{split}-")] for split in SPLITS}
+    by_split = {split: members for split, members in by_split.items() if members}
+    sizes = {split: sum(s.bytes or 0 for s in members) for split, members in by_split.items()}
     total = statistics["total"]
     generators = [name for name in statistics["generators"] if name != "spheres"]
     passes = [name for name in ("depth", "normal") if name in schema.names]
-    chosen: dict[str, Any] = licence.metadata
+    licence_entries: dict[str, Any] = licence.metadata
     data = DatasetCardData(
-        **chosen,
+        **licence_entries,
         pretty_name=pretty_name,
         task_categories=TASKS + ["depth-estimation"] * ("depth" in passes),
         tags=[*TAGS, *(["infinigen"] if generators else []), "blender", *passes],
@@ -129,8 +124,8 @@ def metadata(
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": split, "path": [f"data/{shard.name}" for shard in own]}
-                    for split, own in names.items()
+                    {"split": split, "path": [f"data/{shard.name}" for shard in members]}
+                    for split, members in by_split.items()
                 ],
             }
         ],
@@ -150,7 +145,7 @@ def metadata(
 
 
 def size_category(rows: int) -> str:
-    """The Hub's word for a number of rows.
+    """The Hub's size category of a number of rows.
 
     >>> size_category(999), size_category(1000), size_category(183_440)
     ('n<1K', '1K<n<10K', '100K<n<1M')

@@ -1,4 +1,4 @@
-"""The picture at the head of the card: a panorama above, its instance masks below."""
+"""The picture at the head of the card: a panorama, and below it its instance masks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipeline.categories import FIXTURES
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 
 MAX_WIDTH = 1600
-"""Pixels of the picture; a smaller panorama is not enlarged."""
+"""Width of the picture in pixels; a smaller panorama is not enlarged."""
 
 FURNITURE = 5
-"""A room is furnished from this many objects on, without its windows, doors and lamps."""
+"""A furnished room has at least this many objects besides windows, doors and ceiling lights."""
 
 QUALITY = 88
-"""Of the JPEG: about 400 KB at the full width."""
+"""JPEG quality; the file has about 400 kB at the full width."""
 
 GAP = 8
-"""White rows between the two halves, in pixels."""
+"""Height of the white band between the two halves, in pixels."""
 
 Picture = NDArray[np.uint8]
 
 
-def example(shards: ShardReader) -> tuple[bytes, str]:
-    """The picture of the first panorama of a furnished scene, or of the first of all.
+def example_picture(shards: ShardReader) -> tuple[bytes, str]:
+    """Draw the first panorama of a furnished room, or the first of all if no room is furnished.
 
     Returns:
         The JPEG file, and the panorama's image_id.
@@ -40,28 +40,31 @@ def example(shards: ShardReader) -> tuple[bytes, str]:
     picture, ids = decode_image(row["image"]), decode_ids(row["ids"])
     structure = {thing["id"] for thing in row["objects"] if thing["is_structure"]}
     annotated = {thing["id"] for thing in row["objects"]}
-    halves = [_smaller(picture), _smaller(paint(picture, ids, annotated, structure))]
-    gap = np.full((GAP, halves[0].shape[1], 3), 255, np.uint8)
+    top, bottom = _shrink(picture), _shrink(paint(picture, ids, annotated, structure))
+    gap = np.full((GAP, top.shape[1], 3), 255, np.uint8)
     file = io.BytesIO()
-    both = np.concatenate([halves[0], gap, halves[1]])
-    Image.fromarray(both).save(file, "jpeg", quality=QUALITY, subsampling=0, optimize=True)
+    stacked = np.concatenate([top, gap, bottom])
+    Image.fromarray(stacked).save(file, "jpeg", quality=QUALITY, subsampling=0, optimize=True)
     return file.getvalue(), row["image_id"]
 
 
 def paint(
     picture: Picture, ids: NDArray[np.uint16], annotated: set[int], pale: set[int]
 ) -> Picture:
-    """A colour for each instance over the picture in grey, with a dark line around it.
+    """Paint each instance in its own colour over the grey picture, with a dark outline.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
-        ids: (H, W) instance ids.
+        ids: (H, W) uint16 instance ids.
         annotated: The ids to colour.
-        pale: Those of them that get little colour: walls, floors and the like.
+        pale: The ids among them that get a pale colour: walls, floors and other structure.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
     """
     table = np.full((2**16, 3), 40.0, np.float32)
     for order, label in enumerate(sorted(annotated)):
-        hue = order * 0.618034 % 1.0  # the golden ratio keeps neighbours in the list apart
+        hue = order * 0.618034 % 1.0  # the golden ratio separates neighbouring ids
         table[label] = 255 * np.array(
             colorsys.hsv_to_rgb(hue, 0.18, 0.72)
             if label in pale
@@ -70,7 +73,7 @@ def paint(
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     shaded = table[ids] * (0.55 + 0.45 * grey[..., None])
     border = np.zeros(ids.shape, bool)
-    border |= ids != np.roll(ids, 1, axis=1)  # the left and right border are neighbours
+    border |= ids != np.roll(ids, 1, axis=1)  # columns are periodic
     border[1:] |= ids[1:] != ids[:-1]
     thickness = max(1, round(ids.shape[1] / MAX_WIDTH))
     lines = cv2.dilate(border.view(np.uint8), np.ones((thickness, thickness), np.uint8))
@@ -90,7 +93,7 @@ def _is_furniture(thing: Mapping[str, Any]) -> bool:
     return not thing["is_structure"] and thing["category"] not in FIXTURES
 
 
-def _smaller(picture: Picture) -> Picture:
+def _shrink(picture: Picture) -> Picture:
     height, width = picture.shape[:2]
     if width <= MAX_WIDTH:
         return picture

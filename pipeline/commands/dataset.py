@@ -82,16 +82,14 @@ def stats(options: argparse.Namespace) -> None:
 
 def coco(options: argparse.Namespace) -> None:
     """Shards → a COCO dataset."""
-    from pipeline.export import coco_objects
     from pipeline.export.coco import export_coco
 
     run = local_run(options)
-    licence = _licence(options.license) if options.license else None
     made = export_coco(
         options.data or run.shards,
         run.coco,
         options.format,
-        licence=coco_objects.Licence(licence.name, licence.url) if licence else None,
+        licence=_licence(options.license) if options.license else None,
         progress=_counting("panoramas"),
     )
     for split, images in made.images.items():
@@ -166,11 +164,11 @@ def _verified(
 
 
 def _licence(choice: str) -> Licence:
-    from pipeline.card.licences import NAMES, read_licence
+    from pipeline.card.licences import LICENCES, read_licence
 
     if not choice:
         raise UserError(
-            f"LICENSE is not given, and it is your choice: {', '.join(NAMES)}, or the path of a "
+            f"LICENSE is not given, and it is your choice: {', '.join(LICENCES)}, or the path of a "
             "text file"
         )
     return read_licence(choice)

@@ -1,1 +1,1 @@
-"""The dataset in other formats than its own: COCO."""
+"""Export to formats that other tools read: COCO."""

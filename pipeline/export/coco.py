@@ -1,38 +1,38 @@
-"""Export shards as a COCO dataset: folders of images, and a JSON per split for COCO's tools.
+"""Export shards as a COCO dataset: folders of images, and one JSON per split for COCO's tools.
 
     folder/
       annotations/instances_<split>.json   for each split that has shards
       <split>/<scene_id>-<k>.<format>      its images; `file_name` is relative to this folder
-      .lock                                held (flock) while a process exports here
+      .lock                                held (flock) while a process exports into the folder
 
-The JSON has COCO's fields as COCO defines them. Masks are its compressed run-length encoding,
-whatever `iscrowd` says: polygons have no holes and would not be exact. pycocotools and supervision
-read it. Beside them stand fields of ours, named and meant as in `pipeline.shards.schema`:
+The JSON has COCO's fields as COCO defines them. Masks are compressed run-length encodings whatever
+`iscrowd` says, because polygons cannot represent holes exactly. pycocotools and supervision read
+them. Additional fields have the names and meanings of `pipeline.shards.schema`:
 
-| of | our fields |
+| in | additional fields |
 |---|---|
-| info | `source`: the dataset's first scene and its settings hash, which stay as it grows |
+| info | `source`: the dataset's first scene and settings hash, which stay the same as it grows |
 | image | `panorama` (the row's `image_id`), `scene_id`, `generator`, `seed`, `camera` |
-| annotation | `instance_id` (the value in `ids`), and those of `instances.OBJECT_FIELDS` |
-| category | `is_structure`; `supercategory` says the same: "structure" or "object" |
+| annotation | `instance_id` (the value in `ids`), and `instances_json.OBJECT_FIELDS` |
+| category | `is_structure`; `supercategory` is "structure" or "object" accordingly |
 
-Left out: `date_captured`, `info.year` and `info.date_created`, because nothing was photographed
-and equal shards give equal bytes; depth and normals, for which COCO has no place.
+Not exported: `date_captured`, `info.year` and `info.date_created`, so that equal shards give equal
+bytes; depth and normals, which COCO does not define.
 
-Ids count from 1, because COCO's evaluation takes 0 for "none". No id changes when the dataset
+Ids start at 1, because COCO's evaluation treats 0 as "none". They stay the same when the dataset
 grows, which it does at its end only:
 
-- Images and annotations are numbered within their split, in the order of the shards. `panorama`
-  also tells an image from those of the other split.
-- Categories are the same in all files, used or not: those of `pipeline.categories` in its
-  order, then names that are not in it, in the order in which they first appear. For that the
-  splits are read side by side, by seed: a scene that is added to one of them comes after all that
-  both had before. Export them together.
+- Images and annotations are numbered per split, in the order of the shards. Only `panorama` is
+  unique across splits.
+- Categories are equal in all files, used or not: first those of `pipeline.categories` in its order,
+  then other names in order of first appearance. For this, the splits are read in parallel, merged
+  by seed, so that a new scene of either split comes after all earlier ones. Export all splits
+  together.
 
-A row of each split is in memory at a time. An image or JSON is there whole or not at all, and the
-JSONs come last. Running the export again writes only the images that are missing or differ; a
-folder whose JSONs are of another `source` is refused. Images that the dataset no longer has are
-named (`CocoSummary.unlisted`) and stay.
+One row per split is in memory at a time. Files are written atomically, the JSONs last. A repeated
+export writes only images that are missing or changed, and refuses a folder whose JSONs have another
+`source`. Images that the dataset no longer contains stay, and are reported
+(`CocoSummary.unlisted`).
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.card.licences import Licence
 from pipeline.errors import UserError
-from pipeline.export.coco_objects import (
-    Categories,
-    InstancesFile,
-    Licence,
-    describe,
-    refuse_foreign,
-)
-from pipeline.export.export_rows import IMAGE_NAME, side_by_side, source_of
+from pipeline.export.dataset_rows import IMAGE_NAME, dataset_source, merged_rows
 from pipeline.export.images import FORMATS, ImageFormat, write_image
+from pipeline.export.instances_json import (
+    Categories,
+    InstancesJson,
+    check_existing_json,
+    make_entries,
+)
 from pipeline.layout import LEFTOVER, disk_full_as_user_error, only_process
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
@@ -62,16 +62,16 @@ from pipeline.storage import open_atomic
 
 @dataclass(frozen=True)
 class CocoSummary:
-    """What an export made.
+    """The result of an export.
 
     Attributes:
-        images: Images by split; a split without shards is not there.
-        annotations: Their annotations, in all.
-        categories: Categories in each JSON, used or not.
-        written: Images that were written.
-        unchanged: Images that were there already.
-        unlisted: Images in the folders, named like ours, that are not part of the dataset (any
-            more), or are in another format; as <split>/<file>. They may be deleted.
+        images: Number of images by split, without splits that have no shards.
+        annotations: Number of annotations of all splits.
+        categories: Number of categories in each JSON, used or not.
+        written: Number of images written.
+        unchanged: Number of images that existed already.
+        unlisted: Images in the folder, as `<split>/<file>`, that are named like the export's but
+            are no longer part of the dataset or have another format. They may be deleted.
     """
 
     images: dict[str, int]
@@ -90,25 +90,25 @@ def export_coco(
     progress: Callable[[int, int], None] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> CocoSummary:
-    """Write a COCO dataset of all splits; running it again goes on, or updates what is there.
+    """Write all splits as a COCO dataset. A repeated export resumes or updates the folder.
 
     Args:
-        shards: What `ShardReader` takes: a folder of shards, or a URL of one.
-        folder: Where to; images and JSONs of an earlier export may be there, others stay.
-        image_format: "webp" copies the stored bytes; "png" (without loss) and "jpg" (quality 95)
-            are for tools that do not read WebP.
-        licence: Named in the JSON and for every image; by default no licence is named.
-        progress: Called after each image with how many are done, and of how many.
-        storage_options: As `ShardReader` takes them.
+        shards: A folder or URL of shards, as for `ShardReader`.
+        folder: The output folder. Files that the export did not write stay untouched.
+        image_format: "webp" copies the stored bytes; "png" (lossless) and "jpg" (quality 95) are
+            for tools that cannot read WebP.
+        licence: The dataset's licence, recorded in each JSON and for each image.
+        progress: Called after each image with the number of finished images and the total.
+        storage_options: Options of the fsspec file system.
 
     Raises:
-        UserError: There are no shards, one is damaged, a row is none of ours or its name is not
-            safe as a file name, the folder holds another dataset or cannot be written, another
-            process exports into it, or the disk is full. The JSONs are then what they were
-            before; images that were written stay.
+        UserError: There are no shards, a shard is damaged, a row does not fit the schema or its
+            name is unsafe, the folder holds another dataset or is not writable, another process
+            exports into it, or the disk is full. The JSONs then stay as they were; images that
+            were written stay.
     """
     if image_format not in FORMATS:
-        raise UserError(f"image format {image_format!r} is not one of {', '.join(FORMATS)}")
+        raise UserError(f"FORMAT={image_format} is unknown; choose one of {', '.join(FORMATS)}")
     reader = ShardReader(shards, storage_options=storage_options)
     full = f"no room for the export in {folder}; free some space and run the same command again"
     try:
@@ -131,37 +131,37 @@ def _export(
     licence: Licence | None,
     progress: Callable[[int, int], None] | None,
 ) -> CocoSummary:
-    paths, source = _json_paths(folder), source_of(reader)
+    paths, source = _json_paths(folder), dataset_source(reader)
     for path in paths.values():
-        refuse_foreign(path, source)
+        check_existing_json(path, source)
     _remove_leftovers(folder)
     categories = Categories()
     files: dict[str, set[str]] = {split: set() for split in SPLITS}
     written = done = 0
     with ExitStack() as stack:
-        growing = {}
+        jsons = {}
         for split in reader.splits:
             (folder / split).mkdir(exist_ok=True)
             file = stack.enter_context(open_atomic(paths[split]))
-            beside = stack.enter_context(tempfile.TemporaryFile(dir=paths[split].parent))
-            growing[split] = InstancesFile(file, beside, licence, source)
-        for row in side_by_side(reader):
+            spool = stack.enter_context(tempfile.TemporaryFile(dir=paths[split].parent))
+            jsons[split] = InstancesJson(file, spool, licence, source)
+        for row in merged_rows(reader):
             file_name = f"{row.stem}.{image_format}"
             if file_name in files[row.split]:
-                raise UserError(f"{row.place} has the image_id of an earlier one; pack again")
+                raise UserError(f"{row.place} repeats an earlier image_id; pack again")
             files[row.split].add(file_name)
-            growing[row.split].add(*describe(row, file_name, categories))
+            jsons[row.split].add(*make_entries(row, file_name, categories))
             written += write_image(folder / row.split / file_name, row.webp, image_format)
             done += 1
             if progress:
                 progress(done, len(reader))
-        for instances in growing.values():  # both, so that none takes its place if one has no room
+        for instances in jsons.values():  # before either is renamed, in case the disk fills up
             instances.finish(categories)
-    for split in set(SPLITS) - set(growing):
+    for split in set(SPLITS) - set(jsons):
         paths[split].unlink(missing_ok=True)
     return CocoSummary(
-        images={split: instances.images for split, instances in growing.items()},
-        annotations=sum(instances.annotations for instances in growing.values()),
+        images={split: instances.images for split, instances in jsons.items()},
+        annotations=sum(instances.annotations for instances in jsons.values()),
         categories=len(categories.entries),
         written=written,
         unchanged=done - written,
@@ -170,17 +170,17 @@ def _export(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed export left half-written; other files are somebody else's."""
-    ours = {path.name for path in _json_paths(folder).values()}
+    """Remove temporary files of a killed export; leave files of other programs."""
+    json_names = {path.name for path in _json_paths(folder).values()}
     for place in (folder / name for name in ("annotations", *SPLITS)):
         for path in place.iterdir() if place.is_dir() else ():
             found = LEFTOVER.fullmatch(path.name)
-            if found and (found["name"] in ours or IMAGE_NAME.fullmatch(found["name"])):
+            if found and (found["name"] in json_names or IMAGE_NAME.fullmatch(found["name"])):
                 path.unlink()
 
 
 def _unlisted(folder: Path, files: Mapping[str, set[str]]) -> Iterator[str]:
-    """Images in the folders that are named like ours and are not among `files`."""
+    """Images in the folder that are named like the export's and are not among `files`."""
     for split, names in files.items():
         for path in sorted((folder / split).iterdir()) if (folder / split).is_dir() else ():
             if IMAGE_NAME.fullmatch(path.name) and path.name not in names:

@@ -1,8 +1,8 @@
-"""Image files of an export: the stored WebP as it is, or PNG and JPEG for readers without WebP.
+"""Image files of an export: the stored WebP, or PNG and JPEG for tools without WebP.
 
-A file is written once. When an export runs again, a WebP is compared with the bytes in the shard.
-PNG and JPEG would have to be encoded again for that; they carry a comment that says what they were
-made from and how. With it at the head and the format's last bytes at the end, a file is whole.
+A repeated export writes only missing or changed files. A WebP is compared with the bytes of the
+shard. PNG and JPEG carry a comment with the hash of their source and the encoding; a file with this
+comment at its start and the format's end marker at its end is complete and up to date.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ ImageFormat = Literal["webp", "png", "jpg"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 
 JPEG_QUALITY = 95
-"""With colours at full resolution (4:4:4): masks end at edges of colour."""
+"""With 4:4:4 chroma, because masks end at edges of colour."""
 
 _PNG_LEVEL = 1
-"""zlib's quickest: 0.7 CPU-seconds at 4K, against 2.0 at level 6 for a seventh fewer bytes."""
+"""zlib level: 0.7 CPU-seconds at 4K; level 6 takes 2.0 and saves a seventh of the bytes."""
 
-_HOW = {"png": "PNG", "jpg": f"JPEG {JPEG_QUALITY} 4:4:4"}
-_END = {"png": b"IEND\xaeB\x60\x82", "jpg": b"\xff\xd9"}
-_HEAD = 512
-"""Bytes at the head of a file within which our comment lies."""
+_ENCODING = {"png": "PNG", "jpg": f"JPEG {JPEG_QUALITY} 4:4:4"}
+_END_MARKER = {"png": b"IEND\xaeB\x60\x82", "jpg": b"\xff\xd9"}
+_HEAD_BYTES = 512
+"""The comment lies within the first bytes of a file."""
 
 
 def is_webp(data: bytes) -> bool:
-    """Whether bytes look like a WebP file of the length that its header gives.
+    """Whether the bytes have a WebP header with their own length.
 
     >>> is_webp(b"RIFF" + (4).to_bytes(4, "little") + b"WEBP")
     True
@@ -45,30 +45,30 @@ def is_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) == length
 
 
-def write_image(path: Path, source: bytes, image_format: ImageFormat) -> bool:
-    """Write a row's picture, unless the file is there already.
+def write_image(path: Path, webp: bytes, image_format: ImageFormat) -> bool:
+    """Write the image of a row, unless the file exists and is up to date.
 
     Args:
-        path: Where to.
-        source: The bytes of the row's `image`, a WebP.
-        image_format: "webp" (the bytes as they are), "png" (without loss) or "jpg".
+        path: The output file.
+        webp: The row's encoded image.
+        image_format: "webp" (the same bytes), "png" (lossless) or "jpg".
 
     Returns:
-        Whether it had to be written.
+        Whether the file was written.
 
     Raises:
-        UserError: The picture cannot be decoded.
-        OSError: The disk is full or not writable; no partial file is left behind.
+        UserError: The image cannot be decoded.
+        OSError: The disk is full or not writable; no partial file is left.
     """
     if image_format == "webp":
-        if _holds(path, source):
+        if _has_bytes(path, webp):
             return False
-        write_atomic(path, source)
+        write_atomic(path, webp)
         return True
-    comment = f"{_HOW[image_format]} of {hashlib.sha256(source).hexdigest()}"
-    if _is_whole(path, comment.encode(), _END[image_format]):
+    comment = f"{_ENCODING[image_format]} of {hashlib.sha256(webp).hexdigest()}"
+    if _is_complete(path, comment.encode(), _END_MARKER[image_format]):
         return False
-    picture = Image.fromarray(decode_image({"bytes": source, "path": path.stem})[..., :3])
+    picture = Image.fromarray(decode_image({"bytes": webp, "path": path.stem})[..., :3])
     write_atomic(path, _encode(picture, image_format, comment))
     return True
 
@@ -84,17 +84,17 @@ def _encode(picture: Image.Image, image_format: Literal["png", "jpg"], comment: 
     return file.getvalue()
 
 
-def _holds(path: Path, data: bytes) -> bool:
+def _has_bytes(path: Path, data: bytes) -> bool:
     try:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
 
 
-def _is_whole(path: Path, comment: bytes, end: bytes) -> bool:
+def _is_complete(path: Path, comment: bytes, end: bytes) -> bool:
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            head = file.read(_HEAD_BYTES)
             file.seek(-min(len(end), len(head)), 2)
             return comment in head and file.read() == end
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from pipeline import __version__
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.annotations.quality import defects
 from pipeline.categories import category_of
 from pipeline.errors import UserError
@@ -140,7 +140,7 @@ def _check_objects(
 
     annotated = np.zeros(2**16, np.uint16)
     annotated[shown] = shown
-    what = {t["id"]: Instance(t["name"], t["category"], t["is_structure"]) for t in objects}
+    what = {t["id"]: InstanceInfo(t["name"], t["category"], t["is_structure"]) for t in objects}
     truth = {t["id"]: t for t in annotate(annotated[ids], what, min_area_pixels=1)[0]}
     for thing in objects:
         if expected := truth.get(thing["id"]):

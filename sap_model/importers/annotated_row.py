@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from pipeline import __version__
-from pipeline.annotations.annotate import Ids, Instance, annotate_mask
+from pipeline.annotations.annotate import Ids, InstanceInfo, annotate_mask
 from pipeline.annotations.stage import encode_png, encode_webp
 from pipeline.errors import UserError
 from pipeline.shards.schema import IMAGE_FILES
@@ -32,7 +32,7 @@ from sap_model.importers.files import read_picture, safe_name
 MOST_ID = 65535
 """`ids` is a 16-bit PNG."""
 
-Found = tuple[int, Instance, NDArray[np.bool_]]
+Found = tuple[int, InstanceInfo, NDArray[np.bool_]]
 """An object as an importer found it: its id from 1 to `MOST_ID`, what it is, its mask (H, W)."""
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 from rlemasklib import RLEMask
 
-from pipeline.annotations.annotate import Instance
+from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
 from sap_model.importers.annotated_row import MOST_ID, Found, Source
 from sap_model.importers.files import files_of, inside
@@ -141,7 +141,7 @@ def _objects(
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{file}: annotation {entry['id']} is damaged ({error})") from None
         category, is_structure = categories[entry["category_id"]]
-        instance = Instance(f"annotation {entry['id']}", category, is_structure)
+        instance = InstanceInfo(f"annotation {entry['id']}", category, is_structure)
         yield entry["id"] if keep_ids else number, instance, mask
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.annotations.annotate import Instance
+from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
 from sap_model.importers.annotated_row import Found, Source
 from sap_model.importers.files import MASKS, PICTURES, files_of, folders_of, read_mask
@@ -57,7 +57,7 @@ def _panorama(folder: Path) -> Source:
 
 def _objects(masks: list[Path], shape: tuple[int, int]) -> Iterator[Found]:
     for label, path in enumerate(masks, start=1):
-        yield label, Instance(path.stem, category_of(path.stem), False), read_mask(path, shape)
+        yield label, InstanceInfo(path.stem, category_of(path.stem), False), read_mask(path, shape)
 
 
 def category_of(name: str) -> str:

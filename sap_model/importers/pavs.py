@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.annotations.annotate import Instance
+from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
 from sap_model.importers.annotated_row import Found, Source
 from sap_model.importers.files import (
@@ -169,10 +169,10 @@ def _labels(pairs: list[Pair]) -> dict[int | str, int]:
 def _objects(mask: Path, labels: dict[int | str, int], shape: tuple[int, int]) -> Iterator[Found]:
     if mask.is_dir():
         for path in files_of(mask, MASKS):
-            instance = Instance(path.stem, CATEGORY, False)
+            instance = InstanceInfo(path.stem, CATEGORY, False)
             yield labels[path.stem], instance, read_mask(path, shape)
         return
     image = read_labels(mask, shape)
     for value in values_of(image, mask):
         name = f"value {value}" if value <= 0xFF else f"colour #{value:06x}"
-        yield labels[value], Instance(name, CATEGORY, False), image == value
+        yield labels[value], InstanceInfo(name, CATEGORY, False), image == value

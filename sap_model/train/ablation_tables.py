@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import __version__
-from pipeline.card.template_context import counted
 from pipeline.layout import write_json
 from pipeline.storage import write_atomic
+from pipeline.units import format_count
 from sap_model.evaluate.bootstrap import Bootstrap, Estimate
 from sap_model.evaluate.report import CLUSTER
 from sap_model.evaluate.results import Name, align
@@ -166,7 +166,7 @@ def caveats(settings: dict[str, Any]) -> str:
         f"The paper's columns are overall mIoU after 1 click of SAM2-large, trained on 183,440 "
         f"panoramas of 4K and on SAM2's own data. Ours are of a {settings['size']} model at "
         f"{settings['image_size']}² pixels, on other panoramas, after "
-        f"{counted(settings['steps'], 'step')}: "
+        f"{format_count(settings['steps'], 'step')}: "
         "compare differences between rows, never figures with the paper's, and expect that some "
         "differences come out otherwise at this scale.\n\n"
         "- **Stand-ins.** In place of SA-1B and SA-V there are perspective crops of the same "
@@ -188,15 +188,18 @@ def _videos(settings: dict[str, Any]) -> str:
 def facts(trained_on: dict[str, Any], evaluated: dict[str, Any], settings: dict[str, Any]) -> str:
     """What was trained on and what was evaluated, as a list."""
     most = evaluated["settings"]["objects"]
-    steps, clips = counted(settings["steps"], "step"), counted(settings["batch_size"], "clip")
+    steps, clips = (
+        format_count(settings["steps"], "step"),
+        format_count(settings["batch_size"], "clip"),
+    )
     return (
-        f"- trained on {counted(trained_on['panoramas'], 'panorama')} of "
-        f"{counted(len(trained_on['scenes']), 'scene')}: {steps} of {clips} with "
-        f"{counted(settings['clip_objects'], 'object')} each\n"
-        f"- evaluated on {counted(evaluated['objects'], 'object')}"
+        f"- trained on {format_count(trained_on['panoramas'], 'panorama')} of "
+        f"{format_count(len(trained_on['scenes']), 'scene')}: {steps} of {clips} with "
+        f"{format_count(settings['clip_objects'], 'object')} each\n"
+        f"- evaluated on {format_count(evaluated['objects'], 'object')}"
         + (f" (at most {most} of a panorama)" if most else "")
-        + f" in {counted(evaluated['panoramas'], 'panorama')} of "
-        f"{counted(evaluated['scenes'], 'scene')} of the validation split\n"
+        + f" in {format_count(evaluated['panoramas'], 'panorama')} of "
+        f"{format_count(evaluated['scenes'], 'scene')} of the validation split\n"
         f"- version {__version__}\n"
     )
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from pipeline.card.template_context import bytes_words
 from pipeline.errors import UserError
 from pipeline.layout import read_json
 from pipeline.storage import write_atomic
+from pipeline.units import format_bytes
 from sap_model.evaluate.bootstrap import Estimate
 from sap_model.evaluate.results import METRICS, Name, read_results
 from sap_model.evaluate.tables import Column, Row, Table
@@ -87,7 +87,7 @@ def card(
         template_path=str(TEMPLATE),
         records=[{**records[name], "name": name} for name in ABOUT],
         about=ABOUT,
-        bytes=bytes_words,
+        bytes=format_bytes,
         side=phases[-1]["settings"]["image_size"],
         repo=repo,
         dataset=dataset,

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from tests.synthetic import DISCS, SEAM, TABLE, TINY, ZENITH, disc_ids
 
 INSTANCES = {
-    entry["id"]: Instance(entry["name"], entry["category"], entry["is_structure"])
+    entry["id"]: InstanceInfo(entry["name"], entry["category"], entry["is_structure"])
     for entry in TABLE
 }
-NAMED = {label: Instance(f"thing.{label}", "thing", False) for label in range(1, 2**16)}
+NAMED = {label: InstanceInfo(f"thing.{label}", "thing", False) for label in range(1, 2**16)}
 
 
 def disc_objects(width):

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.annotations.stage import encode_png, encode_webp
 from pipeline.shards.schema import make_schema
 from tests.synthetic import disc, picture
@@ -68,7 +68,9 @@ def _row(width: int) -> dict:
     for label in range(3, 63):
         lon, lat, radius = random.uniform((-180, -70, 1), (180, 70, 12))
         ids[disc(lon, lat, radius, width)] = label
-    table = {k: Instance(f"thing.{k}", "thing" if k > 2 else "wall", k < 3) for k in range(1, 63)}
+    table = {
+        k: InstanceInfo(f"thing.{k}", "thing" if k > 2 else "wall", k < 3) for k in range(1, 63)
+    }
     objects, _ = annotate(ids, table, 1)
     return {
         "image": {"bytes": encode_webp(picture(ids, 0))},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.sphere import lonlat_to_direction, lonlat_to_pixel, pixel_to_lonlat
 
 from .truth import DISTANCE, SPHERES, WIDTH, angular_radius
@@ -37,7 +37,9 @@ def test_ids_beyond_the_range_of_the_pass_take_two_digits(analytic):
 @pytest.mark.parametrize("name", SPHERES)
 def test_annotations_match_the_formulas(analytic, name):
     rendered = analytic("spheres")
-    table = {entry["id"]: Instance(entry["name"], "sphere", False) for entry in rendered.instances}
+    table = {
+        entry["id"]: InstanceInfo(entry["name"], "sphere", False) for entry in rendered.instances
+    }
     objects, dropped = annotate(rendered.ids, table, min_area_pixels=1)
     thing = next(entry for entry in objects if entry["name"] == name)
     lon, lat, _ = SPHERES[name]

@@ -1,4 +1,4 @@
-"""A dataset as it lies on the Hub: shards in data/, and the card beside them."""
+"""A dataset as on the Hub: shards in data/, and the card beside them."""
 
 import shutil
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The card's examples of code run as they stand, against a local copy as the card describes it."""
+"""The card's code examples run verbatim on a local copy, as the card promises."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.hub.server import Hub
 
 @pytest.fixture(scope="module")
 def ran(published, tmp_path_factory):
-    """The folder in which all examples were run, one after the other, and what they printed."""
+    """Run all examples one after another: their working folder and their output."""
     text = published.readme
     assert f"in place of `{REPO}`.\n" in text
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
@@ -43,7 +43,7 @@ def ran(published, tmp_path_factory):
     return folder, done.stdout
 
 
-def test_examples_print_what_the_shards_hold(ran, published):
+def test_examples_print_the_shards_content(ran, published):
     _, output = ran
     train = list(ShardReader(published.folder, "train").annotations())
     first = train[0]
@@ -53,7 +53,7 @@ def test_examples_print_what_the_shards_hold(ran, published):
     assert "3.0 (128, 256, 3)" in output  # half a metre for each id, up to 6
 
 
-def test_the_coco_folder_is_one(ran, published):
+def test_pycocotools_reads_the_exported_folder(ran, published):
     folder, _ = ran
     for split in ("train", "validation"):
         coco = COCO(str(folder / "coco" / f"instances_{split}.json"))
@@ -71,7 +71,7 @@ def test_the_coco_folder_is_one(ran, published):
     assert files[0]["categories"] == files[1]["categories"]
 
 
-def test_masks_of_the_coco_folder_are_those_of_the_id_map(ran, published):
+def test_exported_masks_equal_the_id_map(ran, published):
     folder, _ = ran
     row = ShardReader(published.folder, "train").row(0)
     coco = COCO(str(folder / "coco" / "instances_train.json"))
@@ -90,8 +90,8 @@ api.upload_folder(repo_id=sys.argv[1], folder_path=sys.argv[2], repo_type="datas
 """
 
 
-def test_annotations_alone_are_a_small_share_of_the_download(published, tmp_path):
-    """Eight panoramas with 2 MB of depth each, and a shard that the card does not name (yet)."""
+def test_reading_annotations_downloads_no_images(published, tmp_path):
+    """Eight panoramas with 2 MB of depth each, and a shard that the card does not name yet."""
     repo, folder = "user/panoramas", tmp_path / "dataset"
     rows = list(map(ShardReader(published.folder).row, range(8)))
     for row in rows:
@@ -114,7 +114,7 @@ def test_annotations_alone_are_a_small_share_of_the_download(published, tmp_path
         hub.requests.clear()
         said = hub.run(block, tmp_path / "home", token=hub.read_token, xet=False)
         fetched, replies = 0, [r for r in hub.requests if r.method == "GET"]
-    for reply in replies:  # only the storage's own have data; those of the Hub point there
+    for reply in replies:  # data comes from the storage; the Hub redirects to it
         assert reply.status != 200 or "range" not in reply.headers
         if reply.status == 206:
             first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", reply.headers["range"]).groups()

@@ -1,9 +1,9 @@
-"""Tables of the schema, and numbers as people write them."""
+"""The tables of the schema, and the descriptions of profiles."""
 
 import pyarrow as pa
 import pytest
 
-from pipeline.card.template_context import profile_words, rows_of_table
+from pipeline.card.template_context import describe_profile, schema_table
 from pipeline.settings import PROFILES
 from pipeline.shards.schema import MEANINGS, make_schema
 
@@ -11,7 +11,7 @@ SCHEMA = make_schema(("depth", "normal"))
 
 
 def paths(fields, inside=""):
-    """Every column and field of the schema, such as `objects.area`."""
+    """Paths of all columns and fields of the schema, such as `objects.area`."""
     for field in fields:
         path, kind = f"{inside}{field.name}", field.type
         yield path
@@ -21,7 +21,7 @@ def paths(fields, inside=""):
             yield from paths(kind, f"{path}.")
 
 
-def test_every_field_has_a_meaning_in_the_schemas_order():
+def test_every_field_has_a_meaning_in_schema_order():
     assert list(MEANINGS) == list(paths(SCHEMA))
 
 
@@ -33,24 +33,24 @@ def test_meanings_fit_into_a_table():
 
 @pytest.mark.parametrize("schema", [make_schema(), SCHEMA])
 def test_tables_hold_every_leaf_once(schema):
-    names = [row["name"] for row in rows_of_table(schema)]
-    fields = [f"objects.{row['name']}" for row in rows_of_table(schema, inside="objects")]
+    names = [row["name"] for row in schema_table(schema)]
+    fields = [f"objects.{row['name']}" for row in schema_table(schema, inside="objects")]
     expected = set(paths(schema)) - {"camera", "provenance", "objects.segmentation"}
     assert len(names + fields) == len(set(names + fields))
     assert set(names + fields) == expected
 
 
-def test_types_are_in_the_words_of_datasets():
-    types = {row["name"]: row["type"] for row in rows_of_table(SCHEMA)}
+def test_types_have_the_names_of_datasets():
+    types = {row["name"]: row["type"] for row in schema_table(SCHEMA)}
     assert types["normal"] == "image"
     assert types["camera.position"] == "list of float64"
     assert types["objects"] == "list"
-    types = {row["name"]: row["type"] for row in rows_of_table(SCHEMA, inside="objects")}
+    types = {row["name"]: row["type"] for row in schema_table(SCHEMA, inside="objects")}
     assert (types["click"], types["is_structure"]) == ("list of int32", "bool")
 
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_profiles_are_described(name):
-    text = profile_words(name)
+    text = describe_profile(name)
     assert ("approximation" in text) == PROFILES[name].fast_gi
     assert ("without bump" in text) != PROFILES[name].bump

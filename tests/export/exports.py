@@ -1,4 +1,4 @@
-"""Shards of any rows, and what an export of them holds."""
+"""Helpers: shards of given rows, and the content of an export."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IN_TABLE = len(STRUCTURE) + len(OBJECTS)
 
 
 def write_shards(folder, **splits):
-    """Write shards of ten rows each, as our packer would, of any rows."""
+    """Write shards of ten rows each with the packer's layout."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     schema = make_schema()
     for split, rows in splits.items():
@@ -38,13 +38,13 @@ def write_shards(folder, **splits):
 
 
 def named(row, seed, k=0, **values):
-    """A row under another name."""
+    """A row of another scene."""
     scene = f"spheres-{seed:010d}"
     return {**row, "seed": seed, "scene_id": scene, "image_id": f"{scene}/{k}", **values}
 
 
 def of_category(row, name):
-    """A row with one object of this category."""
+    """A row with a single object of this category."""
     return {**row, "objects": [{**row["objects"][0], "category": name}]}
 
 
@@ -53,7 +53,7 @@ def load(folder, split="train"):
 
 
 def tree(folder):
-    """All files of a folder with their bytes; not the lock."""
+    """All files of a folder with their bytes, without the lock."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -64,11 +64,3 @@ def tree(folder):
 def coco_of(folder, split):
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(folder / "annotations" / f"instances_{split}.json"))
-
-
-def assert_one_line(caught):
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-# What is in the files

@@ -1,4 +1,4 @@
-"""COCO's own tools and supervision read what we export."""
+"""pycocotools and supervision read the export; ids stay as the dataset grows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.cocoeval import COCOeval
 
+from pipeline.card.licences import LICENCES, read_licence
 from pipeline.categories import OBJECTS, STRUCTURE
-from pipeline.errors import UserError
 from pipeline.export.coco import CocoSummary, export_coco
-from pipeline.export.coco_objects import Categories, Licence
+from pipeline.export.instances_json import Categories
 from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from pipeline.shards.writer import pack
+from tests.errors import raises_user_error
 from tests.export.exports import (
     IN_TABLE,
     SPLITS,
@@ -37,7 +38,7 @@ from tests.export.exports import (
 from tests.synthetic import SETTINGS, finish_scene
 
 
-def test_the_layout(finished, tmp_path):
+def test_layout_and_summary(finished, tmp_path):
     summary = export_coco(finished.shards, tmp_path)
     readers = {split: ShardReader(finished.shards, split) for split in SPLITS}
     expected = {f"annotations/instances_{split}.json" for split in SPLITS} | {
@@ -89,7 +90,7 @@ def test_pycocotools_reads_the_masks(finished, exported, split):
 
 @pytest.mark.parametrize("kind", ["segm", "bbox"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_truth_scores_one_against_itself(exported, split, kind):
+def test_annotations_score_one_against_themselves(exported, split, kind):
     truth = coco_of(exported, split)
     field = {"segm": "segmentation", "bbox": "bbox"}[kind]
     found = [
@@ -102,12 +103,12 @@ def test_the_truth_scores_one_against_itself(exported, split, kind):
         judge.accumulate()
         judge.summarize()
     assert judge.stats[0] == 1.0
-    assert judge.stats[8] == 1.0  # recall: nothing is taken for a crowd
+    assert judge.stats[8] == 1.0  # recall: no annotation counts as a crowd
 
 
 @pytest.mark.parametrize("image_format", ["webp", "png", "jpg"])
 @pytest.mark.parametrize("split", SPLITS)
-def test_supervision_reads_the_same(finished, tmp_path, split, image_format):
+def test_supervision_reads_masks_and_boxes(finished, tmp_path, split, image_format):
     export_coco(finished.shards, tmp_path, image_format)
     dataset = supervision.DetectionDataset.from_coco(
         str(tmp_path / split),
@@ -130,7 +131,7 @@ def test_supervision_reads_the_same(finished, tmp_path, split, image_format):
             assert dataset.classes[category] == thing["category"]
 
 
-def test_our_fields_stand_beside(finished, exported):
+def test_additional_fields_are_exported(finished, exported):
     for split in SPLITS:
         coco, reader = load(exported, split), ShardReader(finished.shards, split)
         assert coco.keys() == {"info", "licenses", "images", "annotations", "categories"}
@@ -160,15 +161,15 @@ def test_our_fields_stand_beside(finished, exported):
         assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_the_licence_is_named_for_every_image(finished, exported, tmp_path):
-    export_coco(finished.shards, tmp_path, licence=Licence("CC0 1.0", "https://example.org/cc0"))
-    coco = load(tmp_path)
-    assert coco["licenses"] == [{"id": 1, "name": "CC0 1.0", "url": "https://example.org/cc0"}]
+def test_licence_is_recorded_for_every_image(finished, exported, tmp_path):
+    export_coco(finished.shards, tmp_path, licence=read_licence("cc0-1.0"))
+    coco, (name, url) = load(tmp_path), LICENCES["cc0-1.0"]
+    assert coco["licenses"] == [{"id": 1, "name": name, "url": url}]
     assert {image["license"] for image in coco["images"]} == {1}
     assert load(exported)["licenses"] == []
 
 
-def test_a_split_without_shards_gets_no_file(rows, tmp_path):
+def test_split_without_shards_has_no_files(rows, tmp_path):
     shards = write_shards(tmp_path / "shards", validation=rows[:2])
     summary = export_coco(shards, tmp_path / "coco")
     assert summary.images == {"validation": 2}
@@ -176,17 +177,14 @@ def test_a_split_without_shards_gets_no_file(rows, tmp_path):
     assert not (tmp_path / "coco" / "annotations" / "instances_train.json").exists()
 
 
-def test_a_row_without_objects(rows, tmp_path):
+def test_row_without_objects(rows, tmp_path):
     shards = write_shards(tmp_path / "shards", train=[{**rows[0], "objects": []}])
     export_coco(shards, tmp_path / "coco")
     coco = coco_of(tmp_path / "coco", "train")
     assert (len(coco.imgs), len(coco.anns)) == (1, 0)
 
 
-# Image formats
-
-
-def test_webp_are_the_stored_bytes_and_png_has_no_loss(finished, tmp_path):
+def test_webp_and_png_are_lossless(finished, tmp_path):
     for image_format in ("webp", "png", "jpg"):
         export_coco(finished.shards, tmp_path / image_format, image_format)
     for row in map(ShardReader(finished.shards, "train").row, range(4)):
@@ -202,19 +200,16 @@ def test_webp_are_the_stored_bytes_and_png_has_no_loss(finished, tmp_path):
             assert 10 * math.log10(255**2 / (error**2).mean()) > 33  # dB, of noise
 
 
-def test_an_unknown_format_is_refused(finished, tmp_path):
-    with pytest.raises(UserError, match="'gif' is not one of webp, png, jpg"):
+def test_unknown_format_is_rejected(finished, tmp_path):
+    with raises_user_error("gif", "webp, png, jpg"):
         export_coco(finished.shards, tmp_path, "gif")
-
-
-# Ids
 
 
 names = st.sampled_from(["chair", "wall", "zeppelin", "yak", "lamp", "object", "ü", 'a"b'])
 
 
 @given(st.lists(names), st.lists(names))
-def test_new_categories_do_not_move_old_ones(before, after):
+def test_new_categories_keep_old_ids(before, after):
     categories = Categories()
     old = [categories.id_of(name, False) for name in before]
     entries = list(categories.entries)
@@ -230,7 +225,7 @@ def test_new_categories_do_not_move_old_ones(before, after):
     assert len(set(found)) == len(found)
 
 
-def test_growing_keeps_earlier_ids(finished, tmp_path):
+def test_growth_keeps_earlier_ids(finished, tmp_path):
     run = RunFolder(tmp_path / "out")
     shutil.copytree(finished.path / "scenes", run.scenes)
     shutil.copytree(finished.done_folder, run.done_folder)
@@ -250,7 +245,7 @@ def test_growing_keeps_earlier_ids(finished, tmp_path):
         assert after["categories"] == before[split]["categories"]
 
 
-def test_names_outside_the_table_keep_their_ids_as_both_splits_grow(rows, tmp_path):
+def test_new_names_keep_their_ids_as_both_splits_grow(rows, tmp_path):
     train = [of_category(named(rows[0], seed), f"t{seed}") for seed in (0, 1, 4, 6)]
     validation = [of_category(named(rows[0], seed), f"v{seed}") for seed in (2, 3, 5)]
     seen = []
@@ -266,9 +261,6 @@ def test_names_outside_the_table_keep_their_ids_as_both_splits_grow(rows, tmp_pa
         assert new[: len(seen)] == seen
         seen = new
     assert seen == ["t0", "t1", "v2", "v3", "t4", "v5", "t6"]
-
-
-# Again, interrupted, full
 
 
 def test_memory_does_not_grow_with_the_rows(rows, tmp_path):

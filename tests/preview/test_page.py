@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.preview import page
@@ -29,12 +29,12 @@ def synthetic_row(width: int = 256, seed: int = 0, balls: int = 20) -> Row:
     height = width // 2
     ids, picture = cast_room(width, ball_directions(balls, seed), seed)
     instances = {
-        number: Instance(f"room {name}", name, is_structure=True)
+        number: InstanceInfo(f"room {name}", name, is_structure=True)
         for number, name in enumerate(("wall", "floor", "ceiling"), start=1)
     }
     for i in range(balls):
         name = f"BallFactory({seed * 1000 + i}).spawn_asset({i})"
-        instances[4 + i] = Instance(name, f"ball_{i % 7}", is_structure=False)
+        instances[4 + i] = InstanceInfo(name, f"ball_{i % 7}", is_structure=False)
     objects, _ = annotate(ids, instances, 1)
     return {
         "image": {"bytes": cv2.imencode(".png", picture)[1].tobytes(), "path": "image.png"},

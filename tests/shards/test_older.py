@@ -5,7 +5,7 @@ import copy
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.card.template_context import OLDER, rows_of_table
+from pipeline.card.template_context import OLDER_FIELD, schema_table
 from pipeline.export.coco import export_coco
 from pipeline.layout import RunFolder
 from pipeline.preview.page import write_preview
@@ -50,7 +50,7 @@ def test_preview_and_coco_take_them(run, tmp_path):
 def test_a_card_names_their_fields(run):
     age_shards(run.shards)
     (path,) = (run.shards / "data").iterdir()
-    meanings = {row["name"]: row["meaning"] for row in rows_of_table(pq.read_schema(path))}
+    meanings = {row["name"]: row["meaning"] for row in schema_table(pq.read_schema(path))}
     for name in SECONDS:
-        assert meanings[f"provenance.{name}"] == OLDER
-    assert OLDER not in {meanings["provenance.device"], meanings["image_id"]}
+        assert meanings[f"provenance.{name}"] == OLDER_FIELD
+    assert OLDER_FIELD not in {meanings["provenance.device"], meanings["image_id"]}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.shards.schema import image_columns, leaf_columns, make_schema
 
 
@@ -81,7 +81,7 @@ def test_leaf_columns_are_parquets(tmp_path):
 
 
 def test_objects_have_the_fields_that_annotate_makes():
-    objects, _ = annotate(np.ones((4, 8), np.uint16), {1: Instance("a", "b", False)}, 1)
+    objects, _ = annotate(np.ones((4, 8), np.uint16), {1: InstanceInfo("a", "b", False)}, 1)
     column = pa.array([objects], make_schema().field("objects").type)
     assert column[0].as_py() == objects
     assert list(objects[0]) == [field.name for field in column.type.value_type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from pipeline.annotations.annotate import Instance, annotate
+from pipeline.annotations.annotate import InstanceInfo, annotate
 from sap_model.clicks import NEGATIVE, POSITIVE
 from sap_model.evaluate import score_panorama as panorama
 from sap_model.evaluate.score_panorama import judge
@@ -14,7 +14,7 @@ from sap_model.predict.predictor import Prediction
 from tests.synthetic import PLAIN, SEAM, disc_ids
 
 IMAGE = np.zeros((128, 256, 3), np.uint8)
-THINGS, _ = annotate(disc_ids(256), {k: Instance("a", "a", False) for k in range(1, 8)}, 10)
+THINGS, _ = annotate(disc_ids(256), {k: InstanceInfo("a", "a", False) for k in range(1, 8)}, 10)
 
 
 class Learner:

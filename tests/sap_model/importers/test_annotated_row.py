@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from pipeline.annotations.annotate import Instance, annotate, annotate_mask
+from pipeline.annotations.annotate import InstanceInfo, annotate, annotate_mask
 from sap_model.importers.annotated_row import paint
 from tests.synthetic import TABLE, disc, disc_ids
 
 INSTANCES = {
-    entry["id"]: Instance(entry["name"], entry["category"], entry["is_structure"])
+    entry["id"]: InstanceInfo(entry["name"], entry["category"], entry["is_structure"])
     for entry in TABLE
 }
 

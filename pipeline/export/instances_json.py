@@ -1,17 +1,17 @@
-"""One instances_<split>.json: its entries, its categories, and how it is written in one pass."""
+"""The file instances_<split>.json: its entries and categories, written in one pass."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import __version__
+from pipeline.card.licences import Licence
 from pipeline.categories import known_categories
 from pipeline.errors import UserError
-from pipeline.export.export_rows import Row, not_ours
+from pipeline.export.dataset_rows import DatasetRow, schema_mismatch
 
 Entry = dict[str, object]
 """An image, annotation or category of the JSON."""
@@ -27,25 +27,17 @@ OBJECT_FIELDS = (
     "bfov",
     "click",
 )
-"""Fields of an object that COCO does not have and that keep their names."""
+"""Fields of an object that COCO does not define; they are exported under the same names."""
 
 _DESCRIPTION = "Equirectangular panoramas with instance masks, exported by sap-panorama"
 _BEGINNING = b'{"info":{"description":"' + _DESCRIPTION.encode()
-"""How our JSON begins, which tells it from somebody else's of the same name."""
-_MOST_INFO = 2**20
-"""Bytes of our JSON's first line, which holds `info`, at the most."""
-
-
-@dataclass(frozen=True)
-class Licence:
-    """The dataset's licence: a name such as "CC BY 4.0", and where its text is found."""
-
-    name: str
-    url: str
+"""The first bytes of an exported JSON, which identify it."""
+_MAX_INFO_BYTES = 2**20
+"""Upper bound of the first line of an exported JSON, which holds `info`."""
 
 
 class Categories:
-    """COCO's categories: those of our table, and then new names as they come."""
+    """COCO's categories: those of `pipeline.categories`, then new names in order of appearance."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -54,7 +46,7 @@ class Categories:
             self._append(name, is_structure)
 
     def id_of(self, name: str, is_structure: bool) -> int:
-        """The id of a category, counted from 1; `is_structure` is noted where it is new."""
+        """The id of a category, from 1. A new name is added with `is_structure`."""
         return self._ids.get(name) or self._append(name, is_structure)
 
     def _append(self, name: str, is_structure: bool) -> int:
@@ -70,11 +62,13 @@ class Categories:
         return number
 
 
-def describe(row: Row, file_name: str, categories: Categories) -> tuple[Entry, list[Entry]]:
-    """The entries of an image and of its objects, still without their running numbers.
+def make_entries(
+    row: DatasetRow, file_name: str, categories: Categories
+) -> tuple[Entry, list[Entry]]:
+    """The entries of an image and of its annotations, without `id` and `image_id`.
 
     Raises:
-        UserError: The row does not fit the schema, or holds a number that JSON has not (NaN).
+        UserError: The row does not fit the schema, or holds a number that JSON lacks (NaN).
     """
     values = row.values
     try:
@@ -96,73 +90,77 @@ def describe(row: Row, file_name: str, categories: Categories) -> tuple[Entry, l
         ]
         _to_json([image, annotations])
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(not_ours(row.place)) from error
+        raise UserError(schema_mismatch(row.place)) from error
     return image, annotations
 
 
-class InstancesFile:
-    """The JSON of a split while it grows.
+class InstancesJson:
+    """Writer of the JSON of one split.
 
-    Both its lists grow with every row, but a file grows at one end only: annotations are kept in a
-    second file until all images are written.
+    Images and annotations arrive together, but are two lists in the JSON: annotations are spooled
+    to a second file until all images are written.
 
     Args:
-        file: The JSON to be.
-        beside: An empty file to write and read, for the annotations.
-        licence: Named for every image.
-        source: What `rows.source_of` says about the dataset.
+        file: The output file.
+        spool: An empty temporary file, open for writing and reading.
+        licence: The licence of all images.
+        source: The identity of the dataset, from `dataset_source`.
     """
 
     def __init__(
-        self, file: BinaryIO, beside: BinaryIO, licence: Licence | None, source: Entry
+        self, file: BinaryIO, spool: BinaryIO, licence: Licence | None, source: Entry
     ) -> None:
-        self._file, self._beside = file, beside
+        self._file, self._spool = file, spool
         self._licensed = {"license": 1} if licence else {}
         self.images = self.annotations = 0
         info = {"description": _DESCRIPTION, "version": __version__, "source": source}
-        licences = [{"id": 1, **asdict(licence)}] if licence else []
+        licences = [{"id": 1, "name": licence.name, "url": licence.url}] if licence else []
         file.write(b'{"info":' + _to_json(info) + b',\n"licenses":' + _to_json(licences))
         file.write(b',\n"images":[')
 
     def add(self, image: Entry, annotations: list[Entry]) -> None:
-        """Number and write what `describe` gives for the next row."""
+        """Assign ids to the entries of the next row, and write them."""
         self._file.write(b",\n" if self.images else b"\n")
         self.images += 1
         self._file.write(_to_json({"id": self.images, **image, **self._licensed}))
         for annotation in annotations:
-            self._beside.write(b",\n" if self.annotations else b"\n")
+            self._spool.write(b",\n" if self.annotations else b"\n")
             self.annotations += 1
             numbers = {"id": self.annotations, "image_id": self.images}
-            self._beside.write(_to_json({**numbers, **annotation}))
+            self._spool.write(_to_json({**numbers, **annotation}))
 
     def finish(self, categories: Categories) -> None:
-        """Join the lists, and write the categories, which are all known only now."""
+        """Append the annotations and the categories, which are complete only now."""
         self._file.write(b'\n],\n"annotations":[')
-        self._beside.seek(0)
-        shutil.copyfileobj(self._beside, self._file)
+        self._spool.seek(0)
+        shutil.copyfileobj(self._spool, self._file)
         self._file.write(b'\n],\n"categories":[\n')
         self._file.write(b",\n".join(map(_to_json, categories.entries)) + b"\n]}\n")
         self._file.flush()
 
 
-def refuse_foreign(path: Path, source: Entry) -> None:
-    """Raise UserError where other annotations than ours of this dataset have the name of ours."""
+def check_existing_json(path: Path, source: Entry) -> None:
+    """Check that a JSON, if there is one, is an earlier export of the same dataset.
+
+    Raises:
+        UserError: It was written by another program, or has another `source`.
+    """
     try:
         with open(path, "rb") as file:
-            line = file.readline(_MOST_INFO)
+            line = file.readline(_MAX_INFO_BYTES)
     except FileNotFoundError:
         return
     if not line.startswith(_BEGINNING):
         raise UserError(f"{path} was not written by this export; choose another folder")
-    if _source_in(line) != source:
+    if _parse_source(line) != source:
         raise UserError(
             f"{path} is the export of another dataset; choose another folder, or delete "
-            f"{path.parents[1]} if you do not need it any more"
+            f"{path.parents[1]}"
         )
 
 
-def _source_in(line: bytes) -> Any:
-    """What the first line of a JSON of ours says about its dataset; None where it says nothing."""
+def _parse_source(line: bytes) -> Any:
+    """The `source` in the first line of an exported JSON; None without one."""
     try:
         return json.loads(line.strip().removesuffix(b",") + b"}")["info"].get("source")
     except (ValueError, KeyError, AttributeError):
@@ -170,5 +168,5 @@ def _source_in(line: bytes) -> Any:
 
 
 def _to_json(data: object) -> bytes:
-    """JSON in one line, and in ASCII: pycocotools opens it in the locale's encoding."""
+    """JSON on one line, in ASCII because pycocotools opens it with the locale's encoding."""
     return json.dumps(data, allow_nan=False, separators=(",", ":")).encode("ascii")

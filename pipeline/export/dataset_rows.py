@@ -1,6 +1,6 @@
-"""The rows of an export: those of all splits by seed, each with a name that is safe for a file.
+"""The rows to export: of all splits, merged by seed, each with a safe file name.
 
-Shards may be a download from a stranger: nothing in a row is trusted to be what we would write.
+The shards may come from an untrusted source, so every value is checked.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ COLUMNS = (
     "camera",
     "objects",
 )
-"""What is read of a row."""
+"""The columns that an export reads."""
 
 _PANORAMA = re.compile(r"(?P<scene>[A-Za-z0-9_][A-Za-z0-9_.-]{0,199})/(?P<k>0|[1-9][0-9]{0,8})")
-"""An `image_id` that is safe as a file's name."""
+"""An `image_id` that is safe as a file name."""
 
 IMAGE_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]*-[0-9]+\.(?:{'|'.join(FORMATS)})")
-"""Names of image files, of any format, as `Row.stem` makes them."""
+"""Names of exported image files of any format."""
 
 
 @dataclass(frozen=True)
-class Row:
+class DatasetRow:
     """One panorama.
 
     Attributes:
-        split: Where it belongs.
-        place: Where it stands, for messages: its shard, and its number in it.
-        order: Its seed and scene.
-        stem: Name of its image file, without the format.
-        webp: Its picture.
-        values: The row as the reader gives it.
+        split: Its split.
+        place: Its shard and row number, for messages.
+        order: Its seed and scene, the sort key of all rows.
+        stem: Name of its image file, without the extension.
+        webp: The encoded image.
+        values: The columns as read.
     """
 
     split: str
@@ -57,24 +57,24 @@ class Row:
     values: Mapping[str, Any]
 
 
-def side_by_side(reader: ShardReader) -> Iterator[Row]:
-    """The rows of all splits, merged by seed and scene; each split's stay in their order.
+def merged_rows(reader: ShardReader) -> Iterator[DatasetRow]:
+    """The rows of all splits, merged by seed and scene; each split keeps its order.
 
     Raises:
-        UserError: A row is not ours or its name would not be safe, or a shard is damaged.
+        UserError: A row does not fit the schema, its name is unsafe, or a shard is damaged.
     """
     parts, start = [], 0
-    for split, count in reader.splits.items():  # the reader has one after the other
+    for split, count in reader.splits.items():  # the reader concatenates the splits
         parts.append(_rows(reader, split, range(start, start + count)))
         start += count
     return heapq.merge(*parts, key=lambda row: row.order)
 
 
-def source_of(reader: ShardReader) -> dict[str, object]:
-    """What tells a dataset from others, and stays as it grows: its first scene, and its settings.
+def dataset_source(reader: ShardReader) -> dict[str, object]:
+    """The identity of a dataset, which stays as it grows: its first scene and its settings hash.
 
     Raises:
-        UserError: A split's first row is not ours, or a shard is damaged.
+        UserError: The first row of a split does not fit the schema, or a shard is damaged.
     """
     firsts, start = [], 0
     for count in reader.splits.values():
@@ -84,13 +84,13 @@ def source_of(reader: ShardReader) -> dict[str, object]:
             seed, scene = int(values["seed"]), str(values["scene_id"])
             firsts.append((seed, scene, str(values["provenance"]["settings_hash"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(not_ours(f"row {number} of {shard}")) from error
+            raise UserError(schema_mismatch(f"row {number} of {shard}")) from error
         start += count
     _, scene, settings = min(firsts)
     return {"first_scene": scene, "settings_hash": settings}
 
 
-def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[Row]:
+def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[DatasetRow]:
     for index in indices:
         shard, number = reader.locate(index)
         place = f"row {number} of {shard}"
@@ -99,19 +99,19 @@ def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[R
             name = _PANORAMA.fullmatch(values["image_id"])
             if name is None or name["scene"] != values["scene_id"]:
                 raise UserError(
-                    f"{place} has the image_id {reprlib.repr(values['image_id'])}, which is no "
-                    "plain <scene_id>/<k> and so not safe as a file name; do not trust this dataset"
+                    f"{place} has image_id {reprlib.repr(values['image_id'])}, which is unsafe as "
+                    "a file name; do not trust this dataset"
                 )
             webp, seed = values["image"]["bytes"], int(values["seed"])
-            is_whole = is_webp(webp)
+            complete = is_webp(webp)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(not_ours(place)) from error
-        if not is_whole:
-            raise UserError(f"{place} holds no whole WebP image; download or pack again")
+            raise UserError(schema_mismatch(place)) from error
+        if not complete:
+            raise UserError(f"{place} has an incomplete WebP image; download or pack again")
         stem = f"{name['scene']}-{name['k']}"
-        yield Row(split, place, (seed, name["scene"]), stem, webp, values)
+        yield DatasetRow(split, place, (seed, name["scene"]), stem, webp, values)
 
 
-def not_ours(place: str) -> str:
-    """The user's line about a row that is not as our packer writes them."""
+def schema_mismatch(place: str) -> str:
+    """The message about a row that does not fit the schema."""
     return f"{place} does not fit the schema; download or pack again"
