@@ -1,10 +1,10 @@
-"""The one table from object names to categories, for both InfiniGen generators.
+"""Categories of objects, from their names in scenes of both InfiniGen versions.
 
 v1 (Indoors) names an object after its factory, `ChairFactory(5481524).spawn_asset(1030904)`, and
-the shell of a house after its room, `living-room_0/0.wall`. v2 names it after its function or its
-role, `dining_chair.002`, `bowl_rand`, `room_wall_back_03`. `base_name` reduces all of these to a
-word (`chair`, `wall`, `dining_chair`, `bowl`, `room_wall_back`); the table below says which words
-are one category. A word that stands nowhere in it is its own category: nothing is ever dropped.
+structure after its room, `living-room_0/0.wall`. v2 names it after its function or role,
+`dining_chair.002`, `bowl_rand`, `room_wall_back_03`. `base_name` reduces each name to a word
+(`chair`, `wall`, `dining_chair`, `bowl`, `room_wall_back`), and the tables below map words to
+categories. A word that is in no table is a category itself, so no object is dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 STRUCTURE: dict[str, tuple[str, ...]] = {
-    # The shell of the building: annotated like everything else, and marked `is_structure`.
+    # annotated like objects, and marked `is_structure`
     "wall": (
         "room_wall",
         "room_wall_back",
@@ -157,10 +157,10 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 FIXTURES = ("window", "door", "door_casing", "ceiling_light")
-"""Objects that an empty room has too: they do not make it furnished."""
+"""Objects that do not count as furniture."""
 
 UNNAMED = ("alias", "mesh_single_vertex")
-"""Names that v2 leaves on a few objects and that say nothing: category `object`."""
+"""Meaningless names of a few v2 objects; their category is `object`."""
 
 _CATEGORY_OF = {
     word: category
@@ -171,12 +171,12 @@ _CATEGORY_OF = {
 
 
 class Category(NamedTuple):
-    """Category of one object.
+    """The category of an object.
 
     Attributes:
-        name: For example `book_stack`.
-        is_structure: Part of the building's shell.
-        in_table: False where the name itself had to serve as the category.
+        name: The category, for example `book_stack`.
+        is_structure: Whether it is a part of the building.
+        in_table: Whether the object's word is in a table; otherwise it is the category itself.
     """
 
     name: str
@@ -185,10 +185,7 @@ class Category(NamedTuple):
 
 
 def known_categories() -> Iterator[tuple[str, bool]]:
-    """All categories of the table in its order, each with whether it is structure.
-
-    An export numbers categories in this order.
-    """
+    """Name and `is_structure` of all categories, in the order in which an export numbers them."""
     for name in STRUCTURE:
         yield name, True
     for name in OBJECTS:
@@ -196,7 +193,7 @@ def known_categories() -> Iterator[tuple[str, bool]]:
 
 
 def base_name(object_name: str) -> str:
-    """The word an object's name reduces to.
+    """Reduce an object's name to a word.
 
     >>> base_name("BookStackFactory(5481524).spawn_asset(1030904)")
     'book_stack'
@@ -210,7 +207,7 @@ def base_name(object_name: str) -> str:
     factory = re.match(r"(?:.*\.)?(\w+?)Factory\b", object_name)
     if factory:
         return _snake(factory.group(1))
-    name = re.sub(r"(\.\d+)+$", "", object_name)  # Blender's suffix for a name in use
+    name = re.sub(r"(\.\d+)+$", "", object_name)  # Blender's suffix for duplicate names
     room_part = re.match(r"[\w-]+_\d+/\d+\.(\w+)$", name)
     if room_part:
         return _snake(room_part.group(1))
@@ -221,7 +218,7 @@ def base_name(object_name: str) -> str:
 
 
 def category_of(object_name: str) -> Category:
-    """The category of an object by its name.
+    """The category of an object, from its name.
 
     >>> category_of("kitchen_stool_01.003")
     Category(name='bar_chair', is_structure=False, in_table=True)

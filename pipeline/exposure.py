@@ -1,4 +1,4 @@
-"""How bright a panorama is shown. Does not import bpy."""
+"""Automatic exposure of a rendered panorama."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import numpy as np
 
 MIDDLE_GREY = 0.18
 EXPOSURE_STOPS = (-6.0, 10.0)
-"""The picture's log-average luminance is brought to middle grey, within these limits, as a
-camera's automatic exposure does: scenes range from one dim lamp to full sun."""
+"""Limits of the exposure, in stops: scenes range from one dim lamp to full sun."""
 
 REC709 = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in luminance (ITU-R BT.709)."""
 
 
 def automatic_exposure(colour: np.ndarray[Any, np.dtype[np.float32]]) -> float:
-    """Stops that bring a linear picture's log-average luminance to middle grey.
+    """The exposure that brings a picture's log-average luminance to middle grey.
 
     Args:
-        colour: (H, W, ≥3) float32, scene-linear. Rows count by their solid angle; what is no
-            number counts as black.
+        colour: (H, W, ≥3) float32, scene-linear RGB. Rows are weighted by their solid angle;
+            pixels that are not finite count as black.
 
-    Example:
-        >>> round(automatic_exposure(np.full((4, 8, 3), 0.09, np.float32)), 3)  # half of the grey
-        1.0
+    Returns:
+        Stops, within `EXPOSURE_STOPS`.
+
+    >>> round(automatic_exposure(np.full((4, 8, 3), 0.09, np.float32)), 3)  # half of middle grey
+    1.0
     """
     luminance = colour[..., :3] @ np.array(REC709, dtype=np.float32)
     luminance = np.nan_to_num(luminance, posinf=0.0)

@@ -1,6 +1,6 @@
 """Equirectangular pixels, longitude and latitude, unit directions. NumPy only.
 
-A panorama is W × H pixels with W = 2H. Pixel (0, 0) is the top left one and integer coordinates
+A panorama has W × H pixels with W = 2H. Pixel (0, 0) is at the top left, and integer coordinates
 are pixel centres, so the panorama reaches from -0.5 to W - 0.5:
 
     lon = ((x + 0.5) / W - 0.5) * 2 pi      -pi at the left border, pi at the right one
@@ -10,7 +10,8 @@ Directions are right-handed with Z up; longitude grows to the right:
 
     (lon, lat) = (0, 0) is +Y, (90°, 0) is +X, (., 90°) is +Z
 
-These are world axes for a Blender panorama camera with rotation (90°, 0, 0). Angles are radians.
+These are the world axes of a Blender panorama camera with rotation (90°, 0, 0). Angles are in
+radians.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def lonlat_to_pixel(
     """The inverse of `pixel_to_lonlat`, with x in [-0.5, W - 0.5).
 
     Returns:
-        x, y: Real-valued pixel coordinates; `nearest_pixel` makes indices of them.
+        x, y: Real-valued pixel coordinates; `nearest_pixel` converts them to indices.
     """
     x = (np.asarray(lon, np.float64) / (2 * np.pi) + 0.5) % 1.0 * width - 0.5
     y = (0.5 - np.asarray(lat, np.float64) / np.pi) * height - 0.5
@@ -49,33 +50,33 @@ def lonlat_to_pixel(
 def nearest_pixel(
     x: ArrayLike, y: ArrayLike, width: int, height: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the pixels that hold real-valued coordinates: columns wrap, rows are clipped."""
+    """Indices of the pixels at real-valued coordinates: columns wrap, rows are clipped."""
     column = np.floor(np.asarray(x, np.float64) + 0.5).astype(np.int64) % width
     row = np.clip(np.floor(np.asarray(y, np.float64) + 0.5).astype(np.int64), 0, height - 1)
     return column, row
 
 
 def lonlat_to_direction(lon: ArrayLike, lat: ArrayLike) -> Floats:
-    """Unit directions (..., 3) of longitudes and latitudes that broadcast to (...)."""
+    """Unit directions (..., 3) of longitudes and latitudes, which are broadcast to (...)."""
     lon, lat = np.broadcast_arrays(np.asarray(lon, np.float64), np.asarray(lat, np.float64))
     ring = np.cos(lat)  # radius of the parallel
     return np.stack([ring * np.sin(lon), ring * np.cos(lon), np.sin(lat)], axis=-1)
 
 
 def direction_to_lonlat(direction: ArrayLike) -> tuple[Floats, Floats]:
-    """Longitude in [-pi, pi] and latitude of directions (..., 3) of any length but zero.
+    """Longitude in [-pi, pi] and latitude of directions (..., 3) of any non-zero length.
 
-    At the poles the longitude is arbitrary.
+    The longitude of a pole is arbitrary.
     """
     x, y, z = np.moveaxis(np.asarray(direction, np.float64), -1, 0)
     return np.arctan2(x, y), np.arctan2(z, np.hypot(x, y))
 
 
 def pixel_solid_angles(width: int, height: int) -> Floats:
-    """Solid angle of one pixel of each row, in steradian, exactly.
+    """The exact solid angle of a pixel of each row, in steradian.
 
-    A pixel spans Δλ = 2 pi / W in longitude and a band of latitudes, which the sphere's area
-    element cos φ dφ dλ integrates to Δλ (sin φ_top - sin φ_bottom).
+    A pixel spans Δλ = 2 pi / W in longitude. Integrating the area element cos φ dφ dλ over its
+    latitudes gives Δλ (sin φ_top - sin φ_bottom).
 
     Returns:
         (H,) float64; the sum over all pixels is 4 pi.
@@ -87,8 +88,8 @@ def pixel_solid_angles(width: int, height: int) -> Floats:
 def rotation_to_centre(lon: float, lat: float) -> Floats:
     """Rotation (3, 3) that takes direction (lon, lat) to (0, 0) without roll.
 
-    It turns the longitude first and then tilts, so that verticals stay vertical at the centre.
-    Apply it with `rotate`; the inverse is the transpose.
+    It rotates about the vertical axis first and then tilts, so verticals at the centre stay
+    vertical. Apply it with `rotate`; the inverse is the transpose.
     """
     sin_lon, cos_lon = np.sin(lon), np.cos(lon)
     sin_lat, cos_lat = np.sin(lat), np.cos(lat)
@@ -102,25 +103,25 @@ def rotation_to_centre(lon: float, lat: float) -> Floats:
 
 
 def rotate(directions: ArrayLike, rotation: Floats) -> Floats:
-    """Directions (..., 3) rotated: `directions @ rotation.T`, with the same bits every time.
+    """Rotate directions (..., 3): `directions @ rotation.T`, bit by bit reproducible.
 
-    The last bits of a matrix product depend on where in memory its operands lie, which is enough
-    to give one of two equally good answers now and the other one next time.
+    The last bits of a matrix product depend on the memory addresses of its operands, which could
+    decide differently between two equally good results.
     """
     x, y, z = np.moveaxis(np.asarray(directions, np.float64), -1, 0)
     return np.stack([row[0] * x + row[1] * y + row[2] * z for row in rotation], axis=-1)
 
 
 def largest_empty_gap(occupied: NDArray[np.bool_]) -> tuple[int, int]:
-    """The longest run of False in a periodic row of columns.
+    """The longest run of False in a row of periodic columns.
 
     Args:
         occupied: (W,) bool; column W - 1 is the neighbour of column 0.
 
     Returns:
-        start, length: The run holds columns start, start + 1, … modulo W. A run at the seam wins
-        over equally long ones elsewhere, then the leftmost. (0, 0) where every column is
-        occupied, (0, W) where none is.
+        start, length: The run consists of columns start, start + 1, … modulo W. Of equally long
+        runs the one at the seam is returned, otherwise the leftmost. (0, 0) if every column is
+        occupied, (0, W) if none is.
 
     >>> largest_empty_gap(np.array([0, 0, 1, 0, 1, 0], bool))
     (5, 3)
@@ -128,7 +129,7 @@ def largest_empty_gap(occupied: NDArray[np.bool_]) -> tuple[int, int]:
     columns = np.flatnonzero(occupied)
     if columns.size == 0:
         return 0, len(occupied)
-    # gap i follows occupied column i; the last one runs over the seam
+    # gap i follows occupied column i; the last gap crosses the seam
     lengths = np.diff(columns, append=columns[0] + len(occupied)) - 1
     longest = lengths.size - 1 if lengths[-1] == lengths.max() else int(np.argmax(lengths))
     length = int(lengths[longest])
@@ -138,7 +139,7 @@ def largest_empty_gap(occupied: NDArray[np.bool_]) -> tuple[int, int]:
 def take_columns(array: NDArray, start: int, count: int) -> NDArray:
     """Columns start, start + 1, …, start + count - 1, modulo the width, of an array (H, W, ...).
 
-    A view where no seam is crossed, otherwise a copy. 0 <= start < W; count may exceed W.
+    Returns a view, or a copy if the seam is crossed. 0 <= start < W; count may exceed W.
     """
     width = array.shape[1]
     if start + count <= width:

@@ -1,4 +1,4 @@
-"""Names of both generators become categories."""
+"""Categories of object names of both InfiniGen versions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pipeline.categories import (
 @pytest.mark.parametrize(
     ("name", "category", "is_structure"),
     [
-        # v1: factories, with and without a module in front, parts and Blender's suffixes
+        # v1: factories, with and without a module prefix, parts, Blender's suffixes
         ("ChairFactory(5481524).spawn_asset(1030904)", "chair", False),
         ("static_assets.StaticSofaFactory(3).spawn_asset(4)", "sofa", False),
         ("TVStandFactory(1).spawn_asset(2).001", "tv_stand", False),
         ("LShapedStaircaseFactory(1)", "staircase", True),
-        # v1: the shell, named after its room
+        # v1: structure, named after its room
         ("living-room_0/0.wall", "wall", True),
         ("kitchen_0/1.floor.001", "floor", True),
         ("bedroom_0/0.ceiling", "ceiling", True),
         ("bedroom_0/0.exterior", "exterior", True),
         ("skirtingboard_support", "skirting", True),
-        # v2: roles and functions, numbered in two ways
+        # v2: roles and functions, with two kinds of numbers
         ("dining_chair_03.002", "chair", False),
         ("house_wall_interior_12", "wall", True),
         ("house_wall_door_00", "door", False),
@@ -38,16 +38,16 @@ from pipeline.categories import (
         ("plant_pot_small_rand", "plant", False),
     ],
 )
-def test_names(name, category, is_structure):
+def test_category_of_name(name, category, is_structure):
     assert category_of(name) == (category, is_structure, True)
 
 
 @pytest.mark.parametrize("name", UNNAMED)
-def test_names_that_say_nothing(name):
+def test_meaningless_name_is_an_object(name):
     assert category_of(f"{name}_7.001") == ("object", False, False)
 
 
-def test_a_word_stands_for_one_category():
+def test_each_word_has_one_category():
     words = [
         word
         for table in (STRUCTURE, OBJECTS)
@@ -59,12 +59,12 @@ def test_a_word_stands_for_one_category():
 
 
 @given(st.text(min_size=1, max_size=60))
-def test_every_name_gets_a_category(name):
+def test_every_name_has_a_category(name):
     category = category_of(name)
     assert category.name and category.name == category.name.strip("_ ")
 
 
-def test_known_categories_are_those_of_the_table_in_its_order():
+def test_known_categories_follow_the_tables():
     known = list(known_categories())
     assert [name for name, _ in known] == [*STRUCTURE, *OBJECTS]
     assert all(category_of(name) == (name, is_structure, True) for name, is_structure in known)

@@ -1,4 +1,4 @@
-"""Projection formulas against values known by hand, each other, and an independent package."""
+"""Projection formulas against known values, each other, and an independent package."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LATITUDES = st.floats(-1.57, 1.57)
     ("x", "y", "direction"),
     [
         (31.5, 15.5, (0, 1, 0)),  # the image's centre looks along +Y
-        (47.5, 15.5, (1, 0, 0)),  # a quarter to the right is +X
+        (47.5, 15.5, (1, 0, 0)),  # a quarter turn to the right is +X
         (15.5, 15.5, (-1, 0, 0)),
         (-0.5, 15.5, (0, -1, 0)),  # the seam is behind
         (63.5, 15.5, (0, -1, 0)),
@@ -36,7 +36,7 @@ def test_directions_agree_with_py360convert():
     np.testing.assert_allclose(ours, theirs[..., [0, 2, 1]], atol=1e-6)
 
 
-def test_every_pixel_comes_back():
+def test_pixels_survive_the_round_trip():
     x, y = np.meshgrid(np.arange(128), np.arange(64))
     direction = sphere.lonlat_to_direction(*sphere.pixel_to_lonlat(x, y, 128, 64))
     back = sphere.lonlat_to_pixel(*sphere.direction_to_lonlat(direction), 128, 64)
@@ -53,7 +53,7 @@ def test_columns_wrap_and_rows_are_clipped():
 
 
 @pytest.mark.parametrize("width", [2, 64, 4096])
-def test_solid_angles_fill_the_sphere(width):
+def test_solid_angles_sum_to_the_sphere(width):
     angles = sphere.pixel_solid_angles(width, width // 2)
     assert angles.shape == (width // 2,)
     assert angles.sum() * width == pytest.approx(4 * np.pi, rel=1e-12)
@@ -71,10 +71,10 @@ def test_rotation_to_centre(lon, lat, other_lon, other_lat):
     assert np.linalg.det(rotation) == pytest.approx(1)
     centre = sphere.lonlat_to_direction(lon, lat)
     np.testing.assert_allclose(rotation @ centre, [0, 1, 0], atol=1e-12)
-    # without roll: what is straight above the centre stays straight above it
+    # no roll: a direction above the centre stays above it
     above = sphere.lonlat_to_direction(lon, lat + 0.1)
     np.testing.assert_allclose(rotation @ above, [0, np.cos(0.1), np.sin(0.1)], atol=1e-12)
-    # angles between directions are kept
+    # angles between directions stay the same
     other = sphere.lonlat_to_direction(other_lon, other_lat)
     assert (rotation @ other)[1] == pytest.approx(float(centre @ other), abs=1e-12)
     both = np.stack([centre, other])
@@ -86,19 +86,19 @@ def test_largest_empty_gap_is_the_longest_run(occupied):
     width = len(occupied)
     start, length = sphere.largest_empty_gap(np.array(occupied))
 
-    def run_from(first):  # the definition, literally
+    def run_from(first):  # by definition
         return next((i for i in range(width) if occupied[(first + i) % width]), width)
 
     assert length == max(run_from(first) for first in range(width))
     assert run_from(start) == length
 
 
-def test_a_gap_at_the_seam_wins_over_an_equal_one():
+def test_gap_at_the_seam_is_preferred():
     assert sphere.largest_empty_gap(np.array([0, 1, 0, 0, 1, 0], bool)) == (5, 2)
 
 
 @given(st.integers(0, 9), st.integers(0, 30))
-def test_take_columns_is_a_roll(start, count):
+def test_take_columns_wraps(start, count):
     array = np.arange(30).reshape(3, 10)
     expected = np.tile(np.roll(array, -start, axis=1), 4)[:, :count]
     np.testing.assert_array_equal(sphere.take_columns(array, start, count), expected)

@@ -1,1 +1,1 @@
-"""Instance ids to annotations: boxes, areas, clicks, COCO masks, and what is wrong."""
+"""Instance id maps to annotations: boxes, areas, clicks, COCO masks, defects."""

@@ -1,4 +1,4 @@
-"""An instance id map to annotations: one dictionary per instance, as the shards store it."""
+"""Instance id map to annotations: one dictionary per instance, as the shards store it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,17 @@ from pipeline.annotations.sizes import size_of
 from pipeline.sphere import Floats, pixel_solid_angles
 
 Ids = NDArray[np.uint16]
-LABELS = 255
-"""Most labels that `RLEMask.from_label_map` takes at once (8 bits; 0 is none of them)."""
+LABELS_PER_CALL = 255
+"""`RLEMask.from_label_map` takes 8-bit labels, of which 0 is the background."""
 
 
 class InstanceInfo(NamedTuple):
-    """What the scene says about an instance id.
+    """The scene's description of an instance.
 
-    `is_structure` marks walls, floors, ceilings and the like, as opposed to objects.
+    Attributes:
+        name: The object's name in the scene.
+        category: Its category, from `pipeline.categories`.
+        is_structure: Whether it is a wall, floor, ceiling or other structure, not an object.
     """
 
     name: str
@@ -45,12 +48,12 @@ def annotate(
 
     Args:
         ids: (H, W) uint16 instance ids; 0 is no instance.
-        instances: What each id is; ids that this panorama does not show are ignored.
-        min_area_pixels: Smaller instances are left out (their pixels keep their id in the map).
+        instances: Descriptions by id; ids that do not occur in the map are ignored.
+        min_area_pixels: Smaller instances get no annotation (their pixels keep their id).
 
     Returns:
         objects: Dictionaries with the fields of `objects` in `pipeline.shards.schema`, by id.
-        dropped: How many instances were left out.
+        dropped: The number of instances without annotation.
 
     Raises:
         ValueError: The map holds an id that is not in `instances`.
@@ -60,7 +63,7 @@ def annotate(
     present = [int(label) for label in np.flatnonzero(areas) if label]
     unknown = [label for label in present if label not in instances]
     if unknown:
-        raise ValueError(f"the id map holds instance ids that the scene does not name: {unknown}")
+        raise ValueError(f"the id map holds ids that scene.json does not list: {unknown}")
     kept = [label for label in present if areas[label] >= min_area_pixels]
     row_solid_angles = pixel_solid_angles(width, height)
 
@@ -72,12 +75,12 @@ def annotate(
 
 
 def annotate_mask(mask: NDArray[np.bool_], label: int, instance: InstanceInfo) -> dict[str, Any]:
-    """Annotate one mask, which may overlap others, with the fields that `annotate` gives.
+    """Annotate a single mask with the fields of `annotate`; masks may overlap each other.
 
     Args:
         mask: (H, W) bool.
-        label: Its id.
-        instance: What it is.
+        label: The instance's id.
+        instance: The instance's description.
 
     Raises:
         ValueError: The mask is empty.
@@ -100,7 +103,7 @@ def _describe(
     counts: str,
     row_solid_angles: Floats,
 ) -> dict[str, Any]:
-    """The annotation of an instance that is cut out; `counts` is its mask, run-length encoded."""
+    """The annotation of an instance; `counts` is its run-length encoded mask."""
     click = click_crop(crop)
     row_pixels = np.count_nonzero(crop.mask, axis=1)
     area = int(row_pixels.sum())
@@ -126,11 +129,11 @@ def _describe(
 
 def _encode(ids: Ids, labels: list[int]) -> Iterator[tuple[int, Box, str]]:
     """Label, COCO bbox and COCO's compressed run-length counts of each label, in order."""
-    for start in range(0, len(labels), LABELS):
-        chunk = labels[start : start + LABELS]
-        small = np.zeros(2**16, np.uint8)  # id to 8-bit label, 0 for those not in this chunk
-        small[chunk] = np.arange(1, len(chunk) + 1)
-        masks = RLEMask.from_label_map(small[ids])
+    for start in range(0, len(labels), LABELS_PER_CALL):
+        chunk = labels[start : start + LABELS_PER_CALL]
+        to_8_bit = np.zeros(2**16, np.uint8)  # 0 for labels outside the chunk
+        to_8_bit[chunk] = np.arange(1, len(chunk) + 1)
+        masks = RLEMask.from_label_map(to_8_bit[ids])
         for index, label in enumerate(chunk, start=1):
             x, y, w, h = (int(value) for value in masks[index].bbox())
             yield label, (x, y, w, h), masks[index].to_dict()["counts"].decode("ascii")

@@ -1,7 +1,7 @@
-"""Boxes of an instance in a panorama: COCO's, one that may cross the seam, and a spherical one.
+"""Boxes of an instance in a panorama: COCO's, one that may cross the seam, and a spherical box.
 
-All of them are computed from the instance's `WrappedCrop`, never from a full frame: an instance
-is cut out once, along the smallest box that the periodic columns allow.
+An instance is cut out of the panorama once, along its smallest box on the periodic columns
+(`WrappedCrop`); everything else is computed from this crop, never from the full frame.
 """
 
 from __future__ import annotations
@@ -27,19 +27,18 @@ from pipeline.sphere import (
 )
 
 Box = tuple[int, int, int, int]
-"""[x, y, w, h] in whole pixels: column and row of the top left pixel, then the pixel counts."""
-
+"""[x, y, w, h] in integer pixels: column and row of the top left pixel, width and height."""
 
 ANGLE_DIGITS = 9
-"""Radians are rounded to so many decimals before anything is decided by them: sines differ in their
-last bits between processors, and a seed shall have the same boxes on all of them. A pixel of a
-panorama of 8192 columns is 8e-4."""
+"""Angles in radians are rounded to this many decimals before comparisons, because the last bits of
+sines differ between processors and a seed must give the same boxes on all of them. A pixel of an
+8192-pixel-wide panorama is 8e-4."""
 
 CLEARLY_SMALLER = 1e-8
-"""By how much a box must be smaller, in steradians, to be taken instead of one tried before."""
+"""A later candidate box replaces an earlier one if it is smaller by this many steradians."""
 
 AT_POLE = 1e-6
-"""Radians from a pole within which a centre has no longitude of its own."""
+"""Within this distance of a pole, in radians, a centre's longitude is undefined."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class WrappedCrop:
     """One instance, cut out of a panorama along its wrapped box.
 
     Attributes:
-        mask: (h, w) bool, at least one pixel set. Where w is the panorama's width the instance
+        mask: (h, w) bool, at least one pixel set. If w is the panorama's width, the instance
             occupies every column, x is 0 and column w - 1 is the neighbour of column 0.
         x: Panorama column of mask[:, 0]; column i of the crop is (x + i) modulo width.
         y: Panorama row of mask[0].
@@ -68,7 +67,7 @@ class WrappedCrop:
 
     @property
     def is_periodic(self) -> bool:
-        """Whether every column is occupied, so that the crop has no left and right end."""
+        """Whether every column is occupied, so that the crop has no left and right edge."""
         return self.mask.shape[1] == self.width
 
 
@@ -89,7 +88,7 @@ def wrapped_crop(labels: NDArray, label: int, bbox: Box) -> WrappedCrop:
     height, width = labels.shape
     x, y, w, h = bbox
     rows = labels[y : y + h]
-    if w <= width // 2:  # the gap outside the box is the largest there can be
+    if w <= width // 2:  # the gap outside the box is the largest gap
         return WrappedCrop(rows[:, x : x + w] == label, x, y, width, height)
     mask = rows == label
     start, gap = largest_empty_gap(mask.any(axis=0))
@@ -117,12 +116,13 @@ def touches_pole(crop: WrappedCrop) -> bool:
 def bfov(crop: WrappedCrop) -> tuple[float, float, float, float]:
     """Spherical box [longitude, latitude, horizontal, vertical] in degrees.
 
-    In the frame that has the box's centre at longitude and latitude 0, without roll, the instance
-    lies within ± horizontal / 2 of longitude and ± vertical / 2 of latitude (the "bounding field
-    of view" of spherical object detection). The centre is moved to the middle of the extents
-    until it stays; of all centres tried, the one with the box of smallest solid angle is taken,
-    so the box contains the instance and is nearly the smallest. It reaches 360 × 180. Latitudes
-    are taken at the pixels' corners: right beside the frame's poles, half a pixel may stick out.
+    Rotate the sphere so that the box's centre is at longitude and latitude 0, without roll. The
+    instance then lies within ± horizontal / 2 of longitude and ± vertical / 2 of latitude (the
+    "bounding field of view" of spherical object detection). The search moves the centre to the
+    middle of the extents until it converges, and keeps the box of smallest solid angle among all
+    centres visited. The box contains the instance and is nearly the smallest; at most it is
+    360 × 180. Latitudes are those of pixel corners, so next to the rotated frame's poles half a
+    pixel may lie outside.
 
     A disc of radius r < 90° around (lon, lat) has the box [lon, lat, 2r, 2r], anywhere on the
     sphere. A band of walls between latitudes -20° and 20° has [0, 0, 360, 40].
@@ -155,11 +155,12 @@ def bfov(crop: WrappedCrop) -> tuple[float, float, float, float]:
 
 
 def _first_centres(crop: WrappedCrop) -> list[tuple[float, float]]:
-    """Where the search for the box's centre starts: (lon, lat) in radians.
+    """Start points (lon, lat), in radians, of the search for the box's centre.
 
-    The middle of the wrapped box, on the horizon: there a band around the camera is a band. What
-    touches a pole is tried from there too, where it usually is smallest. An instance in every
-    column has no middle; the mean longitude of its pixels stands in, 0 if they are evenly spread.
+    The first is the middle of the wrapped box, on the horizon, where the box of a band around the
+    camera is smallest. An instance that touches a pole is also tried from that pole. An instance
+    in every column has no middle: the mean longitude of its pixels is used instead, or 0 if they
+    are evenly spread.
     """
     if crop.is_periodic:
         pixels = np.count_nonzero(crop.mask, axis=0)
@@ -180,8 +181,8 @@ def _first_centres(crop: WrappedCrop) -> list[tuple[float, float]]:
 
 
 def _outline(crop: WrappedCrop) -> Floats:
-    """The pixel edges between an instance and the rest: directions of both ends, (N, 2, 3)."""
-    # one column more on both sides: the opposite column of a periodic crop, otherwise nothing
+    """Pixel edges between an instance and its surroundings: directions of both ends, (N, 2, 3)."""
+    # one more column on each side: the opposite column of a periodic crop, otherwise empty
     sides = (0, 0), (1, 1)
     columns = np.pad(crop.mask, sides, mode="wrap" if crop.is_periodic else "constant")
     rows = np.pad(crop.mask, ((1, 1), (0, 0)))
@@ -197,9 +198,9 @@ def _outline(crop: WrappedCrop) -> Floats:
 def _extents(
     edges: Floats, crop: WrappedCrop, rotation: Floats
 ) -> tuple[float, float, float, float]:
-    """West, east, south and north end of an instance in a rotated frame, in radians.
+    """West, east, south and north limits of an instance in a rotated frame, in radians.
 
-    Every meridian that an instance meets either crosses its outline or ends in a pole that the
+    Every meridian through an instance either crosses its outline or ends in a pole that the
     instance covers, so the outline and the two poles suffice.
     """
     lon, lat = np.round(direction_to_lonlat(rotate(edges, rotation)), ANGLE_DIGITS)
@@ -212,7 +213,7 @@ def _extents(
 
 
 def _covers(crop: WrappedCrop, direction: Floats) -> bool:
-    """Whether an instance covers a direction; a pole of the panorama, if its whole row does."""
+    """Whether an instance covers a direction. It covers a pole if it fills the row there."""
     position = lonlat_to_pixel(*direction_to_lonlat(direction), crop.width, crop.height)
     column, row = nearest_pixel(*position, crop.width, crop.height)
     h, w = crop.mask.shape
@@ -225,17 +226,17 @@ def _covers(crop: WrappedCrop, direction: Floats) -> bool:
 
 
 def _longitude_range(lon: Floats) -> tuple[float, float]:
-    """Smallest range (west, east) that holds all arcs (N, 2) of longitude on the circle.
+    """The smallest range (west, east) that contains all arcs (N, 2) of longitude on the circle.
 
-    West is at least -pi; a range across ± pi ends east of pi, unless its middle would lie beyond.
+    Its middle lies in [-pi, pi); its ends may lie outside.
     """
-    step = (lon[:, 1] - lon[:, 0] + np.pi) % (2 * np.pi) - np.pi  # an edge goes the shorter way
+    step = (lon[:, 1] - lon[:, 0] + np.pi) % (2 * np.pi) - np.pi  # each edge is the shorter arc
     west = lon[:, 0] + np.minimum(step, 0)
     turn = np.where(west < -np.pi, 2 * np.pi, 0.0)
     west, east = west + turn, lon[:, 0] + np.maximum(step, 0) + turn
     order = np.argsort(west)
     west, east = west[order], east[order]
-    # how far the circle is covered before each arc; the arcs that pass ± pi cover its beginning
+    # how far earlier arcs reach before each arc starts; arcs across ± pi cover the beginning
     covered = np.maximum.accumulate(np.concatenate([[east.max() - 2 * np.pi], east[:-1]]))
     gaps = west - covered
     widest = int(np.argmax(gaps))

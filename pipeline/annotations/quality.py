@@ -1,4 +1,4 @@
-"""What makes a panorama unfit for a dataset: the thresholds and the reasons, in words."""
+"""Defects that exclude a panorama from the dataset, and their thresholds."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLACK_MEAN = 3.0
-"""Mean grey level (0..255) below which nothing can be seen: an unlit room, a camera in a wall."""
+"""Mean grey level (0..255) of a black picture: an unlit room, or a camera inside a wall."""
 BLOWN_LEVEL, BLOWN_SHARE = 250, 0.5
-"""A panorama is blown out when this share of its pixels is this bright in all three channels."""
+"""A panorama is overexposed if this share of its pixels has this level in all three channels."""
 CONSTANT_DEVIATION = 1.0
-"""Standard deviation of the grey levels below which the picture is one flat colour."""
+"""Standard deviation of the grey levels of a picture of one flat colour."""
 FILLING_SHARE = 0.75
-"""Share of the sphere beyond which one instance means that the camera is inside or in front of
-it. The four walls of a cubic room, seen from its middle and unfurnished, fill 0.67."""
+"""If one instance fills this share of the sphere, the camera is inside it or right in front of it.
+The four walls of an empty cubic room, seen from its middle, fill 0.67."""
 
 
 def defects(image: NDArray[np.uint8], objects: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Reasons why a panorama is unfit; none for a good one.
+    """The defects of a panorama, in words; an empty list for a good panorama.
 
     Args:
         image: (H, W, 3) uint8 RGB.

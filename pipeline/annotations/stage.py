@@ -1,17 +1,17 @@
-"""The annotate stage: rendered/<k>/ in, panoramas/<k>/ out. All its files are opened here.
+"""The annotate stage: reads rendered/<k>/, writes panoramas/<k>/.
 
-Reads, as the render stage leaves them:
+Reads the output of the render stage:
 
     scene.json          scene_id, generator, seed, instances, viewpoints, versions, settings_hash, …
     rendered/<k>/
       image.png         8-bit RGB
       ids.png           16-bit, one channel: instance ids, 0 is none
-      depth.exr         where asked for: float32 metres along the ray, one channel Y
-      normal.exr        where asked for: float32 world x, y, z as channels R, G, B
-      render.json       `RENDER_FACTS`, and what the render cost
+      depth.exr         optional: float32 metres along the ray, one channel Y
+      normal.exr        optional: float32 world x, y, z as channels R, G, B
+      render.json       `RENDER_FACTS`, and the costs of the render
 
 Writes panoramas/<k>/ with the image files of `pipeline.shards.schema.IMAGE_FILES` and row.json:
-the row of a shard without its image columns, and a `summary` for this pipeline only.
+the shard's row without its image columns, and a `summary` that only the pipeline uses.
 """
 
 from __future__ import annotations
@@ -38,50 +38,50 @@ from pipeline.settings import RunSettings
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.storage import write_atomic
 
-# OpenCV looks at this when it first meets an OpenEXR file, not when it is imported.
+# OpenCV reads this variable when it first opens an OpenEXR file, not on import.
 os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
 
 RENDER_FACTS = ("profile", "samples", "device", "exposure_stops")
-"""What a row's provenance takes from render.json; what the render cost is not among it."""
+"""The entries of render.json that go into a row's provenance; costs do not."""
 
 
 class _CorruptError(Exception):
-    """A rendered file that cannot be what the render stage wrote."""
+    """A rendered file is missing or not as the render stage writes it."""
 
 
 def annotate_scene(scene: SceneFolder, settings: RunSettings) -> None:
     """Annotate every rendered panorama of a scene that is not annotated yet.
 
-    When all viewpoints of the scene are annotated, rendered/ is removed. Finishing the scene is
-    left to the caller.
+    When all viewpoints of the scene are annotated, rendered/ is removed. The caller finishes the
+    scene.
 
     Raises:
-        UserError: A rendered file is missing or corrupt; its folder is deleted, so that the next
+        UserError: A rendered file is missing or corrupt. Its folder is deleted, so that the next
             attempt renders it again.
-        ValueError: The id map holds an instance that scene.json does not name.
-        OSError: The disk is full or not writable; no partial panorama is left behind.
+        ValueError: The id map holds an id that scene.json does not list.
+        OSError: The disk is full or not writable; no partial panorama is left.
     """
-    about = read_json(scene.generated)
-    count = len(about["viewpoints"])
-    with _one_thread():
+    facts = read_json(scene.generated)
+    count = len(facts["viewpoints"])
+    with _single_thread():
         for index in range(count):
             rendered = scene.rendered(index)
             if not rendered.is_dir() or scene.panorama(index).exists():
                 continue
             try:
-                _annotate_panorama(scene, index, about, settings)
+                _annotate_panorama(scene, index, facts, settings)
             except _CorruptError as problem:
                 shutil.rmtree(rendered)
                 raise UserError(
-                    f"{problem}; {rendered} is deleted, run again to render it again"
+                    f"{problem}; {rendered} was deleted, run the same command to render it again"
                 ) from problem
     if all(scene.panorama(index).exists() for index in range(count)):
         shutil.rmtree(scene.rendered(0).parent, ignore_errors=True)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep OpenCV to one thread: the stage runs in a Ray worker that has one CPU."""
+def _single_thread() -> Iterator[None]:
+    """Limit OpenCV to one thread, because the stage runs in a Ray worker with one CPU."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -91,9 +91,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _annotate_panorama(
-    scene: SceneFolder, index: int, about: dict[str, Any], settings: RunSettings
+    scene: SceneFolder, index: int, facts: dict[str, Any], settings: RunSettings
 ) -> None:
-    """Make panoramas/<index>/ in the scratch folder and move it to its place whole."""
+    """Write panoramas/<index>/ in the scratch folder, then move it to its place atomically."""
     folder = scene.rendered(index)
     size = (settings.height, settings.width)
     image = _read_image(folder / "image.png", np.uint8, (*size, 3))[..., ::-1]  # BGR to RGB
@@ -105,14 +105,14 @@ def _annotate_panorama(
     if "normal" in settings.passes:
         normal = _read_image(folder / "normal.exr", np.float32, (*size, 3))[..., ::-1]
         images["normal"] = encode_png(normal_to_uint16(normal))
-    row = _make_row(image, ids, index, about, _read_render_json(folder), settings)
+    row = _make_row(image, ids, index, facts, _read_render_json(folder), settings)
     row["summary"]["bytes"] = sum(map(len, images.values()))
     row["summary"]["sha256"] = {
         IMAGE_FILES[column]: hashlib.sha256(data).hexdigest() for column, data in images.items()
     }
 
     scratch = scene.scratch / f"panorama-{index}"
-    shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a killed attempt
     try:
         for column, data in images.items():
             write_atomic(scratch / IMAGE_FILES[column], data)
@@ -128,30 +128,35 @@ def _make_row(
     image: NDArray[np.uint8],
     ids: Ids,
     index: int,
-    about: dict[str, Any],
+    facts: dict[str, Any],
     render: dict[str, Any],
     settings: RunSettings,
 ) -> dict[str, Any]:
-    """The row of `pipeline.shards.schema` without image columns, and its `summary`."""
+    """The row of `pipeline.shards.schema` without image columns, with its `summary`.
+
+    Args:
+        facts: The content of scene.json.
+        render: `RENDER_FACTS` of render.json.
+    """
     instances = {
         entry["id"]: InstanceInfo(entry["name"], entry["category"], entry["is_structure"])
-        for entry in about["instances"]
+        for entry in facts["instances"]
     }
     objects, dropped = annotate(ids, instances, settings.min_area_pixels)
-    viewpoint = about["viewpoints"][index]
+    viewpoint = facts["viewpoints"][index]
     return {
-        "image_id": f"{about['scene_id']}/{index}",
-        "scene_id": about["scene_id"],
+        "image_id": f"{facts['scene_id']}/{index}",
+        "scene_id": facts["scene_id"],
         "width": settings.width,
         "height": settings.height,
-        "generator": about["generator"],
-        "seed": about["seed"],
+        "generator": facts["generator"],
+        "seed": facts["seed"],
         "camera": {key: viewpoint[key] for key in ("position", "rotation_euler", "room")},
         "objects": objects,
         "provenance": {
-            **{key: about["versions"][key] for key in ("pipeline", "infinigen", "bpy")},
+            **{key: facts["versions"][key] for key in ("pipeline", "infinigen", "bpy")},
             **render,
-            "settings_hash": about["settings_hash"],
+            "settings_hash": facts["settings_hash"],
         },
         "summary": {"dropped": dropped, "defects": defects(image, objects)},
     }
@@ -160,8 +165,8 @@ def _make_row(
 def encode_webp(image: NDArray[np.uint8]) -> bytes:
     """Lossless WebP of an RGB image (H, W, 3) uint8.
 
-    Pillow, because OpenCV has no say in WebP's method: its default takes seven times as long at
-    4K for a fifth fewer bytes.
+    By Pillow, because OpenCV cannot choose WebP's method: its default takes seven times as long at
+    4K and saves a fifth of the bytes.
     """
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(
@@ -171,13 +176,13 @@ def encode_webp(image: NDArray[np.uint8]) -> bytes:
 
 
 def encode_png(image: NDArray) -> bytes:
-    """PNG of (H, W) or of RGB (H, W, 3), in 8 or 16 bits as the array's type."""
+    """PNG of a grey (H, W) or RGB (H, W, 3) image, uint8 or uint16."""
     bgr = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
     return cv2.imencode(".png", bgr)[1].tobytes()
 
 
 def depth_to_millimetres(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Metres along the ray to whole millimetres; 0 where nothing is within 65.535 m."""
+    """Convert metres along the ray to integer millimetres; 0 if nothing is within 65.535 m."""
     metres = np.nan_to_num(depth.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     millimetres = np.rint(metres * 1000)
     within = (millimetres > 0) & (millimetres <= 65535)
@@ -185,27 +190,25 @@ def depth_to_millimetres(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def normal_to_uint16(normal: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """World normals (H, W, 3) from [-1, 1] to 0..65535: (n + 1) / 2 * 65535; NaN counts as 0."""
+    """Convert normals (H, W, 3) in [-1, 1] to (n + 1) / 2 * 65535, rounded; NaN counts as 0."""
     clipped = np.clip(np.nan_to_num(normal.astype(np.float64), nan=0.0), -1, 1)
     return np.rint((clipped + 1) / 2 * 65535).astype(np.uint16)
 
 
 def _read_image(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray:
-    """Read an image, in OpenCV's channel order, and insist on its type and size."""
+    """Read an image in OpenCV's channel order; raise _CorruptError for another type or size."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if image is None:
         raise _CorruptError(f"{path} is {'corrupt' if path.exists() else 'missing'}")
     if image.dtype != dtype or image.shape != shape:
-        raise _CorruptError(
-            f"{path} is {image.dtype} {image.shape} instead of {np.dtype(dtype)} {shape}"
-        )
+        raise _CorruptError(f"{path} is {image.dtype} {image.shape}, not {np.dtype(dtype)} {shape}")
     return image
 
 
 def _read_render_json(folder: Path) -> dict[str, Any]:
     path = folder / "render.json"
     try:
-        facts = read_json(path)
-        return {key: facts[key] for key in RENDER_FACTS}
+        content = read_json(path)
+        return {key: content[key] for key in RENDER_FACTS}
     except (FileNotFoundError, ValueError, KeyError) as problem:
         raise _CorruptError(f"{path} is missing or corrupt") from problem

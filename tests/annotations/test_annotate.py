@@ -1,4 +1,4 @@
-"""Annotations of a whole id map: against the discs it was drawn from, and pycocotools."""
+"""Annotations of an id map against the discs it was drawn from, and against pycocotools."""
 
 import json
 
@@ -24,17 +24,17 @@ def disc_objects(width):
     return {thing["id"]: thing for thing in objects}
 
 
-def test_the_same_map_gives_the_same_bits_wherever_it_lies_in_memory():
-    """A disc on the pole has many equally good boxes; a matrix product's last bit chose."""
+def test_annotations_do_not_depend_on_memory_addresses():
+    """A disc on the pole has many equally good boxes; the last bit of a product must not choose."""
     kept, found = [], set()
     for size in range(0, 4000, 50):
-        kept.append(np.zeros(size))  # so that the next arrays lie elsewhere
+        kept.append(np.zeros(size))  # moves the next arrays in memory
         objects, _ = annotate(disc_ids(256, turn=7), INSTANCES, min_area_pixels=1)
         found.add(json.dumps(objects))
     assert len(found) == 1
 
 
-def test_discs_at_1024():
+def test_discs_have_their_analytic_values():
     objects = disc_objects(1024)
     assert list(objects) == sorted(objects) == [1, 2, 3, 4, 5, 6]
     for label, (_lon, lat, radius) in DISCS.items():
@@ -49,7 +49,7 @@ def test_discs_at_1024():
     assert total == pytest.approx(4 * np.pi)
 
 
-def test_the_disc_on_the_seam():
+def test_disc_on_the_seam():
     thing = disc_objects(1024)[SEAM]
     x, _, w, h = thing["bbox_wrapped"]
     assert thing["bbox"][0] == 0 and thing["bbox"][2] == 1024
@@ -68,9 +68,9 @@ def test_sizes_follow_the_area():
 
 @given(st.integers(0, 1000), st.integers(1, 30))
 @settings(max_examples=25, deadline=None)
-def test_masks_areas_and_boxes_are_pycocotools(seed, min_area):
+def test_masks_areas_and_boxes_match_pycocotools(seed, min_area):
     generator = np.random.default_rng(seed)
-    # blocks of random ids of the whole 16-bit range, with single pixels in between
+    # blocks of random 16-bit ids, with single pixels in between
     ids = np.kron(generator.integers(0, 2**16, (4, 8)), np.ones((8, 8))).astype(np.uint16)
     ids[generator.random(ids.shape) < 0.02] = generator.integers(0, 2**16)
     objects, dropped = annotate(ids, NAMED, min_area)
@@ -88,7 +88,7 @@ def test_masks_areas_and_boxes_are_pycocotools(seed, min_area):
         assert mask[thing["click"][1], thing["click"][0]]
 
 
-def test_more_instances_than_the_encoder_takes_at_once():
+def test_more_instances_than_one_encoder_call_takes():
     ids = np.arange(1, 1 + 32 * 64, dtype=np.uint16).reshape(32, 64)
     objects, _ = annotate(ids, NAMED, 1)
     assert len(objects) == 2048
@@ -96,12 +96,12 @@ def test_more_instances_than_the_encoder_takes_at_once():
     np.testing.assert_array_equal((masks * np.arange(1, 2049)).sum(axis=-1), ids)
 
 
-def test_an_id_that_the_scene_does_not_name_is_refused():
+def test_unlisted_id_is_rejected():
     ids = np.zeros((8, 16), np.uint16)
     ids[2, 3] = 99
     with pytest.raises(ValueError, match="99"):
         annotate(ids, INSTANCES, 1)
 
 
-def test_a_map_without_instances():
+def test_map_without_instances():
     assert annotate(np.zeros((8, 16), np.uint16), INSTANCES, 1) == ([], 0)

@@ -38,21 +38,21 @@ def union(parts, width=128):
 
 @given(discs)
 @settings(max_examples=50, deadline=None)
-def test_coco_box_is_pycocotools(parts):
+def test_coco_box_matches_pycocotools(parts):
     mask = union(parts)
     assert list(boxes.coco_box(mask)) == coco.toBbox(coco.encode(np.asfortranarray(mask))).tolist()
 
 
-def test_an_empty_mask_has_no_box():
+def test_empty_mask_has_no_box():
     assert boxes.coco_box(np.zeros((4, 8), bool)) is None
 
 
-def test_a_box_that_does_not_cross_the_seam_stays_cocos():
+def test_wrapped_box_off_the_seam_is_the_coco_box():
     mask = disc(40, 0, 10, 256)
     assert crop_of(mask).box == boxes.coco_box(mask)
 
 
-def test_a_box_that_crosses_the_seam():
+def test_wrapped_box_crosses_the_seam():
     mask = np.zeros((8, 16), bool)
     mask[2:4, [14, 15, 0]] = True
     crop = crop_of(mask)
@@ -62,7 +62,7 @@ def test_a_box_that_crosses_the_seam():
     assert boxes.crosses_seam(crop)
 
 
-def test_two_parts_may_have_a_wrapped_box_without_touching_across_the_seam():
+def test_separate_parts_do_not_cross_the_seam():
     mask = np.zeros((8, 16), bool)
     mask[2, [13, 2]] = True
     crop = crop_of(mask)
@@ -71,14 +71,14 @@ def test_two_parts_may_have_a_wrapped_box_without_touching_across_the_seam():
 
 
 @pytest.mark.parametrize(("left", "right", "touch"), [(3, 3, 1), (3, 4, 1), (4, 3, 1), (3, 5, 0)])
-def test_the_seam_is_crossed_diagonally_too(left, right, touch):
+def test_diagonal_neighbours_cross_the_seam(left, right, touch):
     mask = np.zeros((8, 16), bool)
     mask[left, 0] = mask[right, 15] = True
     assert boxes.crosses_seam(crop_of(mask)) == bool(touch)
 
 
 @pytest.mark.parametrize(("row", "touches"), [(0, True), (1, False), (6, False), (7, True)])
-def test_touching_a_pole(row, touches):
+def test_touches_pole(row, touches):
     mask = np.zeros((8, 16), bool)
     mask[row, 5] = True
     assert boxes.touches_pole(crop_of(mask)) == touches
@@ -159,7 +159,7 @@ def test_bfov_contains_all_pixels(parts):
 
 @given(discs, st.integers(0, 127))
 @settings(max_examples=60, deadline=None)
-def test_rolling_the_panorama_rolls_the_boxes(parts, columns):
+def test_boxes_follow_a_rolled_panorama(parts, columns):
     mask = union(parts)
     crop, rolled = crop_of(mask), crop_of(np.roll(mask, columns, axis=1))
     gaps = np.diff(np.flatnonzero(np.tile(mask.any(axis=0), 2)))[: mask.any(axis=0).sum()]
@@ -174,11 +174,11 @@ def test_rolling_the_panorama_rolls_the_boxes(parts, columns):
 
 
 VECTOR_UNITS = "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
-"""What NumPy computes sines with where a processor has it."""
+"""Processor features that NumPy uses for sines."""
 
 
 def boxes_of_many() -> list[tuple[float, ...]]:
-    """Spherical boxes of shapes of several discs, many of them on a pole, and of what is left."""
+    """Spherical boxes of unions of discs, many of them on a pole, and of their complements."""
     random = np.random.default_rng(0)
     found = []
     for _ in range(150):
@@ -191,14 +191,14 @@ def boxes_of_many() -> list[tuple[float, ...]]:
     return found
 
 
-def test_another_processor_gives_the_same_boxes():
+def test_boxes_do_not_depend_on_the_processor():
     code = "import json; from tests.annotations.test_boxes import boxes_of_many; "
     code += "print(json.dumps(boxes_of_many()))"
-    plain = subprocess.run(
+    without_vector_units = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "NPY_DISABLE_CPU_FEATURES": VECTOR_UNITS},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(plain.stdout) == [list(box) for box in boxes_of_many()]
+    assert json.loads(without_vector_units.stdout) == [list(box) for box in boxes_of_many()]

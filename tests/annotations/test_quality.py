@@ -1,4 +1,4 @@
-"""A good panorama has no defect, and each defect is found and named."""
+"""A good panorama has no defects; each kind of defect is found."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ OBJECTS = [
 ]
 
 
-def test_a_good_panorama():
+def test_good_panorama_has_no_defects():
     assert defects(IMAGE, OBJECTS) == []
 
 
@@ -25,22 +25,22 @@ def test_a_good_panorama():
         (np.full_like(IMAGE, 128), "constant"),
     ],
 )
-def test_a_bad_picture(image, reason):
+def test_defective_picture(image, reason):
     (found,) = defects(image, OBJECTS)
     assert found.startswith(reason)
 
 
-def test_a_lamp_and_a_window_are_not_blown_out():
+def test_bright_window_is_no_defect():
     image = IMAGE.copy()
     image[:10] = 255
     assert defects(image, OBJECTS) == []
 
 
-def test_a_camera_inside_a_cupboard():
+def test_camera_inside_an_object():
     cupboard = {"name": "cupboard", "is_structure": False, "solid_angle": 0.9 * 4 * np.pi}
     assert defects(IMAGE, [cupboard]) == ["cupboard fills 90% of the sphere"]
 
 
 @pytest.mark.parametrize("objects", [[], OBJECTS[:1]])
-def test_an_empty_room(objects):
+def test_empty_room(objects):
     assert defects(IMAGE, objects) == ["no objects, only structure or nothing"]

@@ -1,4 +1,4 @@
-"""Size thresholds at the sizes the documentation names."""
+"""Size thresholds at the documented resolutions."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from pipeline.annotations.sizes import (
 )
 
 
-def test_thresholds_in_a_coco_image_are_cocos():
+def test_thresholds_of_a_coco_image_are_cocos():
     assert size_thresholds(640, 480) == (32**2, 96**2)
 
 
@@ -26,6 +26,6 @@ def test_classes_at_4k(area, size):
     assert size_of(area, 4096, 2048) == size
 
 
-def test_the_papers_mix_covers_all_sizes():
+def test_paper_shares_cover_all_sizes():
     assert tuple(PAPER_MIX_PERCENT) == SIZES
     assert sum(PAPER_MIX_PERCENT.values()) == pytest.approx(100, abs=0.02)
