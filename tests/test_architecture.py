@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     "module",
-    ["pipeline.cli", "pipeline.farm.driver", "pipeline.farm.tasks", "pipeline.shards.writer"],
+    ["pipeline.cli", "pipeline.farm.driver", "pipeline.farm.worker", "pipeline.shards.writer"],
 )
 def test_only_blender_processes_load_blender(module):
     code = f"import sys, {module}; sys.exit('bpy' in sys.modules)"

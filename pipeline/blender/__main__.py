@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import layout
-from pipeline.farm.orphans import die_with_parent
-from pipeline.farm.worker import (
+from pipeline.farm.child import (
     DAMAGED_PREFIX,
     DAMAGED_STATUS,
     REJECTED_PREFIX,
     REJECTED_STATUS,
+    die_with_parent,
 )
 from pipeline.layout import SceneFolder
 from pipeline.settings import RunSettings, config_of, from_json, settings_hash, versions

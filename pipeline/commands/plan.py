@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.farm.worker import GIB
+from pipeline.farm.child import GIB
 from pipeline.planning.ledgers import settings_of
 from pipeline.planning.machines import Cluster, Rates
 from pipeline.planning.plan import plan as make_plan

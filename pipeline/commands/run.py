@@ -24,7 +24,7 @@ def render(options: argparse.Namespace) -> None:
     """Seeds → panoramas → shards → preview."""
     from pipeline.farm.driver import render_run
     from pipeline.farm.options import FarmSettings
-    from pipeline.ledger.records import names_of
+    from pipeline.farm.records import names_of
     from pipeline.preview.page import is_current, write_preview
     from pipeline.shards.writer import pack
 
@@ -80,7 +80,7 @@ def render(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     """What OUT has done, is doing and has failed."""
-    from pipeline.ledger.status_text import status_json, status_text
+    from pipeline.farm.report import status_json, status_text
 
     storage.RETRY_SECONDS = BRIEF
     run = run_folder(options)
@@ -90,7 +90,7 @@ def status(options: argparse.Namespace) -> None:
 
 def failures(options: argparse.Namespace) -> None:
     """Why seeds were given up, and how to make each of them again."""
-    from pipeline.ledger.failures import failures_json, failures_text
+    from pipeline.farm.report import failures_json, failures_text
 
     storage.RETRY_SECONDS = BRIEF
     run = run_folder(options)

@@ -19,7 +19,7 @@ from ray._private import worker as ray_worker
 
 from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.resources import Node
+from pipeline.farm.scheduler import Node
 from pipeline.settings import PROFILES, RunSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]

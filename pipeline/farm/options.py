@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 
 from pipeline.errors import UserError
-from pipeline.farm.worker import GIB, Limits
+from pipeline.farm.child import GIB, Limits
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.farm.report import duration
+from pipeline.farm.status import Status, read_status
+from pipeline.farm.totals import Records
 from pipeline.layout import RunFolder
-from pipeline.ledger.status import Status, read_status
-from pipeline.ledger.status_text import duration
-from pipeline.ledger.totals import Records
 
 REFRESH_SECONDS = 1.0
 REFRESH_SHARE = 0.02  # of the driver's time, at most, goes into reading how the run stands

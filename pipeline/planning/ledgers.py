@@ -7,9 +7,9 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.farm.attempt import Attempt, read_attempts
+from pipeline.farm.records import Cost, Done, Failed, read_all_done, read_failed
 from pipeline.layout import RunFolder, read_json
-from pipeline.ledger.attempts import Attempt, read_attempts
-from pipeline.ledger.records import Cost, Done, Failed, read_all_done, read_failed
 from pipeline.planning.measured import Measured, Sample, reference, scale
 from pipeline.settings import RunSettings, from_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from pipeline.errors import UserError
-from pipeline.farm.resources import Node
+from pipeline.farm.scheduler import Node
 from pipeline.planning.simulate import WAITING_BYTES
 
 NODE_CPUS, NODE_GPUS = 64, 8

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.farm.worker import GIB
+from pipeline.farm.child import GIB
 from pipeline.planning.ledgers import from_ledgers
 from pipeline.planning.machines import Cluster, Rates
 from pipeline.planning.measured import ASSUMED_GPU_SPEED, Measured, Sample, from_reference

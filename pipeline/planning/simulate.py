@@ -1,7 +1,8 @@
 """A run without the work: the driver's loop in virtual time, for `plan` and for tests.
 
-What may start, and where, is decided by the code that decides it in a real run (`Placement`,
-`Ahead`, `Seen`); only the attempts are made up: each ends after the seconds it was given.
+What may start, and where, is decided by the code that decides it in a real run (`Scheduler`,
+`RenderBacklog`, `UsageHistory`); only the attempts are made up: each ends after the seconds it
+was given.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.errors import UserError
-from pipeline.farm.needs import Seen
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.placement import Placement
-from pipeline.farm.resources import Ahead, Need, Node
+from pipeline.farm.resource_estimates import UsageHistory
+from pipeline.farm.scene import SceneState
+from pipeline.farm.scheduler import Node, RenderBacklog, ResourceRequest, Scheduler
 from pipeline.layout import STAGES
-from pipeline.ledger.state import State
 
 WAITING_BYTES = FarmSettings.waiting_bytes
 
@@ -48,7 +48,7 @@ class SceneTimes:
     memory: dict[str, int] = field(default_factory=dict)
     last: str = "annotate"
 
-    def seconds(self, need: Need) -> float:
+    def seconds(self, need: ResourceRequest) -> float:
         """How long a stage takes with the CPUs or the GPU that it was given."""
         if need.stage != "render":
             return self.generate if need.stage == "generate" else self.annotate
@@ -102,13 +102,13 @@ class _Run:
         filled: What `read` gave when the pipeline was filled; `drained`, when the last scene began.
     """
 
-    placement: Placement
-    ahead: Ahead
+    placement: Scheduler
+    ahead: RenderBacklog
     latency: float
     ready: dict[str, deque[SceneTimes]]
     renders_left: int
-    seen: Seen = field(default_factory=Seen)
-    running: list[tuple[float, int, SceneTimes, Need, str]] = field(default_factory=list)
+    seen: UsageHistory = field(default_factory=UsageHistory)
+    running: list[tuple[float, int, SceneTimes, ResourceRequest, str]] = field(default_factory=list)
     now: float = 0.0
     cpus: int = 0
     gpus: int = 0
@@ -137,13 +137,13 @@ class _Run:
         self.gpu_seconds += self.gpus * (time - self.now)
         self.now = time
 
-    def needs(self, most_cpus: int) -> list[Need]:
+    def needs(self, most_cpus: int) -> list[ResourceRequest]:
         """What the first scene that could start each stage needs; as the driver asks for it."""
         return [
             self.seen.need(
                 waiting[0].generator,
                 stage,
-                State(stage, scene_bytes=waiting[0].scene_bytes),
+                SceneState(stage, scene_bytes=waiting[0].scene_bytes),
                 gpu=self.placement.on_gpu,
                 most_cpus=most_cpus,
             )
@@ -151,7 +151,7 @@ class _Run:
             if waiting
         ]
 
-    def start(self, need: Need, node: str) -> None:
+    def start(self, need: ResourceRequest, node: str) -> None:
         self.go_to(self.now + self.latency)
         scene = self.ready[need.stage].popleft()
         self.placement.start(need, node)
@@ -225,7 +225,7 @@ def simulate(
     disk: int = WAITING_BYTES,
     render_cpus: int | None = None,
     latency: float = 0.0,
-    watch: Callable[[float, Placement, Ahead], None] | None = None,
+    watch: Callable[[float, Scheduler, RenderBacklog], None] | None = None,
 ) -> Simulated:
     """Carry out a run in virtual time. Equal arguments give equal results.
 
@@ -233,20 +233,20 @@ def simulate(
         scenes: In the order in which they are generated.
         on_gpu: Renders run on GPUs.
         disk: Bytes that scene files may take that wait for a render or are being made.
-        render_cpus: As in `Placement`.
+        render_cpus: As in `Scheduler`.
         latency: Seconds that the driver takes for each start; it does one after the other.
         watch: Called with the time after each start and each end.
 
     Raises:
         UserError: A stage fits on no node.
     """
-    placement = Placement(on_gpu=on_gpu, render_cpus=render_cpus)
+    placement = Scheduler(on_gpu=on_gpu, render_cpus=render_cpus)
     placement.update(nodes)
     most_cpus = max((node.cpus for node in placement.nodes.values()), default=1)
     ready: dict[str, deque[SceneTimes]] = {stage: deque() for stage in STAGES}
     ready["generate"].extend(scenes)
     renders_left = sum(scene.last != "generate" for scene in ready["generate"])
-    run = _Run(placement, Ahead(disk), latency, ready, renders_left)
+    run = _Run(placement, RenderBacklog(disk), latency, ready, renders_left)
     while run.running or any(ready.values()):
         needs = run.needs(most_cpus)
         found = placement.choose(needs, run.ahead, run.renders_left)

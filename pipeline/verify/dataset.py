@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from pipeline.farm.orphans import die_with
+from pipeline.farm.child import die_with
 from pipeline.layout import read_json, write_json
 from pipeline.settings import RunSettings
 from pipeline.verify.cross_row import Place, compare, find_alike

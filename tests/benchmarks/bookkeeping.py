@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
+from pipeline.farm.claim import claim
 from pipeline.farm.driver import render_run
 from pipeline.farm.options import FarmSettings
+from pipeline.farm.status import read_status
+from pipeline.farm.totals import Records
 from pipeline.layout import ANNOTATED, RunFolder
-from pipeline.ledger.claim import claim
-from pipeline.ledger.status import read_status
-from pipeline.ledger.totals import Records
 from pipeline.settings import RunSettings
 from pipeline.shards.splits import ROW_GROUP_BYTES
 from pipeline.shards.writer import pack
@@ -105,7 +105,7 @@ def main(out: Path, scenes: int, panoramas: int, parts: list[str]) -> None:
     print(f"{scenes} scenes, {scenes * panoramas} panoramas\n")
     print("| what | measured | CPU | goal | |")
     print("|---|---|---|---|---|")
-    status = "from pipeline.ledger import status_text as s; from pipeline.layout import RunFolder; "
+    status = "from pipeline.farm import report as s; from pipeline.layout import RunFolder; "
     status += f"from pathlib import Path; print(len(s.status_{{}}(RunFolder(Path({str(out)!r})))))"
     if "status" in parts:
         for kind in ("text", "json"):

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 
 from pipeline.annotations.sizes import PAPER_MASKS_PER_PANORAMA, PAPER_MIX_PERCENT, SIZES
+from pipeline.farm.attempt import read_attempts
 from pipeline.layout import RunFolder, SceneFolder, read_json
-from pipeline.ledger.attempts import read_attempts
 
 
 def main(folders: list[str]) -> None:

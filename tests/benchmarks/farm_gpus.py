@@ -16,7 +16,7 @@ import argparse
 import random
 from collections.abc import Sequence
 
-from pipeline.farm.resources import Node
+from pipeline.farm.scheduler import Node
 from pipeline.planning.ledgers import from_ledgers
 from pipeline.planning.measured import ASSUMED_GPU_SPEED, Measured, from_reference
 from pipeline.planning.simulate import WAITING_BYTES, SceneTimes, Simulated, simulate

@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations.stage import annotate_scene
-from pipeline.farm.hands import Ended
+from pipeline.farm.attempt import Attempt, Result, log_path, record_path
+from pipeline.farm.child import GIB
+from pipeline.farm.claim import claim
+from pipeline.farm.executor import Ended
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.resources import Node
-from pipeline.farm.worker import GIB
+from pipeline.farm.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
+from pipeline.farm.scene import SceneState
+from pipeline.farm.scheduler import Node
 from pipeline.layout import STAGES, RunFolder
-from pipeline.ledger import attempts
-from pipeline.ledger.attempts import Attempt
-from pipeline.ledger.claim import claim
-from pipeline.ledger.outcome import Outcome
-from pipeline.ledger.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
-from pipeline.ledger.state import State
 from pipeline.settings import RunSettings, scene_id
 from tests.synthetic import SETTINGS, render_scene
 
@@ -75,8 +73,8 @@ def _scene(run: RunFolder, settings: RunSettings, seed: int, files: dict[str, by
     for place, stage in enumerate(stages):
         number = 1 + stages[:place].count(stage)
         attempt = _attempt(stage, number, seed, "ok" if files or place == 0 else "crashed")
-        attempts.record_path(scene, stage, number).write_text(_text(asdict(attempt)))
-        attempts.log_path(scene, stage, number).write_text(f"stage: {stage}\n" + "line\n" * 50)
+        record_path(scene, stage, number).write_text(_text(asdict(attempt)))
+        log_path(scene, stage, number).write_text(f"stage: {stage}\n" + "line\n" * 50)
         tried.append(attempt)
     if files:
         scene.done.write_text(_text(to_json(_done(scene.scene_id, seed, settings, tried))))
@@ -199,19 +197,19 @@ class Workers:
 
     def _carry_out(self, job: Any) -> Any:
         """What a worker leaves in OUT and reports."""
-        from pipeline.farm.tasks import Report
+        from pipeline.farm.worker import Report
 
         scene = self.run.scene(Path(job.scene_folder).name)
         scene.attempts.mkdir(parents=True, exist_ok=True)
         attempt = _attempt(job.stage, job.number, job.seed)
-        attempts.record_path(scene, job.stage, job.number).write_text(_text(asdict(attempt)))
+        record_path(scene, job.stage, job.number).write_text(_text(asdict(attempt)))
         numbers = {stage: 1 for stage in STAGES[: STAGES.index(job.stage) + 1]}
         following = {"generate": "render", "render": "annotate", "annotate": None}[job.stage]
         left = self.settings.panos
-        state = State(following, left, left, scene_bytes=10**8, numbers=numbers)
+        state = SceneState(following, left, left, scene_bytes=10**8, numbers=numbers)
         if following is None:
             tried = [_attempt(stage, 1, job.seed) for stage in STAGES]
             record = _done(scene.scene_id, job.seed, self.settings, tried)
             scene.done.write_text(_text(to_json(replace(record, finished=time.time()))))
             self.finished += 1
-        return Report(Outcome("ok", peak_rss=2 * GIB), state)
+        return Report(Result("ok", peak_rss=2 * GIB), state)

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.farm.attempt import read_attempts
 from pipeline.layout import RunFolder, SceneFolder, write_json
-from pipeline.ledger.attempts import read_attempts
 from pipeline.settings import RunSettings, make_settings, scene_id, to_json
 
 ANNOTATE = """

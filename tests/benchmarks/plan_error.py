@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.farm.attempt import Attempt, read_attempts
+from pipeline.farm.records import Done, read_done
 from pipeline.layout import RunFolder
-from pipeline.ledger.attempts import Attempt, read_attempts
-from pipeline.ledger.records import Done, read_done
 from pipeline.planning.ledgers import read_samples, settings_of
 from pipeline.planning.machines import Cluster
 from pipeline.planning.measured import Measured, reference

@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
+from pipeline.farm.attempt import read_attempts
+from pipeline.farm.records import names_of
 from pipeline.layout import RunFolder
-from pipeline.ledger.attempts import read_attempts
-from pipeline.ledger.records import names_of
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.farm.session import session_members
+from pipeline.farm.supervisor import session_members
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0
@@ -262,11 +262,11 @@ import json, sys
 from dataclasses import replace
 from pipeline import lease, storage
 from pipeline.errors import UserError
-from pipeline.farm import loop
-from pipeline.farm.worker import Limits
+from pipeline.farm import driver
+from pipeline.farm.child import Limits
 from pipeline.layout import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
-loop.IDLE_SECONDS = 2.0
+driver.IDLE_SECONDS = 2.0
 out, scenes, profile, asked = json.loads(sys.argv[1])
 lease.BEAT_SECONDS, lease.LEASE_SECONDS, lease.SETTLE_SECONDS = 1.0, 8.0, 0.5
 limits = {name: Limits(**asked.pop(name)) for name in list(asked) if name.endswith("_limits")}

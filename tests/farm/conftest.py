@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.farm.child import Limits
 from pipeline.farm.driver import Summary, render_run
 from pipeline.farm.options import FarmSettings, Program
-from pipeline.farm.worker import Limits
 from pipeline.layout import RunFolder
 from pipeline.settings import RunSettings, make_settings
 
@@ -40,7 +40,7 @@ sys.path.insert(0, sys.argv[1])
 from dataclasses import replace
 from pathlib import Path
 from pipeline.errors import UserError
-from pipeline.farm.worker import Limits
+from pipeline.farm.child import Limits
 from pipeline.layout import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
 patient = Limits(wall=60)  # what hangs shall hang until the test has done its part

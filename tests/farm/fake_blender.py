@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from pipeline.farm.orphans import die_with_parent
+from pipeline.farm.child import die_with_parent
 from pipeline.layout import SceneFolder, write_json
 from pipeline.settings import RunSettings
 

@@ -19,14 +19,14 @@ import psutil
 import pytest
 
 from pipeline.errors import UserError
+from pipeline.farm.attempt import read_attempts
+from pipeline.farm.child import Limits
+from pipeline.farm.claim import read_claim
 from pipeline.farm.driver import render_run
-from pipeline.farm.hands import Ended, Hands, ray_hands
+from pipeline.farm.executor import Ended, Executor, ray_executor
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.worker import Limits
+from pipeline.farm.status import read_status
 from pipeline.layout import RunFolder, read_json
-from pipeline.ledger import attempts
-from pipeline.ledger.claim import read_claim
-from pipeline.ledger.status import read_status
 from tests.farm.conftest import CHECKOUT, FAKE, QUICK, SETTINGS, Farm, wait_until
 
 pytestmark = pytest.mark.usefixtures("ray_address")
@@ -43,7 +43,7 @@ def names(*seeds: int) -> tuple[str, ...]:
 def ends(farm: Farm, seed: int, stage: str) -> list[str | None]:
     """How each attempt at a stage ended."""
     scene = farm.run.scene(name(seed))
-    return [one.reason for one in attempts.read_attempts(scene) if one.stage == stage]
+    return [one.reason for one in read_attempts(scene) if one.stage == stage]
 
 
 def test_scenes_are_made_and_cleaned_up(farm: Farm) -> None:
@@ -158,9 +158,7 @@ def test_killed_ray_worker_counts_as_an_attempt(
     farm.plan({f"{stage}:0": "kill-worker 1"})
     assert farm.render(1).scenes == names(0)
     assert ends(farm, 0, stage) == ["crashed", "ok"]
-    (first, _) = (
-        one for one in attempts.read_attempts(farm.run.scene(name(0))) if one.stage == stage
-    )
+    (first, _) = (one for one in read_attempts(farm.run.scene(name(0))) if one.stage == stage)
     assert "WorkerCrashed" in first.detail
     assert "raylet" not in capsys.readouterr().out  # Ray's own words about it
     assert first.counted
@@ -314,8 +312,8 @@ def test_a_fault_common_to_all_seeds_stops_the_run_and_costs_no_seed(farm: Farm)
 
 def test_a_fault_common_to_all_costs_no_seed_that_fails_while_the_driver_stops(farm: Farm) -> None:
     @contextmanager
-    def slow_to_stop(settings: FarmSettings) -> Iterator[Hands]:
-        with ray_hands(settings) as hands:
+    def slow_to_stop(settings: FarmSettings) -> Iterator[Executor]:
+        with ray_executor(settings) as hands:
             try:
                 yield hands
             finally:

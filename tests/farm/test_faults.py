@@ -15,13 +15,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.farm.tasks import Job, attempt
-from pipeline.farm.worker import Limits
-from pipeline.farm.workspace import PREFIX, sweep, workspace
+from pipeline.farm.attempt import Attempt, Result, end_attempt, read_attempts
+from pipeline.farm.child import Limits
+from pipeline.farm.worker import PREFIX, Job, attempt, sweep, workspace
 from pipeline.layout import read_json
-from pipeline.ledger import attempts
-from pipeline.ledger.attempts import Attempt
-from pipeline.ledger.outcome import Outcome
 from pipeline.settings import to_json
 from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
 from tests.farm.conftest import FAKE, SETTINGS, Farm
@@ -49,7 +46,7 @@ def name(seed: int) -> str:
 
 def tries(farm: Farm, seed: int, stage: str) -> list[Attempt]:
     scene = farm.run.scene(name(seed))
-    return [one for one in attempts.read_attempts(scene) if one.stage == stage]
+    return [one for one in read_attempts(scene) if one.stage == stage]
 
 
 def ends(farm: Farm, seed: int, stage: str) -> list[str | None]:
@@ -291,7 +288,7 @@ def a_job(farm: Farm, scene_folder: str) -> Job:
 def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
     """Its worker hung before the first line; the driver has closed it in its place."""
     scene = farm.run.scene(name(0))
-    attempts.end(scene, "generate", 1, Outcome("node", "its node went away"))
+    end_attempt(scene, "generate", 1, Result("node", "its node went away"))
     job = a_job(farm, str(scene.path))
     before = files(farm)
     assert not attempt(job).outcome.ok

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.farm.memory import CGROUPS, machine_memory, oom_kills
-from pipeline.farm.worker import Limits, run_job
+from pipeline.farm.child import Limits
+from pipeline.farm.supervisor import CGROUPS, machine_memory, oom_kills, run_child
 
 MIB = 2**20
 TOTAL = psutil.virtual_memory().total
@@ -83,7 +83,7 @@ def test_what_the_kernel_ends_ran_out_of_memory(small_group, tmp_path):
         "hoard = [bytearray(2**20) for _ in range(500)]"
     )
     before = oom_kills()
-    outcome = run_job([sys.executable, "-c", code], tmp_path / "child.log", Limits(wall=20))
+    outcome = run_child([sys.executable, "-c", code], tmp_path / "child.log", Limits(wall=20))
     assert outcome.reason == "memory"
     assert outcome.detail.startswith("the kernel ended it at")
     assert oom_kills() > before
@@ -91,5 +91,5 @@ def test_what_the_kernel_ends_ran_out_of_memory(small_group, tmp_path):
 
 def test_a_kill_by_somebody_else_is_a_crash(tmp_path):
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    outcome = run_job([sys.executable, "-c", code], tmp_path / "child.log", Limits(wall=20))
+    outcome = run_child([sys.executable, "-c", code], tmp_path / "child.log", Limits(wall=20))
     assert (outcome.reason, outcome.detail) == ("crashed", "killed by SIGKILL")

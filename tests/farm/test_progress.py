@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.farm import progress
+from pipeline.farm.attempt import begin_attempt
+from pipeline.farm.claim import claim
 from pipeline.farm.progress import Progress
+from pipeline.farm.report import status_text
+from pipeline.farm.status import read_status
 from pipeline.layout import RunFolder, write_json
-from pipeline.ledger import attempts
-from pipeline.ledger.claim import claim
-from pipeline.ledger.status import read_status
-from pipeline.ledger.status_text import status_text
 from tests.farm.conftest import SETTINGS, Farm
-from tests.ledger.some_ledgers import name, some_ledgers, write_record
+from tests.farm.example_records import name, some_ledgers, write_record
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_plain_lines(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_live_display_in_a_terminal(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    attempts.begin(farm.run.scene(name(0)), "generate", 2)
+    begin_attempt(farm.run.scene(name(0)), "generate", 2)
     stream = io.StringIO()
     with Progress(farm.run, stream) as display:
         display.note("a line that stays [not markup]")
@@ -89,7 +89,7 @@ def test_the_text_fits_on_a_screen_and_says_it_all(tmp_path: Path) -> None:
         for seed, (kind, tried) in enumerate(some_ledgers(200)):
             write_record(run, seed, kind, tried)
         for seed in range(200, 230):
-            attempts.begin(run.scene(name(seed)), "generate", 1)
+            begin_attempt(run.scene(name(seed)), "generate", 1)
         lines = status_text(run).splitlines()
     assert 20 <= len(lines) <= 45
     assert max(len(line) for line in lines if str(run.path) not in line) <= 130

@@ -6,16 +6,14 @@ import socket
 
 import pytest
 
-from pipeline.farm.scenes import Scene, finish, open_seeds, quarantine, spent
+from pipeline.farm.attempt import Result, begin_attempt, end_attempt, read_attempts, reset_failures
+from pipeline.farm.records import names_of, read_done, read_failed, seed_of
+from pipeline.farm.scene import Scene, finish, open_seeds, quarantine, read_state, retries_exhausted
 from pipeline.layout import write_json
-from pipeline.ledger import attempts
-from pipeline.ledger.outcome import Outcome
-from pipeline.ledger.records import names_of, read_done, read_failed, seed_of
-from pipeline.ledger.state import read_state
 from pipeline.settings import make_settings
 from tests.farm.conftest import SETTINGS, Farm
 
-CRASH = Outcome("crashed", "exit status 1: boom", seconds=2.0, cpu_seconds=1.5, log_tail="boom")
+CRASH = Result("crashed", "exit status 1: boom", seconds=2.0, cpu_seconds=1.5, log_tail="boom")
 
 
 @pytest.fixture
@@ -28,9 +26,9 @@ def test_a_finished_scene(farm: Farm, scene: Scene) -> None:
     for index, defects in enumerate(([], ["black"])):
         row = {"summary": {"defects": defects}}
         write_json(scene.folder.panorama(index) / "row.json", row)
-    for number, outcome in ((1, CRASH), (2, Outcome("ok", seconds=3.0, peak_rss=9))):
-        attempts.begin(scene.folder, "render", number, gpus=1, node="n")
-        attempts.end(scene.folder, "render", number, outcome, bytes=50, brought=number - 1)
+    for number, outcome in ((1, CRASH), (2, Result("ok", seconds=3.0, peak_rss=9))):
+        begin_attempt(scene.folder, "render", number, gpus=1, node="n")
+        end_attempt(scene.folder, "render", number, outcome, bytes=50, brought=number - 1)
     scene.folder.blend.write_bytes(b"large")
     assert finish(scene, "spheres", keep_work=False) is None
     done = read_done(farm.run, scene.folder.scene_id)
@@ -53,8 +51,8 @@ def test_a_scene_without_a_good_panorama_is_not_finished(farm: Farm, scene: Scen
 
 def test_quarantine_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
     settings = make_settings(generator="spheres:3,rooms:1", passes="depth", profile="draft")
-    attempts.begin(scene.folder, "generate", 1)
-    attempts.end(scene.folder, "generate", 1, CRASH)
+    begin_attempt(scene.folder, "generate", 1)
+    end_attempt(scene.folder, "generate", 1, CRASH)
     scene.folder.blend.write_bytes(b"large")
     quarantine(scene, settings, "generate", CRASH)
     about = read_failed(farm.run, scene.folder.scene_id)
@@ -65,36 +63,36 @@ def test_quarantine_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> N
     assert "SEED=7 GENERATOR=rooms:0.25,spheres:0.75" in about.run_again
     assert "PASSES=depth" in about.run_again
     assert not scene.folder.blend.exists()
-    attempts.forgive(scene.folder)
+    reset_failures(scene.folder)
     assert not scene.folder.failed.exists()
-    assert not any(attempt.counted for attempt in attempts.read_attempts(scene.folder))
+    assert not any(attempt.counted for attempt in read_attempts(scene.folder))
 
 
 def test_what_is_forgiven_counts_against_nothing(scene: Scene) -> None:
-    for number, end in enumerate((CRASH, Outcome("node", "it went away")), start=1):
-        attempts.begin(scene.folder, "generate", number)
-        attempts.end(scene.folder, "generate", number, end)
+    for number, end in enumerate((CRASH, Result("node", "it went away")), start=1):
+        begin_attempt(scene.folder, "generate", number)
+        end_attempt(scene.folder, "generate", number, end)
     state = read_state(scene.folder)
     assert (state.failures["generate"], state.elsewhere) == (1, 1)
-    attempts.forgive(scene.folder)
+    reset_failures(scene.folder)
     state = read_state(scene.folder)
     assert (state.failures["generate"], state.elsewhere, state.numbers["generate"]) == (0, 0, 2)
 
 
 def test_a_seed_whose_driver_was_killed_before_it_could_give_it_up(scene: Scene) -> None:
-    assert spent(scene, 2, 2) is None
+    assert retries_exhausted(scene, 2, 2) is None
     for number in (1, 2):
-        attempts.begin(scene.folder, "render", number)
-        attempts.end(scene.folder, "render", number, CRASH)
-        assert (spent(scene, 2, 2) is None) == (number < 2)
-    assert spent(scene, 2, 2) == ("render", Outcome(CRASH.reason, CRASH.detail))
-    attempts.begin(scene.folder, "render", 3)
-    attempts.end(scene.folder, "render", 3, Outcome("ok"))
-    assert spent(scene, 2, 2) is None
+        begin_attempt(scene.folder, "render", number)
+        end_attempt(scene.folder, "render", number, CRASH)
+        assert (retries_exhausted(scene, 2, 2) is None) == (number < 2)
+    assert retries_exhausted(scene, 2, 2) == ("render", Result(CRASH.reason, CRASH.detail))
+    begin_attempt(scene.folder, "render", 3)
+    end_attempt(scene.folder, "render", 3, Result("ok"))
+    assert retries_exhausted(scene, 2, 2) is None
     for number in (1, 2):
-        attempts.begin(scene.folder, "annotate", number)
-        attempts.end(scene.folder, "annotate", number, Outcome("node", "it went away"))
-    assert spent(scene, 2, 2) == ("annotate", Outcome("node", "it went away"))
+        begin_attempt(scene.folder, "annotate", number)
+        end_attempt(scene.folder, "annotate", number, Result("node", "it went away"))
+    assert retries_exhausted(scene, 2, 2) == ("annotate", Result("node", "it went away"))
 
 
 def test_open_seeds_leave_out_what_failed(farm: Farm) -> None:

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from pipeline import lease, storage
 from pipeline.errors import UserError
+from pipeline.farm.attempt import read_attempts
+from pipeline.farm.claim import read_claim
+from pipeline.farm.records import names_of
 from pipeline.layout import RunFolder
-from pipeline.ledger.attempts import read_attempts
-from pipeline.ledger.claim import read_claim
-from pipeline.ledger.records import names_of
 from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, start_driver, wait_for
-from tests.farm.soak import files_of, hashes
 from tests.farm.stores_here import BUCKET, Proxy, Store
+from tests.soak.__main__ import files_of, hashes
 
 FILES = ("a.json", "b.bin", "d/a.json", "d/b.bin", "d/e/a.json", "f/a.json")
 FOLDERS = ("", "d", "d/e", "f", "g")

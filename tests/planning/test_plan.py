@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.errors import UserError
+from pipeline.farm.attempt import Attempt, record_path
+from pipeline.farm.records import Cost, Done, Failed, to_json
 from pipeline.layout import RunFolder, write_json
-from pipeline.ledger import attempts
-from pipeline.ledger.records import Cost, Done, Failed, to_json
 from pipeline.planning.ledgers import from_ledgers, read_samples, settings_of
 from pipeline.planning.machines import Cluster, Rates
 from pipeline.planning.measured import (
@@ -81,9 +81,9 @@ def ledger(
             )
             write_json(run.done_folder / f"{scene_id}.json", to_json(record))
             scene = run.scene(scene_id)
-            one = attempts.Attempt("render", 1, "a", 1, 0.0, 0.0, 9.0, "ok")
+            one = Attempt("render", 1, "a", 1, 0.0, 0.0, 9.0, "ok")
             one = replace(one, seconds=seconds, cpu_seconds=50, cpus=threads, gpus=int(gpu))
-            write_json(attempts.record_path(scene, "render", 1), asdict(one))
+            write_json(record_path(scene, "render", 1), asdict(one))
         else:
             given_up = Failed(
                 scene_id, seed, "indoors", "generate", "crashed", "", "", "",

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.farm.needs import FIRST_DISK
-from pipeline.farm.resources import Node
+from pipeline.farm.resource_estimates import FIRST_DISK
+from pipeline.farm.scheduler import Node
 from pipeline.planning.measured import from_reference
 from pipeline.planning.simulate import SceneTimes, simulate
 from tests.benchmarks import farm_gpus

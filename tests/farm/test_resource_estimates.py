@@ -1,0 +1,52 @@
+"""What attempts ask for, by what the last ones used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.farm.child import GIB
+from pipeline.farm.resource_estimates import FIRST_MEMORY, UsageHistory, queue_of
+from pipeline.farm.scene import SceneState
+
+STATE = SceneState("render", scene_bytes=7)
+
+
+def need(seen: UsageHistory, state: SceneState, gpu: bool = False, cpus: int = 16):
+    return seen.need("rooms", "render", state, gpu=gpu, most_cpus=cpus)
+
+
+def test_memory_is_what_the_last_ones_used_and_a_margin():
+    seen = UsageHistory()
+    assert need(seen, STATE).memory == FIRST_MEMORY["render"]
+    for used in (5 * GIB, 10 * GIB):
+        seen.add("rooms", "render", used)
+    assert need(seen, STATE).memory == 12 * GIB
+    assert seen.memory_of("indoors", "render") == FIRST_MEMORY["render"]
+
+
+def test_after_a_memory_failure_twice_of_what_it_had_is_asked_for():
+    seen = UsageHistory()
+    seen.add("rooms", "render", 5 * GIB)
+    failed = replace(STATE, memory_failures={"render": 1}, memory_peaks={"render": 20 * GIB})
+    assert need(seen, failed).memory == 40 * GIB
+    assert need(seen, failed).large
+    unknown = replace(STATE, memory_failures={"render": 2})  # Ray ended it
+    assert need(seen, unknown).memory == 4 * 6 * GIB
+
+
+def test_a_render_that_no_gpu_has_room_for_takes_cpus():
+    seen = UsageHistory()
+    for failures, gpus, cpus, large in ((0, 1, 1, False), (1, 1, 1, False), (2, 0, 8, True)):
+        found = need(seen, replace(STATE, gpu_failures=failures), gpu=True)
+        assert (found.gpus, found.cpus, found.large) == (gpus, cpus, large)
+
+
+def test_nodes_are_avoided_where_the_seed_failed_but_not_for_want_of_memory():
+    seen = UsageHistory()
+    failed = replace(STATE, failed_on={"render": frozenset({"a"})})
+    assert need(seen, failed).avoid == {"a"}
+    assert need(seen, failed).queue == queue_of("render", failed) == ("render", False, True)
+    starved = replace(failed, memory_failures={"render": 1})
+    assert need(seen, starved).avoid == frozenset()
+    assert need(seen, starved).queue == queue_of("render", starved) == ("render", True, False)
+    assert queue_of("generate", failed) == ("generate", False, False)

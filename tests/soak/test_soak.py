@@ -1,0 +1,123 @@
+"""The short form of the soak, and that it notices what it is there for."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.farm.attempt import Attempt
+from pipeline.farm.records import Done, to_json
+from pipeline.farm.worker import PREFIX
+from pipeline.layout import RunFolder, write_json
+from tests.farm.clusters_here import CHECKOUT
+from tests.soak.__main__ import complaints, left_behind, left_in, reasons
+
+NAMES = {"spheres-0000000000", "spheres-0000000001"}
+
+
+def test_short_soak() -> None:
+    """Six scenes of real Blender, and four things that break meanwhile."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.soak", "--scenes=6", "--seed=5", "--gap=3", "--hits=4"],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.stdout.startswith("seed 5\n")
+    assert ran.stdout.splitlines()[-1] == "shards: 2 files, byte-identical"
+    hit = re.search(r"^hit: (\{.*\}), (\d+) in all$", ran.stdout, re.MULTILINE)
+    assert hit is not None
+    assert int(hit[2]) >= 3, ran.stdout  # else it was over too soon
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    """Two runs of two finished scenes, alike."""
+    run = RunFolder(tmp_path / "run")
+    for seed, name in enumerate(sorted(NAMES)):
+        scene = run.scene(name)
+        record = Done(
+            scene_id=name,
+            seed=seed,
+            generator="spheres",
+            panoramas=(0,),
+            unfit={"1": ["black"]},
+            costs={},
+            bytes={},
+            nodes=(),
+            reasons={"ok": 3},
+            finished=1.0,
+        )
+        for index in range(2):
+            write_json(scene.panorama(index) / "row.json", {})
+        write_json(scene.done, to_json(record))
+        attempt = Attempt("render", 1, "here", 1, 1.0, 1.0, ended=2.0, reason="ok")
+        write_json(scene.attempts / "render-1.json", vars(attempt))
+    (run.shards / "data").mkdir(parents=True)
+    (run.shards / "data" / "train-00000.parquet").write_bytes(b"rows")
+    like = RunFolder(tmp_path / "like")
+    shutil.copytree(run.path, like.path)
+    return run, like
+
+
+def test_nothing_to_complain_about(pair: tuple[RunFolder, RunFolder]) -> None:
+    run, like = pair
+    assert complaints(run, NAMES, like) == []
+    assert left_behind(run) == []
+    assert dict(reasons(run, NAMES)) == {"ok": 2}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "complaint"),
+    [
+        ("rm run/done/spheres-0000000001.json", "missing ['spheres-0000000001']"),
+        ("mkdir run/failed; touch run/failed/spheres-0000000002.json", "failed: ["),
+        ("echo x >> run/shards/data/train-00000.parquet", "the shards differ"),
+        ("touch run/shards/data/train-00001.parquet", "the shards differ"),
+        ("rm -r run/shards", "there are no shards"),
+        ("touch run/shards/data/.train-00000.parquet.0123abcd.tmp", "left over: shards/data/."),
+        ("rm -r run/scenes/spheres-0000000000/panoramas/1", "0: the panoramas [0] lie there"),
+        (
+            "cd run/scenes/spheres-0000000001/panoramas; cp -r 1 2",
+            "1: the panoramas [0, 1, 2] lie there",
+        ),
+    ],
+)
+def test_what_is_complained_about(
+    pair: tuple[RunFolder, RunFolder], tmp_path: Path, spoil: str, complaint: str
+) -> None:
+    run, like = pair
+    subprocess.run(["sh", "-c", spoil], cwd=tmp_path, check=True)
+    assert any(complaint in line for line in complaints(run, NAMES, like))
+
+
+def test_other_panoramas_than_undisturbed(pair: tuple[RunFolder, RunFolder]) -> None:
+    run, like = pair
+    path = run.scene("spheres-0000000000").done
+    write_json(path, json.loads(path.read_text()) | {"panoramas": [0, 1], "unfit": {}})
+    assert complaints(run, NAMES, like) == ["spheres-0000000000: (0, 1), should have (0,)"]
+
+
+def test_files_that_only_take_space(pair: tuple[RunFolder, RunFolder]) -> None:
+    run, _ = pair
+    scene = run.scene("spheres-0000000000")
+    scene.blend.touch()
+    write_json(scene.rendered(0) / "render.json", {})
+    (run.done_folder / f".{scene.scene_id}.json.0123abcd.tmp").touch()
+    assert len(left_behind(run)) == 3
+
+
+def test_scratch_of_killed_attempts(tmp_path: Path) -> None:
+    killed = tmp_path / f"{PREFIX}spheres-0000000000-render-1-0123abcd"
+    killed.mkdir()
+    (killed / ".lock").touch()
+    (tmp_path / "other").mkdir()
+    assert left_in(tmp_path) == (1, ["other"])
+    assert left_in(tmp_path / "none") == (0, [])
