@@ -1,0 +1,385 @@
+"""What a file is, by its content: its pixels apart from its metadata.
+
+Metadata is cut out before a decoder sees the file, and read here on its own. A decoder therefore
+never stops at nonsense in EXIF, XMP or colour profiles, and a damaged picture is never blamed on
+them.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+MOST_SCANS = 100
+"""Scans of a progressive JPEG; files with thousands of them keep a decoder busy for hours."""
+
+MOST_METADATA = 16 * 2**20
+"""Bytes of a compressed colour profile or XMP packet after decompression."""
+
+_REFUSED = (
+    (re.compile(rb"GIF8[79]a"), "a GIF picture"),
+    (re.compile(rb".{4}ftyp(avif|avis)", re.S), "an AVIF picture"),
+    (re.compile(rb".{4}ftyp(heic|heix|hevc|heim|heis|mif1|msf1)", re.S), "a HEIC picture"),
+    (re.compile(rb".{4}ftyp", re.S), "an MP4 video"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", re.S), "a JPEG 2000 picture"),
+    (re.compile(rb"\0\0\0\x0cJXL |\xff\x0a", re.S), "a JPEG XL picture"),
+    (re.compile(rb"8BPS"), "a Photoshop file"),
+    (re.compile(rb"%PDF"), "a PDF file"),
+    (re.compile(rb"P[1-7Ff]\s"), "a PNM picture"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
+    (re.compile(rb"\x1f\x8b"), "a gzip archive"),
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: get the file with git lfs pull"),
+    (re.compile(rb"\s*<(!DOCTYPE|html)", re.I), "an HTML page, not the file: get the file again"),
+    (re.compile(rb"\s*(<\?xml|<svg)", re.I), "an XML or SVG file"),
+)
+"""Formats that people try and that are not read, so that the message can name them."""
+
+
+class DamagedError(Exception):
+    """The file is not what its format requires; the text is a reason for a message."""
+
+
+class UnsupportedError(Exception):
+    """The file is whole, but nothing here reads its kind; the text names the kind."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A picture's file in its parts.
+
+    Attributes:
+        format: JPEG, PNG, WebP, TIFF, BMP, EXR or HDR.
+        width, height: Pixels as stored; 0 where only the decoder knows.
+        bits: Of a channel as the file declares them: 16 in a PNG may have an sBIT of 12.
+        pixels: The file without metadata (all of it for formats whose decoders ignore metadata).
+        orientation: EXIF's, 1 to 8; 1 also where it is nonsense.
+        xmp, icc: Packets as stored; empty where there are none.
+        frames: Pictures in the file, of which the first is read.
+        lossy: Whether values near an edge may differ from those that were saved.
+        tags: Of a TIFF.
+    """
+
+    format: str
+    width: int = 0
+    height: int = 0
+    bits: int = 8
+    pixels: bytes = b""
+    orientation: int = 1
+    xmp: bytes = b""
+    icc: bytes = b""
+    frames: int = 1
+    lossy: bool = False
+    tags: Tags | None = None
+
+
+def split(data: bytes) -> Contents:
+    """Take a file apart.
+
+    Raises:
+        DamagedError: It ends early, a checksum is wrong, or its structure is broken.
+        UnsupportedError: It is no picture, or one of a format that is not read.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg(data)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return _tiff(data)
+    if data.startswith(b"BM"):
+        return Contents("BMP", pixels=data)
+    if data.startswith(b"\x76\x2f\x31\x01"):
+        return Contents("EXR", bits=32)
+    if data.startswith((b"#?RADIANCE", b"#?RGBE")):
+        return _hdr(data)
+    for pattern, name in _REFUSED:
+        if pattern.match(data):
+            raise UnsupportedError(name)
+    if not data:
+        raise DamagedError("it is empty")
+    raise UnsupportedError("no picture")
+
+
+# ---- JPEG ---------------------------------------------------------------------------------------
+
+_MARKER = re.compile(rb"\xff+([\x01-\xfe])")
+_AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+"""0xFF00 is a value and D0 to D7 are restarts: both belong to a scan."""
+
+_SOF = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+_TABLES = (*_SOF, 0xC4, 0xCC, 0xDB, 0xDC, 0xDD)
+_APP0, _APP1, _APP2, _APP14, _SOI, _EOI, _SOS = 0xE0, 0xE1, 0xE2, 0xEE, 0xD8, 0xD9, 0xDA
+
+
+def _jpeg(data: bytes) -> Contents:
+    kept, found, profile = [b"\xff\xd8"], Contents("JPEG", lossy=True), {}
+    place, scans = 2, 0
+    while True:
+        marker = _MARKER.search(data, place)
+        if marker is None:
+            raise DamagedError("it ends before its end marker (EOI)")
+        code, place = marker[1][0], marker.end()
+        if code == _EOI:
+            break
+        if code == _SOI or code == 0x01 or 0xD0 <= code <= 0xD7:
+            continue
+        size = int.from_bytes(data[place : place + 2], "big")
+        end = place + size
+        if size < 2 or end > len(data):
+            raise DamagedError("it ends within its header")
+        body = data[place + 2 : end]
+        keep = code in _TABLES or code == _SOS
+        if code in _SOF:
+            if len(body) < 6:
+                raise DamagedError("its frame header is too short")
+            bits, height, width = struct.unpack(">BHH", body[:5])
+            found = replace(found, bits=bits, width=width, height=height)
+        elif code == _SOS:
+            scans += 1
+            if scans > MOST_SCANS:
+                raise DamagedError(f"it has more than {MOST_SCANS} scans")
+            after = _AFTER_SCAN.search(data, end)
+            if after is None:
+                raise DamagedError("it ends before its end marker (EOI)")
+            end = after.start()
+        elif code == _APP0:
+            keep = body.startswith(b"JFIF\0") and len(body) >= 14
+        elif code == _APP14:
+            keep = body.startswith(b"Adobe") and len(body) >= 12
+        elif code == _APP1 and body.startswith(b"Exif\0"):
+            found = replace(found, orientation=_orientation(body))
+        elif code == _APP1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+            found = replace(found, xmp=body[29:])
+        elif code == _APP2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
+            profile[body[12]] = body[14:]
+        if keep:
+            kept.append(b"\xff" + bytes([code]) + data[place:end])
+        place = end
+    if not scans or not found.width or not found.height:
+        raise DamagedError("it has no picture")
+    icc = b"".join(profile[number] for number in sorted(profile))
+    return replace(found, pixels=b"".join([*kept, b"\xff\xd9"]), icc=icc)
+
+
+def without_padding(jpeg: bytes) -> bytes:
+    """A JPEG of `Contents.pixels` without zeros before its end marker, as some cameras write."""
+    return jpeg[:-2].rstrip(b"\0") + jpeg[-2:]
+
+
+# ---- PNG ----------------------------------------------------------------------------------------
+
+
+def _png(data: bytes) -> Contents:
+    kept, found = [data[:8]], Contents("PNG")
+    for kind, body, is_good in _png_chunks(data):
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"):
+            if not is_good:
+                raise DamagedError(f"the checksum of its {kind.decode()} chunk is wrong")
+            length = len(body).to_bytes(4, "big")
+            kept += [length, kind, body, zlib.crc32(kind + body).to_bytes(4, "big")]
+        if kind == b"IHDR":
+            if len(body) != 13:
+                raise DamagedError("its header has a wrong length")
+            width, height, bits = struct.unpack(">IIB", body[:9])
+            found = replace(found, width=width, height=height, bits=bits)
+        elif kind == b"sBIT" and found.bits == 16 and body and 8 <= max(body) <= 16:
+            found = replace(found, bits=max(body))
+        elif kind == b"eXIf":
+            found = replace(found, orientation=_orientation(b"Exif\0\0" + body))
+        elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0"):
+            found = replace(found, xmp=_itxt(body))
+        elif kind == b"iCCP":
+            found = replace(found, icc=_inflate(body.partition(b"\0")[2][1:]))
+        elif kind == b"acTL" and len(body) >= 4:
+            found = replace(found, frames=max(1, int.from_bytes(body[:4], "big")))
+        elif kind == b"IEND":
+            return replace(found, pixels=b"".join(kept))
+    raise DamagedError("it ends before its last chunk (IEND)")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """Name and bytes of each chunk, and whether its checksum is right."""
+    place = 8
+    while place + 12 <= len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        end = place + 12 + size
+        if end > len(data):
+            return
+        kind, body = data[place + 4 : place + 8], data[place + 8 : end - 4]
+        yield (
+            kind,
+            body,
+            zlib.crc32(data[place + 4 : end - 4]).to_bytes(4, "big") == data[end - 4 : end],
+        )
+        place = end
+
+
+def _itxt(body: bytes) -> bytes:
+    """The text of an iTXt chunk: keyword, 0, compressed?, method, language, 0, translation, 0."""
+    rest = body.partition(b"\0")[2]
+    text = rest[2:].split(b"\0", 2)[-1]
+    return _inflate(text) if rest[:1] == b"\1" else text
+
+
+def _inflate(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, MOST_METADATA)
+    except zlib.error:
+        return b""
+
+
+# ---- WebP ---------------------------------------------------------------------------------------
+
+
+def _webp(data: bytes) -> Contents:
+    end = 8 + int.from_bytes(data[4:8], "little")
+    if end > len(data):
+        raise DamagedError(f"it has {len(data)} of {end} bytes")
+    found, place, frames = Contents("WebP", pixels=data[:end]), 12, 0
+    while place + 8 <= end:
+        kind, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        body = data[place + 8 : place + 8 + size]
+        place += 8 + size + size % 2
+        if kind == b"EXIF":
+            exif = body if body.startswith(b"Exif\0") else b"Exif\0\0" + body
+            found = replace(found, orientation=_orientation(exif))
+        elif kind == b"XMP ":
+            found = replace(found, xmp=body)
+        elif kind == b"ICCP":
+            found = replace(found, icc=body)
+        elif kind == b"ANMF":
+            frames += 1
+            found = replace(found, lossy=found.lossy or b"VP8 " in body[:64])
+        elif kind == b"VP8 ":
+            found = replace(found, lossy=True)
+    return replace(found, frames=max(1, frames))
+
+
+# ---- TIFF ---------------------------------------------------------------------------------------
+
+_ORIENTATION, _XMP, _ICC, _DNG, _SUBFILE = 274, 700, 34675, 50706, 254
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_SAMPLES, _PLANAR, _SAMPLE_FORMAT = 277, 284, 339
+
+_LOSSY_COMPRESSIONS = (6, 7, 34892)  # JPEG
+
+MOST_PAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What decides how a TIFF is decoded.
+
+    Attributes:
+        samples: Channels.
+        kind: "uint", "int" or "float".
+        separate: Whether each channel is stored as a plane.
+        photometric: 0: 0 is white, 1: 0 is black, 2: RGB, 3: palette, 5: CMYK, 6: YCbCr, 8: LAB.
+    """
+
+    samples: int
+    kind: str
+    separate: bool
+    photometric: int
+
+
+def _tiff(data: bytes) -> Contents:
+    page, following = _page(data, None)
+    if page is None:
+        raise DamagedError("it ends within its header")
+    if _DNG in page or data[8:10] == b"CR" or _first(page, _SUBFILE, 0) & 1:
+        raise UnsupportedError("a raw photograph (TIFF with a preview before the picture)")
+    pages, seen = 1, {0}
+    while following and following not in seen and pages < MOST_PAGES:
+        seen.add(following)
+        page_after, following = _page(data, following)
+        pages += page_after is not None
+    kinds = {1: "uint", 2: "int", 3: "float"}
+    return Contents(
+        "TIFF",
+        width=_first(page, _WIDTH, 0),
+        height=_first(page, _HEIGHT, 0),
+        bits=max(_numbers(page, _BITS), default=1),
+        pixels=data,
+        orientation=_in_range(_first(page, _ORIENTATION, 1)),
+        xmp=_bytes(page, _XMP),
+        icc=_bytes(page, _ICC),
+        frames=pages,
+        lossy=_first(page, _COMPRESSION, 1) in _LOSSY_COMPRESSIONS,
+        tags=Tags(
+            samples=_first(page, _SAMPLES, 1),
+            kind=kinds.get(_first(page, _SAMPLE_FORMAT, 1), "other"),
+            separate=_first(page, _PLANAR, 1) == 2,
+            photometric=_first(page, _PHOTOMETRIC, 1),
+        ),
+    )
+
+
+def _page(data: bytes, offset: int | None) -> tuple[ImageFileDirectory_v2 | None, int]:
+    """Tags of a page and where the next one is; None where they cannot be read."""
+    try:
+        tags = ImageFileDirectory_v2(data[:16] if 43 in data[2:4] else data[:8])
+        file = io.BytesIO(data)
+        file.seek(tags.next if offset is None else offset)
+        tags.load(file)
+        return tags, tags.next
+    except Exception:  # of whatever a damaged directory makes Pillow do
+        return None, 0
+
+
+def _first(page: ImageFileDirectory_v2, tag: int, default: int) -> int:
+    return next(iter(_numbers(page, tag)), default)
+
+
+def _numbers(page: ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:
+    try:
+        value = page.get(tag, ())
+        return tuple(map(int, value if isinstance(value, tuple) else (value,)))
+    except Exception:  # a damaged tag counts as absent
+        return ()
+
+
+def _bytes(page: ImageFileDirectory_v2, tag: int) -> bytes:
+    try:
+        value = page.get(tag, b"")
+        return value if isinstance(value, bytes) else bytes(value)
+    except Exception:  # a damaged tag counts as absent
+        return b""
+
+
+# ---- HDR ----------------------------------------------------------------------------------------
+
+
+def _hdr(data: bytes) -> Contents:
+    size = re.search(rb"\n([+-][XY]) +(\d+) +([+-][XY]) +(\d+)\n", data[:65536])
+    if size is None:
+        raise DamagedError("its header has no size")
+    if (size[1], size[3]) != (b"-Y", b"+X"):
+        raise UnsupportedError(f"an HDR picture stored as {size[1].decode()} {size[3].decode()}")
+    if b"FORMAT=32-bit_rle_xyze" in data[: size.start()]:
+        raise UnsupportedError("an HDR picture in XYZ colours")
+    return Contents("HDR", int(size[4][:9]), int(size[2][:9]), bits=32)
+
+
+# ---- EXIF ---------------------------------------------------------------------------------------
+
+
+def _orientation(exif: bytes) -> int:
+    try:
+        tags = Image.Exif()
+        tags.load(exif)
+        return _in_range(tags.get(_ORIENTATION, 1))
+    except Exception:  # nonsense in EXIF never stops a picture
+        return 1
+
+
+def _in_range(orientation: object) -> int:
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
