@@ -28,7 +28,7 @@ from pipeline.pictures.formats import (
     without_padding,
 )
 
-READ = "JPEG, PNG or 16-bit TIFF"
+CONVERT = "convert it to JPEG, PNG or 16-bit TIFF"
 
 MOST_PIXELS = 2**27
 """16384 × 8192."""
@@ -69,7 +69,7 @@ def read_raster(path: Path) -> Raster:
             _check_size(contents.width, contents.height, path)
             return _decode(contents, path)
     except UnsupportedError as error:
-        raise UserError(f"{path} is {error}; convert it to {READ}") from None
+        raise UserError(f"{path} is {error}; {error.remedy or CONVERT}") from None
     except DamagedError as error:
         raise UserError(f"{path} is damaged: {error}; get it again, or save it again") from None
     except MemoryError:
@@ -192,6 +192,8 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes) -> Image.Image:
                 ImageCms.ImageCmsProfile(io.BytesIO(icc)),
                 ImageCms.createProfile("sRGB"),
                 outputMode="RGB",
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
             if converted is not None:
                 return converted
@@ -269,7 +271,7 @@ def _hdr(path: Path) -> NDArray[np.float32]:
         image = None
     if image is None:
         raise DamagedError("its pixels cannot be decoded")
-    return image[..., ::-1]
+    return image[..., ::-1].astype(np.float32, copy=False)
 
 
 def _exr(path: Path) -> NDArray[np.float32]:
@@ -298,7 +300,7 @@ def _exr(path: Path) -> NDArray[np.float32]:
             if len({plane.shape for plane in planes}) > 1:
                 raise UnsupportedError("EXR with channels of several resolutions")
             return planes[0] if len(planes) == 1 else np.dstack(planes)
-    raise UnsupportedError(f"EXR without channels R, G, B or Y; it has {', '.join(channels)}")
+    raise UnsupportedError(f"EXR without channels R, G, B or Y (it has {', '.join(channels)})")
 
 
 @contextmanager

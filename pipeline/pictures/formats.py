@@ -35,11 +35,13 @@ _REFUSED = (
     (re.compile(rb"P[1-7Ff]\s"), "a PNM picture"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
     (re.compile(rb"\x1f\x8b"), "a gzip archive"),
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: get the file with git lfs pull"),
-    (re.compile(rb"\s*<(!DOCTYPE|html)", re.I), "an HTML page, not the file: get the file again"),
+    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer"),
+    (re.compile(rb"\s*<(!DOCTYPE|html)", re.I), "an HTML page"),
     (re.compile(rb"\s*(<\?xml|<svg)", re.I), "an XML or SVG file"),
 )
 """Formats that people try and that are not read, so that the message can name them."""
+
+_REMEDIES = {"a Git LFS pointer": "run git lfs pull", "an HTML page": "get the file again"}
 
 
 class DamagedError(Exception):
@@ -47,7 +49,16 @@ class DamagedError(Exception):
 
 
 class UnsupportedError(Exception):
-    """The file is whole, but nothing here reads its kind; the text names the kind."""
+    """The file is whole, but nothing here reads its kind.
+
+    Args:
+        kind: What it is: "a GIF picture".
+        remedy: What to do, unless converting it is what helps.
+    """
+
+    def __init__(self, kind: str, remedy: str = "") -> None:
+        super().__init__(kind)
+        self.remedy = remedy
 
 
 @dataclass(frozen=True)
@@ -102,10 +113,10 @@ def split(data: bytes) -> Contents:
         return _hdr(data)
     for pattern, name in _REFUSED:
         if pattern.match(data):
-            raise UnsupportedError(name)
+            raise UnsupportedError(name, _REMEDIES.get(name, ""))
     if not data:
         raise DamagedError("it is empty")
-    raise UnsupportedError("no picture")
+    raise UnsupportedError("no picture", "name a picture")
 
 
 # ---- JPEG ---------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ def read_gpano(xmp: bytes) -> Gpano | None:
     text = xmp.decode("utf-8", "replace")
     declared = re.search(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(NAMESPACE)}[\"']", text)
     prefix = re.escape(declared[1] if declared else "GPano")
-    field = rf"\b{prefix}:(\w+)(?:\s*=\s*[\"']([^\"'<]*)[\"']|[^<>]*>([^<]*)<)"
-    fields = {m[1]: (m[2] if m[2] is not None else m[3]).strip() for m in re.finditer(field, text)}
+    field = rf"<{prefix}:(\w+)[^<>]*>([^<]*)(?=<)|\s{prefix}:(\w+)\s*=\s*[\"']([^\"'<]*)[\"']"
+    fields = {m[1] or m[3]: (m[2] or m[4] or "").strip() for m in re.finditer(field, text)}
     if not fields:
         return None
     projection = fields.get("ProjectionType", "").lower()
@@ -128,18 +128,17 @@ def window_of(gpano: Gpano, width: int, height: int) -> Window | None:
     return Window(left, top, 2 * half, half) if left >= 0 and top >= 0 else None
 
 
-def gpano_xmp(width: int, height: int) -> bytes:
-    """An XMP packet for a picture that shows the whole sphere in W × H pixels, which makes viewers
-    show it as a panorama."""
+def gpano_xmp(window: Window, width: int, height: int) -> bytes:
+    """An XMP packet for a picture of W × H pixels, which makes viewers show it as a panorama."""
     fields = {
         "ProjectionType": "equirectangular",
         "UsePanoramaViewer": "True",
         "CroppedAreaImageWidthPixels": width,
         "CroppedAreaImageHeightPixels": height,
-        "FullPanoWidthPixels": width,
-        "FullPanoHeightPixels": height,
-        "CroppedAreaLeftPixels": 0,
-        "CroppedAreaTopPixels": 0,
+        "FullPanoWidthPixels": window.width,
+        "FullPanoHeightPixels": window.height,
+        "CroppedAreaLeftPixels": window.left,
+        "CroppedAreaTopPixels": window.top,
     }
     text = " ".join(f'GPano:{name}="{value}"' for name, value in fields.items())
     return (

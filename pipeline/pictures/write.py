@@ -9,25 +9,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.pictures.gpano import gpano_xmp
+from pipeline.pictures.gpano import Window, gpano_xmp
 
 JPEG_QUALITY = 95
 PNG_LEVEL = 1
 """zlib's quickest."""
 
 
-def encode_panorama(image: NDArray[np.uint8], suffix: str) -> bytes:
+def encode_panorama(image: NDArray[np.uint8], suffix: str, window: Window | None = None) -> bytes:
     """A file of a panorama with GPano metadata.
 
     Args:
-        image: (H, W, 3) uint8 RGB, the whole sphere.
+        image: (H, W, 3) uint8 RGB.
         suffix: ".jpg", ".jpeg", ".png" (lossless) or ".webp" (lossless).
+        window: Where the image lies on its sphere; None is the whole sphere.
 
     Raises:
         ValueError: Another suffix.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
-    xmp = gpano_xmp(picture.width, picture.height)
+    sphere = window or Window(0, 0, picture.width, picture.height)
+    xmp = gpano_xmp(sphere, picture.width, picture.height)
     file = io.BytesIO()
     match suffix.lower():
         case ".jpg" | ".jpeg":

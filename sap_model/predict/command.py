@@ -5,11 +5,8 @@ Everything that can be wrong with files and clicks is found before the model is 
 
 from __future__ import annotations
 
-import io
 import os
-import struct
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +14,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from pipeline.errors import UserError
+from pipeline.pictures.read import Picture, read_picture
+from pipeline.pictures.write import encode_panorama
 from pipeline.sphere import pixel_solid_angles
 from pipeline.storage import write_atomic
 from sap_model.clicks import POSITIVE, Click
 from sap_model.predict.overlay import overlay
 from sap_model.scan.views import Fusion
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""Panoramas that are read, in Pillow's words."""
-
 MASKS, OVERLAYS = (".png",), (".png", ".jpg", ".jpeg")
 """Suffixes of what is written; a mask must not lose a bit."""
-
-PNG_DEPTH = 24
-"""Byte of a PNG that holds its bits per channel."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +34,8 @@ class Request:
 
     Attributes:
         image: File of the panorama.
-        clicks: On the object and beside it, in pixels of the panorama.
-        out: Where the mask goes: PNG, 0 or 255, as large as the panorama. None: nowhere.
+        clicks: On the object and beside it, in pixels of that file as viewers show it.
+        out: Where the mask goes: PNG, 0 or 255, as large as that file. None: nowhere.
         overlay: Where the picture for a person's eyes goes, PNG or JPEG. None: nowhere.
         size: Of the model, or a YAML file.
         checkpoint: Its weights: a file, a Hub id, a shipped name. None takes SAM2's own or the
@@ -74,8 +66,8 @@ def segment(request: Request) -> str:
         UserError: The panorama, a click, a place to write to, the method or its weights are at
             fault.
     """
-    image = read_panorama(request.image)
-    check_clicks(request.clicks, image.shape[1], image.shape[0])
+    picture = read_picture(request.image)
+    check_clicks(request.clicks, picture)
     check_outputs(request)
     started = time.monotonic()
     # late: loading torch takes seconds that nobody should wait for to read what is wrong
@@ -88,78 +80,56 @@ def segment(request: Request) -> str:
     model = load(request.size, request.checkpoint or checkpoint, request.image_size)
     method = make(request.method, model, fusion=request.fusion)
     loaded = time.monotonic()
-    method.set_panorama(image)
+    method.set_panorama(picture.pixels)
     encoded = time.monotonic()
-    (found,) = method.predict_many([Prompt(request.clicks)])
+    clicks = on_sphere(request.clicks, picture)
+    (found,) = method.predict_many([Prompt(clicks)])
     ended = time.monotonic()
-    lines = describe(found.mask, found.iou)
+    mask = found.mask if picture.known is None else found.mask & picture.known
+    lines = "".join(f"note:          {note}\n" for note in picture.notes)
+    lines += describe(mask, found.iou)
     lines += (
         f"seconds:       {ended - started:.1f} ({loaded - started:.1f} to load the model, "
         f"{encoded - loaded:.1f} to look at the panorama, {ended - encoded:.1f} to segment)\n"
     )
     if request.out:
-        _write(request.out, found.mask.astype(np.uint8) * np.uint8(255))
+        grey = picture.cut(mask).astype(np.uint8) * 255
+        _write(request.out, cv2.imencode(".png", grey)[1].tobytes())
         lines += f"mask:          {request.out}\n"
     if request.overlay:
-        painted = overlay(image, found.mask, request.clicks)
-        _write(request.overlay, np.ascontiguousarray(painted[..., ::-1]))
+        painted = picture.cut(overlay(picture.pixels, mask, clicks))
+        _write(request.overlay, encode_panorama(painted, request.overlay.suffix, picture.window))
         lines += f"look:          {request.overlay}\n"
     return lines
 
 
-def read_panorama(path: Path) -> NDArray[np.uint8]:
-    """A panorama (H, W, 3), uint8 RGB with W = 2 H, from a JPEG, PNG or WebP of 8 bits.
-
-    It is turned as its EXIF data say, which is how viewers show it; transparency is ignored.
-
-    Raises:
-        UserError: It is missing, truncated, something else, or of another shape or depth.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"panorama {path} cannot be read: {error.strerror}") from None
-    try:
-        with warnings.catch_warnings():
-            # of a picture that is large on purpose
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-                if file.format == "PNG" and data[PNG_DEPTH] > 8:  # Pillow would cut it silently
-                    raise UserError(f"panorama {path} has 16 bits per channel; convert it to 8")
-                image = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except Image.UnidentifiedImageError:
-        raise UserError(f"panorama {path} is no JPEG, PNG or WebP") from None
-    except Image.DecompressionBombError:
-        raise UserError(f"panorama {path} is too large; bring it to 8192 × 4096") from None
-    except (
-        OSError,
-        EOFError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-    ) as error:  # what Pillow says of damaged files
-        reason = (str(error).splitlines() or ["no message"])[0]
-        raise UserError(f"panorama {path} is damaged: {reason}") from None
-    height, width = image.shape[:2]
-    if width != 2 * height:
-        raise UserError(f"panorama {path} has {width} × {height} pixels: twice as wide as high due")
-    return image
-
-
-def check_clicks(clicks: Sequence[Click], width: int, height: int) -> None:
-    """Refuse clicks outside of a panorama of W × H pixels, and those that name no object.
+def check_clicks(clicks: Sequence[Click], picture: Picture) -> None:
+    """Refuse clicks outside of a picture or where it shows nothing, and those that name no object.
 
     Raises:
         UserError: See above.
     """
+    height, width = picture.size
     for click in clicks:
         if not (0 <= click.x < width and 0 <= click.y < height):
             raise UserError(
                 f"click {click.x},{click.y} lies outside of the panorama: "
                 f"0 to {width - 1},{height - 1}"
             )
+        (there,) = on_sphere([click], picture)
+        if picture.known is not None and not picture.known[there.y, there.x]:
+            raise UserError(
+                f"click {click.x},{click.y} lies where the picture is transparent; click on the "
+                "object"
+            )
     if not any(click.label == POSITIVE for click in clicks):
         raise UserError("no click on the object: give one without ,0 behind it")
+
+
+def on_sphere(clicks: Sequence[Click], picture: Picture) -> list[Click]:
+    """Clicks on a picture's own pixels as clicks on its sphere."""
+    left, top = picture.window.left, picture.window.top
+    return [Click(click.x + left, click.y + top, click.label) for click in clicks]
 
 
 def check_outputs(request: Request) -> None:
@@ -201,10 +171,9 @@ def describe(mask: NDArray[np.bool_], iou: float) -> str:
     )
 
 
-def _write(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image (H, W) or (H, W, 3) in BGR, whole or not at all."""
-    _, encoded = cv2.imencode(path.suffix.lower(), image)
+def _write(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all."""
     try:
-        write_atomic(path, encoded.tobytes())
+        write_atomic(path, data)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None

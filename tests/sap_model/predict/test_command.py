@@ -12,11 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.pictures.gpano import Window
+from pipeline.pictures.read import read_picture
+from pipeline.pictures.write import encode_panorama
 from pipeline.sphere import pixel_solid_angles
 from sap_model.clicks import Click
 from sap_model.model import checkpoints
 from sap_model.predict.__main__ import main
-from sap_model.predict.command import describe, read_panorama
+from sap_model.predict.command import describe
 from sap_model.predict.overlay import CLICKS, PREDICTED, WHITE, overlay
 from sap_model.predict.predictor import SapPredictor
 from tests.sap_model.models import NONE, WIDTH, panorama, responsive
@@ -103,56 +106,53 @@ def test_an_object_that_is_not_seen_is_said_to_be_none(run, files):
     assert not np.asarray(Image.open("mask.png")).any()
 
 
-@pytest.mark.parametrize("name", ["room.jpg", "room.webp", "palette.png", "grey.png", "clear.png"])
-def test_pictures_of_8_bits_are_read(tmp_path, name):
-    mode = {"palette.png": "P", "grey.png": "L", "clear.png": "RGBA"}.get(name, "RGB")
-    original = Image.fromarray(panorama()).convert(mode)
-    original.save(tmp_path / name)
-    read = read_panorama(tmp_path / name)
-    assert read.dtype == np.uint8 and read.shape == (WIDTH // 2, WIDTH, 3)
-    difference = np.abs(read.astype(int) - np.asarray(original.convert("RGB")))
-    assert difference.mean() < (12 if name.endswith(("jpg", "webp")) else 1e-9)
-
-
-def test_a_picture_is_turned_as_viewers_show_it(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(panorama()[::-1, ::-1]).save(tmp_path / "room.png", exif=exif)
-    np.testing.assert_array_equal(read_panorama(tmp_path / "room.png"), panorama())
-
-
 def damaged_panoramas(folder: Path) -> None:
     Image.fromarray(panorama()[:, :200]).save(folder / "narrow.png")
     Image.fromarray(panorama()).save(folder / "room.gif")
-    Image.fromarray(np.zeros((4, 8), np.uint16)).save(folder / "deep.png")
-    (folder / "text.png").write_text("no picture")
-    (folder / "empty.jpg").touch()
-    for suffix in ("png", "jpg", "webp"):
-        Image.fromarray(panorama()).save(folder / f"whole.{suffix}")
-        data = (folder / f"whole.{suffix}").read_bytes()
-        (folder / f"cut.{suffix}").write_bytes(data[: len(data) // 2])
+    Image.fromarray(panorama()).save(folder / "whole.jpg")
+    data = (folder / "whole.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("missing.png", "cannot be read: No such file"),
-        ("weights", "cannot be read: Is a directory"),
-        ("narrow.png", "has 200 × 128 pixels: twice as wide as high due"),
-        ("room.gif", "is no JPEG, PNG or WebP"),
-        ("text.png", "is no JPEG, PNG or WebP"),
-        ("empty.jpg", "is no JPEG, PNG or WebP"),
-        ("deep.png", "has 16 bits per channel"),
-        ("cut.png", "is damaged"),
+        ("missing.png", "is missing"),
+        ("weights", "is a folder"),
+        ("narrow.png", "has 200 × 128 pixels"),
+        ("room.gif", "is a GIF picture"),
         ("cut.jpg", "is damaged"),
-        ("cut.webp", "is "),
     ],
 )
 def test_a_panorama_that_cannot_be_used_is_one_line(run, files, name, reason):
     damaged_panoramas(files)
     code, said, errors = run(name, *GIVEN)
     assert (code, said) == (2, "") and errors.count("\n") == 1
-    assert errors.startswith(f"error: panorama {name} {reason}")
+    assert errors.startswith(f"error: {name} {reason}")
+
+
+def test_a_part_of_a_sphere_is_segmented_in_its_own_pixels(run):
+    window = Window(left=64, top=0, width=WIDTH, height=WIDTH // 2)
+    part = panorama()[:100, 64:224]
+    Path("part.jpg").write_bytes(encode_panorama(part, ".jpg", window))
+    sphere = read_picture(Path("part.jpg"))
+    words = ["--click", "66,60", "--image-size", "64", "--out", "mask.png", "--overlay", "o.png"]
+    code, said, _ = run("part.jpg", *words)
+    assert code == 0 and "note:          GPano crop: 225° × 141°" in said
+    predictor = SapPredictor(responsive(image_size=64))
+    predictor.set_panorama(sphere.pixels)
+    expected = predictor.predict([Click(130, 60, 1)]).mask[:100, 64:224]
+    assert expected.any()
+    np.testing.assert_array_equal(np.asarray(Image.open("mask.png")) > 0, expected)
+    assert read_picture(Path("o.png")).window == window
+
+
+def test_a_click_where_the_picture_shows_nothing_is_refused(run):
+    opacity = np.full((WIDTH // 2, WIDTH, 1), 255, np.uint8)
+    opacity[50:70, 100:140] = 0
+    Image.fromarray(np.dstack([panorama(), opacity])).save("hole.png")
+    code, _, errors = run("hole.png", *GIVEN)
+    assert code == 2 and errors.startswith("error: click 130,60 lies where the picture is trans")
 
 
 @pytest.mark.parametrize(
