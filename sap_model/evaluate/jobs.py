@@ -41,7 +41,7 @@ FINGERPRINT = b"panorama"
 
 
 @dataclass(frozen=True)
-class Panorama:
+class PanoramaRef:
     """A panorama of the data."""
 
     index: int
@@ -50,20 +50,20 @@ class Panorama:
 
 
 @dataclass(frozen=True)
-class Unit:
+class Job:
     """A method on a panorama."""
 
     method: str
-    panorama: Panorama
+    panorama: PanoramaRef
 
 
-def panoramas(settings: EvalSettings, reader: ShardReader) -> list[Panorama]:
+def panoramas(settings: EvalSettings, reader: ShardReader) -> list[PanoramaRef]:
     """The panoramas to evaluate: all, or `limit` evenly spaced ones."""
     count, limit = len(reader), settings.limit
     limit = min(limit or count, count)
     indices = {i * count // limit for i in range(limit)}
     return [
-        Panorama(index, row["image_id"], _hash(row))
+        PanoramaRef(index, row["image_id"], _hash(row))
         for index, row in enumerate(reader.annotations(ANNOTATIONS))
         if index in indices
     ]
@@ -80,19 +80,19 @@ def method_folder(folder: Path, settings: EvalSettings, method: str) -> Path:
     return folder / "results" / name / "-".join(filter(None, parts))
 
 
-def result_path(folder: Path, settings: EvalSettings, unit: Unit) -> Path:
+def result_path(folder: Path, settings: EvalSettings, job: Job) -> Path:
     """Where a panorama's results are; image ids hold letters, digits, `-`, `_`, `.` and one `/`."""
-    name = unit.panorama.image_id.replace("/", "-")
-    return method_folder(folder, settings, unit.method) / f"{name}.parquet"
+    name = job.panorama.image_id.replace("/", "-")
+    return method_folder(folder, settings, job.method) / f"{name}.parquet"
 
 
-def open_units(settings: EvalSettings, folder: Path, wanted: list[Panorama]) -> Iterator[Unit]:
+def pending_jobs(settings: EvalSettings, folder: Path, wanted: list[PanoramaRef]) -> Iterator[Job]:
     """What has no result yet, method by method."""
     for method in settings.methods:
         for panorama in wanted:
-            unit = Unit(method, panorama)
-            if fingerprint_of(result_path(folder, settings, unit)) != panorama.fingerprint:
-                yield unit
+            job = Job(method, panorama)
+            if fingerprint_of(result_path(folder, settings, job)) != panorama.fingerprint:
+                yield job
 
 
 def fingerprint_of(path: Path) -> str | None:
@@ -103,7 +103,9 @@ def fingerprint_of(path: Path) -> str | None:
         return None
 
 
-def claim(folder: Path, settings: EvalSettings, method: str, rests_on: dict[str, Any]) -> None:
+def check_provenance(
+    folder: Path, settings: EvalSettings, method: str, rests_on: dict[str, Any]
+) -> None:
     """Refuse results of other settings; sweep what a killed process left."""
     path = method_folder(folder, settings, method) / "method.json"
     if path.exists():

@@ -17,7 +17,7 @@ from pycocotools import mask as coco
 
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
-from sap_model.evaluate.jobs import Panorama, method_folder
+from sap_model.evaluate.jobs import PanoramaRef, method_folder
 from sap_model.evaluate.pictures import case_picture
 from sap_model.evaluate.report import read_benchmark
 from sap_model.evaluate.settings import EvalSettings
@@ -57,7 +57,9 @@ class Case:
     index: int  # of its panorama in the shards
 
 
-def write_page(settings: EvalSettings, folder: Path, wanted: list[Panorama], tables: str) -> Path:
+def write_page(
+    settings: EvalSettings, folder: Path, wanted: list[PanoramaRef], tables: str
+) -> Path:
     """Write EVAL/index.html.
 
     Args:

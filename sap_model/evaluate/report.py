@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.layout import only_process, read_json, write_json
 from pipeline.storage import write_atomic
-from sap_model.evaluate.jobs import Panorama, fingerprint_of
+from sap_model.evaluate.jobs import PanoramaRef, fingerprint_of
 from sap_model.evaluate.results import METRICS, RESULTS, check_results
 from sap_model.evaluate.tables import CLICKS, Table, seam_pole_table, size_table
 
@@ -43,7 +43,7 @@ class Evaluated:
 
 
 def read_benchmark(
-    folder: Path, wanted: list[Panorama] | None = None
+    folder: Path, wanted: list[PanoramaRef] | None = None
 ) -> tuple[list[Evaluated], list[str]]:
     """The methods that have all panoramas, and a line about each that has not.
 
@@ -85,7 +85,7 @@ def _read_method(path: Path) -> Evaluated:
     return method
 
 
-def write_report(folder: Path, benchmark: str, wanted: list[Panorama]) -> str:
+def write_report(folder: Path, benchmark: str, wanted: list[PanoramaRef]) -> str:
     """Write the tables of an evaluation; returns them as Markdown.
 
     Args:

@@ -107,26 +107,6 @@ def check_results(table: pa.Table, where: str) -> pa.Table:
     return table
 
 
-def mean_iou(table: pa.Table, by: str | None = "size", metric: str = "iou") -> dict[str, float]:
-    """The mean over instances, overall and by the values of a column: mIoU of section 5.2.
-
-    Args:
-        table: Results of one method and one number of clicks.
-        by: A column such as `size` or `crosses_seam`, or None.
-        metric: One of `METRICS`.
-
-    Returns:
-        `overall` and each value that occurs, as text; in [0, 1]. Empty for an empty table.
-    """
-    if not len(table):
-        return {}
-    means = {"overall": float(np.mean(table[metric].to_numpy()))}
-    for value in pc.unique(table[by]).to_pylist() if by else ():
-        chosen = table.filter(pc.equal(table[by], value))
-        means[str(value)] = float(np.mean(chosen[metric].to_numpy()))
-    return means
-
-
 class Name(NamedTuple):
     """A method with a model."""
 

@@ -1,6 +1,6 @@
 """Evaluate methods on all panoramas: what is left to do, and who does it.
 
-Files are the truth (`units`), so an evaluation may be killed at any moment and run again. Ray's
+Files are the truth (`jobs`), so an evaluation may be killed at any moment and run again. Ray's
 processes each hold one model at a time; panoramas go to them method by method.
 """
 
@@ -17,8 +17,8 @@ from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
 from pipeline.layout import only_process
 from pipeline.shards.reader import ShardReader
-from sap_model.evaluate.jobs import Unit, claim, open_units, panoramas
-from sap_model.evaluate.settings import EvalSettings, basis
+from sap_model.evaluate.jobs import Job, check_provenance, panoramas, pending_jobs
+from sap_model.evaluate.settings import EvalSettings, provenance
 from sap_model.evaluate.worker import Worker
 
 RECENT = 6
@@ -30,7 +30,7 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Progress:
-    """How an evaluation stands: units done, units in all, and seconds that are left."""
+    """How an evaluation stands: jobs done, jobs in all, and seconds that are left."""
 
     done: int
     total: int
@@ -67,45 +67,45 @@ def evaluate(
     with only_process(folder, "evaluating into"):
         wanted = panoramas(settings, ShardReader(settings.data, settings.split))
         for method in settings.methods:
-            claim(folder, settings, method, basis(settings, method))
-        units = list(open_units(settings, folder, wanted))
+            check_provenance(folder, settings, method, provenance(settings, method))
+        jobs = list(pending_jobs(settings, folder, wanted))
         total = len(settings.methods) * len(wanted)
-        done, times = total - len(units), deque([time.monotonic()], maxlen=RECENT)
+        done, times = total - len(jobs), deque([time.monotonic()], maxlen=RECENT)
         progress(Progress(done, total, None))
-        for number, _ in enumerate(_work(settings, folder, units, workers, ray_address), start=1):
+        for number, _ in enumerate(_work(settings, folder, jobs, workers, ray_address), start=1):
             times.append(time.monotonic())  # of the last few alone: methods differ a hundredfold
             each = (times[-1] - times[0]) / (len(times) - 1)
-            progress(Progress(done + number, total, each * (len(units) - number)))
-    return len(units)
+            progress(Progress(done + number, total, each * (len(jobs) - number)))
+    return len(jobs)
 
 
 def _work(
     settings: EvalSettings,
     folder: Path,
-    units: list[Unit],
+    jobs: list[Job],
     workers: int | None,
     ray_address: str | None,
-) -> Iterator[Unit]:
-    """Do the units; yields each when its file is there."""
-    if not units:
+) -> Iterator[Job]:
+    """Do the jobs; yields each when its file is there."""
+    if not jobs:
         return
     import torch
 
     if not ray_address and (workers or max(1, torch.cuda.device_count())) == 1:
         worker = Worker(settings, folder)
-        for unit in units:
-            worker.evaluate(unit)
-            yield unit
+        for job in jobs:
+            worker.evaluate(job)
+            yield job
         return
     from pipeline.farm.cluster import connected
 
     with connected(FarmSettings(ray_address=ray_address, gpus=torch.cuda.device_count())):
-        yield from _in_ray(settings, folder, units, workers)
+        yield from _in_ray(settings, folder, jobs, workers)
 
 
 def _in_ray(
-    settings: EvalSettings, folder: Path, units: list[Unit], workers: int | None
-) -> Iterator[Unit]:
+    settings: EvalSettings, folder: Path, jobs: list[Job], workers: int | None
+) -> Iterator[Job]:
     """The same on a Ray that is connected: an actor for each GPU, or `workers` of them on CPUs."""
     import ray
     from ray.exceptions import RayActorError, RayTaskError
@@ -113,28 +113,28 @@ def _in_ray(
     total = ray.cluster_resources()
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
     # no more than Ray can place, or those that wait for a place would keep their panoramas
-    count = min(workers or gpus or 1, gpus or cpus, len(units))
+    count = min(workers or gpus or 1, gpus or cpus, len(jobs))
     threads = None if gpus else max(1, cpus // count)
     actor: Any = ray.remote(Worker).options(max_restarts=0, num_gpus=min(gpus, 1), num_cpus=1)
-    waiting, tried = deque(units), Counter[Unit]()
+    waiting, tried = deque(jobs), Counter[Job]()
     running: dict = {}
     idle = [actor.remote(settings, folder.resolve(), threads) for _ in range(count)]
     while waiting or running:
         while waiting and idle:
-            unit, handle = waiting.popleft(), idle.pop()
-            running[handle.evaluate.remote(unit)] = unit, handle
+            job, handle = waiting.popleft(), idle.pop()
+            running[handle.evaluate.remote(job)] = job, handle
         (ended,), _ = ray.wait(list(running), num_returns=1)
-        unit, handle = running.pop(ended)
+        job, handle = running.pop(ended)
         try:
             ray.get(ended)
         except RayActorError:  # killed, out of memory, its node is gone
-            tried[unit] += 1
-            if tried[unit] >= ATTEMPTS:
+            tried[job] += 1
+            if tried[job] >= ATTEMPTS:
                 raise UserError(
-                    f"{unit.method} on {unit.panorama.image_id} ended its process {ATTEMPTS} times "
+                    f"{job.method} on {job.panorama.image_id} ended its process {ATTEMPTS} times "
                     "(out of memory?); choose a smaller IMAGE_SIZE or fewer WORKERS and run again"
                 ) from None
-            waiting.appendleft(unit)
+            waiting.appendleft(job)
             idle.append(actor.remote(settings, folder.resolve(), threads))
             continue
         except RayTaskError as error:
@@ -142,4 +142,4 @@ def _in_ray(
                 raise error.cause from None
             raise
         idle.append(handle)
-        yield unit
+        yield job

@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Judged:
+class ObjectResult:
     """An object after some clicks.
 
     Attributes:
@@ -40,9 +40,9 @@ class Judged:
     prediction: str
 
 
-def judge(
+def score_panorama(
     method: Method, image: NDArray[np.uint8], objects: Sequence[Mapping[str, Any]], rounds: int
-) -> Iterator[Judged]:
+) -> Iterator[ObjectResult]:
     """Run the protocol for all objects of a panorama.
 
     The first click is the point farthest from the mask's boundary; each further one corrects the
@@ -61,12 +61,12 @@ def judge(
     if objects:
         method.set_panorama(image)
     for start in range(0, len(objects), CHUNK):
-        yield from _judge_chunk(method, objects[start : start + CHUNK], rounds)
+        yield from _score_chunk(method, objects[start : start + CHUNK], rounds)
 
 
-def _judge_chunk(
+def _score_chunk(
     method: Method, things: Sequence[Mapping[str, Any]], rounds: int
-) -> Iterator[Judged]:
+) -> Iterator[ObjectResult]:
     truths = [coco.decode(thing["segmentation"]).view(np.bool_) for thing in things]
     clicks: list[list[Click]] = []
     for truth in truths:
@@ -74,14 +74,14 @@ def _judge_chunk(
         if click is None:
             raise ValueError("an annotation has an empty mask")
         clicks.append([click])
-    last: dict[int, Judged] = {}
+    last: dict[int, ObjectResult] = {}
     open_ones = list(range(len(things)))
     for number in range(1, rounds + 1):
         prompts = [Prompt(clicks[i], truths[i]) for i in open_ones]
         predictions = method.predict_many(prompts) if prompts else []
         still_open = []
         for i, prediction in zip(open_ones, predictions, strict=True):
-            last[i] = _judged(things[i], clicks[i], prediction, truths[i])
+            last[i] = _result(things[i], clicks[i], prediction, truths[i])
             click = correction_click(prediction.mask, truths[i]) if number < rounds else None
             if click is not None:
                 clicks[i].append(click)
@@ -90,8 +90,10 @@ def _judge_chunk(
         yield from (replace(last[i], round=number) for i in range(len(things)))
 
 
-def _judged(
+def _result(
     thing: Mapping[str, Any], clicks: Sequence[Click], prediction: Prediction, truth: Mask
-) -> Judged:
+) -> ObjectResult:
     counts = coco.encode(np.asfortranarray(prediction.mask.view(np.uint8)))["counts"]
-    return Judged(0, thing, tuple(clicks), score(prediction.mask, truth), counts.decode("ascii"))
+    return ObjectResult(
+        0, thing, tuple(clicks), score(prediction.mask, truth), counts.decode("ascii")
+    )

@@ -90,7 +90,7 @@ def model_of(settings: EvalSettings, method: str) -> str:
     return "" if METHODS[method].weights == "none" else Path(settings.size).stem
 
 
-def basis(settings: EvalSettings, method: str) -> dict[str, Any]:
+def provenance(settings: EvalSettings, method: str) -> dict[str, Any]:
     """All that a method's results depend on besides the panoramas, as plain JSON types.
 
     Raises:

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
-from sap_model.evaluate.jobs import FINGERPRINT, Unit, result_path
+from sap_model.evaluate.jobs import FINGERPRINT, Job, result_path
 from sap_model.evaluate.results import ORACLE, RESULTS
-from sap_model.evaluate.score_panorama import Judged, judge
+from sap_model.evaluate.score_panorama import ObjectResult, score_panorama
 from sap_model.evaluate.settings import EvalSettings, model_of
 from sap_model.predict.methods import Method, make
 
@@ -65,21 +65,21 @@ class Worker:
     def reader(self) -> ShardReader:
         return ShardReader(self.settings.data, self.settings.split)
 
-    def evaluate(self, unit: Unit) -> float:
+    def evaluate(self, job: Job) -> float:
         """Evaluate a method on a panorama; returns the seconds it took, without loading."""
         columns = ["image", "image_id", "scene_id", "objects"]
-        row = self.reader.row(unit.panorama.index, columns)
-        method = self.method(unit.method)
+        row = self.reader.row(job.panorama.index, columns)
+        method = self.method(job.method)
         started = time.monotonic()
         things = choose(row["objects"], self.settings)
-        rounds = 1 if unit.method == ORACLE else self.settings.clicks
-        found = judge(method, decode_image(row["image"]), things, rounds)
-        table = pa.Table.from_pylist([self._record(unit.method, row, one) for one in found], FILE)
+        rounds = 1 if job.method == ORACLE else self.settings.clicks
+        found = score_panorama(method, decode_image(row["image"]), things, rounds)
+        table = pa.Table.from_pylist([self._record(job.method, row, one) for one in found], FILE)
         seconds = time.monotonic() - started
-        about = {FINGERPRINT: unit.panorama.fingerprint, b"seconds": f"{seconds:.3f}"}
+        about = {FINGERPRINT: job.panorama.fingerprint, b"seconds": f"{seconds:.3f}"}
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(about), file, compression="zstd")
-        write_atomic(result_path(self.folder, self.settings, unit), file.getvalue())
+        write_atomic(result_path(self.folder, self.settings, job), file.getvalue())
         return seconds
 
     def _make(self, name: str) -> Method:
@@ -98,7 +98,7 @@ class Worker:
             settings.fusion,
         )
 
-    def _record(self, name: str, row: dict[str, Any], one: Judged) -> dict[str, Any]:
+    def _record(self, name: str, row: dict[str, Any], one: ObjectResult) -> dict[str, Any]:
         thing = one.thing
         return {
             "method": name,

@@ -38,7 +38,7 @@ class Points(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Batch:
+class PromptBatch:
     """B objects that are followed together along T frames."""
 
     views: NDArray[np.int64]
@@ -101,7 +101,7 @@ class ScanTracker(SAM2VideoPredictor):
     def follow(
         self,
         features: Features,
-        batch: Batch,
+        batch: PromptBatch,
         offload_state_to_cpu: bool = False,
         gated: bool = True,
     ) -> Iterator[Visit]:

@@ -26,7 +26,7 @@ from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
 from sap_model.predict.prompts import Views
 from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import Fusion, PatchViews, PerspectiveViews
+from sap_model.scan.views import ErpWindowViews, Fusion, PerspectiveViews
 
 Weights = Literal["official", "fine-tuned", "none"]
 
@@ -52,7 +52,7 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True)
-class About:
+class MethodSpec:
     """One line of the table of methods."""
 
     description: str
@@ -66,30 +66,30 @@ class About:
 
 
 METHODS = {
-    "sam2": About(
+    "sam2": MethodSpec(
         "the whole panorama, stretched to SAM2's square input", "official", WholeView, gated=False
     ),
-    "sam2-pad": About(
+    "sam2-pad": MethodSpec(
         "the whole panorama, padded to SAM2's square input",
         "official",
         partial(WholeView, fit="pad"),
         gated=False,
     ),
-    "scan": About("SAM2 along the scan, without training (SAM2+scan)", "official"),
-    "sap": About("SAP: the scan, with weights fine-tuned on it", "fine-tuned"),
-    "erp": About(
-        "the scan over patches of the panorama itself (table 6)", "fine-tuned", PatchViews
+    "scan": MethodSpec("SAM2 along the scan, without training (SAM2+scan)", "official"),
+    "sap": MethodSpec("SAP: the scan, with weights fine-tuned on it", "fine-tuned"),
+    "erp": MethodSpec(
+        "the scan over patches of the panorama itself (table 6)", "fine-tuned", ErpWindowViews
     ),
-    "sap-no-overlap": About(
+    "sap-no-overlap": MethodSpec(
         "the scan with views that do not overlap (table 5, row 2)", "fine-tuned", overlap=0.0
     ),
-    "sap-no-scan": About(
+    "sap-no-scan": MethodSpec(
         "no scan, neither in training nor here (table 5, row 1)",
         "fine-tuned",
         WholeView,
         gated=False,
     ),
-    "oracle": About("the truth through the scan's views and back: the ceiling", "none"),
+    "oracle": MethodSpec("the truth through the scan's views and back: the ceiling", "none"),
 }
 """Name: what it is. Weights of `erp`, `sap-no-overlap` and `sap-no-scan` were trained that way."""
 
@@ -115,21 +115,21 @@ def make(
     Raises:
         UserError: There is no such method, or it needs a model.
     """
-    about = _about(name)
-    if about.weights == "none":
-        return ceiling("sap", scan, view_size or 1024, fusion)
+    spec = _spec(name)
+    if spec.weights == "none":
+        return Oracle(spec.views, scan or Scan(), view_size or 1024, fusion)
     if model is None:
-        raise UserError(f"method {name} needs a model with {about.weights} weights")
+        raise UserError(f"method {name} needs a model with {spec.weights} weights; load one")
     predictor = SapPredictor(
         model,
-        _scan(about, scan),
-        about.views,
+        _scan(spec, scan),
+        spec.views,
         view_size,
         fusion=fusion,
-        gated=about.gated,
+        gated=spec.gated,
         **options,
     )
-    return Clicked(predictor)
+    return ClickMethod(predictor)
 
 
 def checkpoint_of(
@@ -150,7 +150,7 @@ def checkpoint_of(
     Raises:
         UserError: The method needs fine-tuned weights, and there are none.
     """
-    weights = _about(name).weights
+    weights = _spec(name).weights
     if weights != "fine-tuned":
         return official if weights == "official" else None
     checkpoint = fine_tuned or (sap_weights(size) if name == "sap" else None)
@@ -159,15 +159,7 @@ def checkpoint_of(
     return checkpoint
 
 
-def ceiling(
-    name: str, scan: Scan | None = None, view_size: int = 1024, fusion: Fusion = "max"
-) -> Oracle:
-    """What the views of a method can give at best: an oracle that looks through them."""
-    about = _about(name)
-    return Oracle(about.views, _scan(about, scan), view_size, fusion)
-
-
-class Clicked:
+class ClickMethod:
     """A predictor as a method: it sees the clicks and nothing else."""
 
     def __init__(self, predictor: SapPredictor) -> None:
@@ -210,28 +202,21 @@ class Oracle:
         return predictions
 
 
-def table() -> str:
-    """The methods as a Markdown table."""
-    lines = ["| method | weights | what it does |", "|---|---|---|"]
-    lines += [f"| {name} | {a.weights} | {a.description} |" for name, a in METHODS.items()]
-    return "\n".join(lines)
-
-
 def scan_of(name: str, scan: Scan | None = None) -> Scan:
     """The trajectory of a method, also for training its weights.
 
     Raises:
         UserError: There is no such method.
     """
-    return _scan(_about(name), scan)
+    return _scan(_spec(name), scan)
 
 
-def _about(name: str) -> About:
+def _spec(name: str) -> MethodSpec:
     if name not in METHODS:
         raise UserError(f"method {name!r}: choose one of {', '.join(METHODS)}")
     return METHODS[name]
 
 
-def _scan(about: About, scan: Scan | None) -> Scan:
+def _scan(spec: MethodSpec, scan: Scan | None) -> Scan:
     scan = scan or Scan()
-    return scan if about.overlap is None else Scan(scan.fov, about.overlap, scan.order)
+    return scan if spec.overlap is None else Scan(scan.fov, spec.overlap, scan.order)

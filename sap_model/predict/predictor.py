@@ -23,8 +23,8 @@ from torch.nn.functional import interpolate
 
 from pipeline.errors import UserError
 from sap_model.clicks import Click
-from sap_model.model.tracker import Batch, Features, ScanTracker
-from sap_model.predict.prompts import Prompted, Views, batches, plan
+from sap_model.model.tracker import Features, PromptBatch, ScanTracker
+from sap_model.predict.prompts import Prompted, Views, batches, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import SOFT_RANGE, Fusion, PerspectiveViews, soft_masks
 
@@ -74,7 +74,7 @@ class SapPredictor:
     Args:
         model: Of `build` or `load`; the work is done on its device.
         scan: The trajectory, the paper's unless told otherwise.
-        views: `PerspectiveViews`, or `PatchViews` for the ablation.
+        views: `PerspectiveViews`, or `ErpWindowViews` for the ablation.
         view_size: L, the side of a rendered view; the model's input size unless told otherwise.
         cycles: How often the scan is run through.
         fusion: "max" (the paper's) or "mean".
@@ -174,7 +174,7 @@ class SapPredictor:
             if not (math.isfinite(x) and -0.5 <= y <= self._width // 2 - 0.5):
                 raise UserError(f"click ({x}, {y}) lies outside of the panorama")
         side = self.model.image_size
-        plans = [plan(each, views, self.cycles, side, self.prompted) for each in objects]
+        plans = [plan_prompts(each, views, self.cycles, side, self.prompted) for each in objects]
         nothing = np.zeros((self._width // 2, self._width), bool)
         predictions = [
             Prediction(nothing, 0.0, nothing.astype(np.float32) if scores else None)
@@ -195,7 +195,7 @@ class SapPredictor:
         return predictions
 
     def _follow(
-        self, features: Features, batch: Batch
+        self, features: Features, batch: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Logits (B, N, S / 4, S / 4) and IoUs (B, N) of B objects in N views, as `visits` says."""
         rows, side = np.arange(len(batch.views)), self.model.image_size // 4

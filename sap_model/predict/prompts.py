@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from sap_model.clicks import NEGATIVE, POSITIVE, Click
-from sap_model.model.tracker import Batch, Points
+from sap_model.model.tracker import Points, PromptBatch
 from sap_model.scan.views import Fusion, Sighting
 
 
@@ -68,7 +68,7 @@ Spots = tuple[tuple[float, float, int], ...]
 
 
 @dataclass(frozen=True)
-class Plan:
+class PromptPlan:
     """One object's video and its prompts."""
 
     views: tuple[int, ...]
@@ -87,13 +87,13 @@ class Plan:
         )
 
 
-def plan(
+def plan_prompts(
     clicks: Sequence[Click],
     views: Views,
     cycles: int,
     image_size: int,
     prompted: Prompted = "every",
-) -> Plan | None:
+) -> PromptPlan | None:
     """The plan of one object; None if no view sees any of its positive clicks.
 
     Views that overlap by half see the whole sphere. Views that do not overlap leave gaps.
@@ -127,7 +127,7 @@ def plan(
     told = sequence if prompted == "every" else sequence[: len(views.scan)]
     prompts = {frame: tuple(seen[view]) for frame, view in enumerate(told) if view in seen}
     on = {frame for frame, spots in prompts.items() if any(spot[2] == POSITIVE for spot in spots)}
-    return Plan(
+    return PromptPlan(
         sequence,
         {frame: spots for frame, spots in prompts.items() if frame in on},
         {frame: spots for frame, spots in prompts.items() if frame not in on},
@@ -149,7 +149,9 @@ def first_of(views: Sequence[int], count: int) -> int:
     return ordered[gaps.index(max(gaps))]
 
 
-def batches(plans: Sequence[Plan | None], limit: int) -> Iterator[tuple[list[int], Batch]]:
+def batches(
+    plans: Sequence[PromptPlan | None], limit: int
+) -> Iterator[tuple[list[int], PromptBatch]]:
     """Objects of equal shape, at most `limit` at a time: their indices, and what to follow."""
     alike: dict[tuple, list[int]] = defaultdict(list)
     for index, each in enumerate(plans):
@@ -161,8 +163,8 @@ def batches(plans: Sequence[Plan | None], limit: int) -> Iterator[tuple[list[int
             yield chosen, _batch([each for i in chosen if (each := plans[i]) is not None])
 
 
-def _batch(plans: list[Plan]) -> Batch:
-    return Batch(
+def _batch(plans: list[PromptPlan]) -> PromptBatch:
+    return PromptBatch(
         np.array([each.views for each in plans], np.int64),
         {t: _points([each.conditioning[t] for each in plans]) for t in plans[0].conditioning},
         {t: _points([each.corrections[t] for each in plans]) for t in plans[0].corrections},

@@ -40,7 +40,7 @@ class Fused(NamedTuple):
     edge: int
     """Pixels along the edge of a tile."""
 
-    def hard(self) -> NDArray[np.bool_]:
+    def threshold(self) -> NDArray[np.bool_]:
         """(H, W): where the soft mask is at least 0.5."""
         result = np.zeros(self.total.shape, bool)
         for part in self._parts(self.solid):
@@ -77,7 +77,7 @@ class Fused(NamedTuple):
         )
 
 
-class Fusing:
+class MaskFuser:
     """Fuses the masks of the views of `Maps`."""
 
     def __init__(self, maps: Maps) -> None:
@@ -90,7 +90,7 @@ class Fusing:
         Args:
             counts: (H, W), how many views see each pixel, for the mean; None for the maximum.
         """
-        some, solid = self._judge(masks, by_all=counts is not None)
+        some, solid = self._classify_tiles(masks, by_all=counts is not None)
         to_sample = np.zeros_like(solid)
         whole = masks.dtype == bool
         kind: type = np.float32 if not whole else np.uint8 if counts is None else np.uint16
@@ -108,7 +108,7 @@ class Fusing:
                 combine(target, values, out=target)
         return Fused(total, counts, to_sample, solid, self.tiles.edge)
 
-    def _judge(
+    def _classify_tiles(
         self, masks: NDArray, by_all: bool
     ) -> tuple[dict[int, NDArray[np.bool_]], NDArray[np.bool_]]:
         """Which of each view's tiles may hold anything, for views that are not empty; solid tiles.

@@ -105,7 +105,7 @@ class Perspective:
 
 
 @dataclass(frozen=True)
-class Patch:
+class ErpWindow:
     """Windows of the panorama itself, fov × fov degrees of longitude and latitude, made square.
 
     What OmniSAM slides over a panorama (paper, section 2.2, for table 6's comparison): the same

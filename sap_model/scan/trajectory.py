@@ -82,19 +82,6 @@ class Scan:
                     f"divide {name} evenly; choose fov and overlap so that fov * (1 - overlap) does"
                 )
 
-    @classmethod
-    def with_step(cls, step: float, fov: float = 90.0, order: Order = "column") -> Scan:
-        """The scan with a given step in degrees, as the paper's table 8 lists them.
-
-        >>> len(Scan.with_step(30))
-        48
-        """
-        if not 0 < step <= fov:
-            raise UserError(
-                f"step {step:g}° of a scan: choose more than 0° and at most fov {fov:g}°"
-            )
-        return cls(fov, 1 - step / fov, order)
-
     @cached_property
     def columns(self) -> int:
         """Number of different yaws."""

@@ -5,7 +5,7 @@
     for view, u, v in views.visible(x, y): …     # a click, in each view that sees it
     mask = views.to_panorama(masks)              # (24, 1024, 1024) -> (2048, 4096)
 
-`Projector` says what may be relied on; `PerspectiveViews` is the paper's way, `PatchViews` the
+`Projector` says what may be relied on; `PerspectiveViews` is the paper's way, `ErpWindowViews` the
 ablation without perspective. `torch_views.TorchViews` does the same work on any device.
 
 Panorama pixels and directions are those of `pipeline.sphere`. View pixels (u, v) are counted from
@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline import sphere
 from pipeline.errors import UserError
 from pipeline.sphere import Floats
-from sap_model.scan.fusion import Fused, Fusing, pieces
-from sap_model.scan.geometry import Geometry, Patch, Perspective
+from sap_model.scan.fusion import Fused, MaskFuser, pieces
+from sap_model.scan.geometry import ErpWindow, Geometry, Perspective
 from sap_model.scan.maps import OUTSIDE, Maps
 from sap_model.scan.trajectory import Scan
 
@@ -112,7 +112,7 @@ class MappedViews:
         self.size = geometry.size
         self.width = self.maps.width
         self.height = self.maps.height
-        self._fusing = Fusing(self.maps)
+        self._fuser = MaskFuser(self.maps)
         self._counts: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ class MappedViews:
         return u, v, seen
 
     def to_panorama(self, masks: NDArray, fusion: Fusion = "max") -> NDArray[np.bool_]:
-        return self._fuse(masks, fusion).hard()
+        return self._fuse(masks, fusion).threshold()
 
     def soft_panorama(self, masks: NDArray, fusion: Fusion = "max") -> NDArray[np.float32]:
         return self._fuse(masks, fusion).soft()
@@ -201,7 +201,7 @@ class MappedViews:
             if not np.issubdtype(masks.dtype, np.floating):
                 raise UserError(f"masks of type {masks.dtype}: bool or float in [0, 1] due")
             masks = masks.astype(np.float32, copy=False)
-        return self._fusing.fuse(masks, self.counts() if fusion == "mean" else None)
+        return self._fuser.fuse(masks, self.counts() if fusion == "mean" else None)
 
 
 class PerspectiveViews(MappedViews):
@@ -218,11 +218,11 @@ class PerspectiveViews(MappedViews):
         super().__init__(scan, Perspective(scan.fov, size), width)
 
 
-class PatchViews(MappedViews):
+class ErpWindowViews(MappedViews):
     """Windows of the panorama itself, without perspective: the ablation (paper, table 6)."""
 
     def __init__(self, scan: Scan, size: int = 1024, width: int = 4096) -> None:
-        super().__init__(scan, Patch(scan.fov, size), width)
+        super().__init__(scan, ErpWindow(scan.fov, size), width)
 
 
 def soft_masks(logits: NDArray) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What every source of training data gives: `Clip`; and several clips as one `Batch` of tensors.
+"""`Clip`, which every source of training data returns, and `ClipBatch`, several as tensors.
 
 A clip is what SAM2 calls a video, with its distinct images kept apart from the order in which each
 object visits them. A panorama has 24 images, which all its objects share, whatever their starts.
@@ -55,7 +55,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ClipBatch:
     """Clips of equal shape as tensors; B objects in all.
 
     Attributes:
@@ -78,9 +78,9 @@ class Batch:
         bit = (1 << self.bits).to(torch.uint8)  # a byte per pixel all the way, not eight
         return (self.truth[self.views] & bit[:, None, None]).bool()
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> ClipBatch:
         """In memory from which a GPU copies while it computes; torch's loader asks for this."""
-        return Batch(
+        return ClipBatch(
             self.images.pin_memory(),
             self.truth.pin_memory(),
             self.views.pin_memory(),
@@ -92,7 +92,7 @@ class Batch:
             },
         )
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> ClipBatch:
         """On another device, with the images normalised."""
         images = self.images.to(device, non_blocking=True).float() / 255.0
         mean, deviation = images.new_tensor(MEAN), images.new_tensor(DEVIATION)
@@ -100,7 +100,7 @@ class Batch:
             frame: {name: part.to(device) for name, part in points.items()}
             for frame, points in self.prompts.items()
         }
-        return Batch(
+        return ClipBatch(
             (images - mean[:, None, None]) / deviation[:, None, None],
             self.truth.to(device, non_blocking=True),
             self.views.to(device),
@@ -109,7 +109,7 @@ class Batch:
         )
 
 
-def collate(clips: Sequence[Clip]) -> Batch:
+def collate(clips: Sequence[Clip]) -> ClipBatch:
     """Clips of equal shape as one batch, on the CPU, images still uint8.
 
     Raises:
@@ -129,7 +129,7 @@ def collate(clips: Sequence[Clip]) -> Batch:
             }
             for frame in given[0]
         }
-    return Batch(
+    return ClipBatch(
         _joined([clip.images for clip in clips]).permute(0, 3, 1, 2),
         _joined([clip.truth for clip in clips]),
         torch.from_numpy(np.concatenate(views, axis=1)),

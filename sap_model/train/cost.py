@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sap_model.model.build import build
-from sap_model.train.clip import Batch
+from sap_model.train.clip import ClipBatch
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 
 RECENT = 6
@@ -114,11 +114,11 @@ def loader_cores(work: float, seconds: float, gpus: int, flops_per_second: float
     return seconds * gpus * flops_per_second / work
 
 
-def _batch(image_size: int, frames: int) -> Batch:
+def _batch(image_size: int, frames: int) -> ClipBatch:
     """One object on `frames` frames that show the same image, clicked on the first of them."""
     with torch.device("meta"):
         click = {"point_coords": torch.zeros(1, 1, 2), "point_labels": torch.ones(1, 1).int()}
-        return Batch(
+        return ClipBatch(
             torch.zeros(1, 3, image_size, image_size),
             torch.zeros(1, image_size, image_size, dtype=torch.uint8),
             torch.zeros(frames, 1, dtype=torch.int64),
@@ -127,7 +127,7 @@ def _batch(image_size: int, frames: int) -> Batch:
         )
 
 
-def _passes(network: SapTrain, batch: Batch) -> tuple[float, float]:
+def _passes(network: SapTrain, batch: ClipBatch) -> tuple[float, float]:
     """Operations of a forward pass over a batch, and of the backward pass."""
     forward, outputs = _counted(lambda: network(batch))
     total: Tensor = sum(

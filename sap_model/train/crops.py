@@ -16,10 +16,10 @@ from sap_model.scan.geometry import Perspective
 from sap_model.scan.views import pad
 from sap_model.train.clip import Clip, NoObjectError, bits_of
 from sap_model.train.scan_clips import draw, pixels_of
-from sap_model.train.shard_rows import Rows
+from sap_model.train.shard_rows import ShardRows
 
 
-class Crops:
+class CropClips:
     """Clips of a camera that turns within a panorama.
 
     Args:
@@ -34,7 +34,7 @@ class Crops:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ShardRows,
         image_size: int,
         objects: int,
         frames: int = 1,

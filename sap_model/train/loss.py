@@ -115,7 +115,7 @@ def pixel_grouping_loss(features: Tensor, truth: Tensor, anchors: int = 48) -> T
 
     Args:
         features: (V, C, h, w), what the mask decoder makes masks of.
-        truth: (V, S, S) uint8, a bit for each object, as in `Batch`.
+        truth: (V, S, S) uint8, a bit for each object, as in `ClipBatch`.
         anchors: Pixels of each image that are compared with all others; small objects have more
             than their share.
 

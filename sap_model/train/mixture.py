@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.errors import UserError
 from sap_model.predict.methods import METHODS, scan_of
-from sap_model.train.clip import Batch, Clip, NoObjectError, collate
-from sap_model.train.crops import Crops
+from sap_model.train.clip import Clip, ClipBatch, NoObjectError, collate
+from sap_model.train.crops import CropClips
 from sap_model.train.sa1b import Sa1b
 from sap_model.train.sav import Sav
-from sap_model.train.scan_clips import Scans
+from sap_model.train.scan_clips import ScanClips
 from sap_model.train.settings import TrainSettings
-from sap_model.train.shard_rows import Checked, NoSplitError, Rows
+from sap_model.train.shard_rows import Checked, NoSplitError, ShardRows
 
 TRIES = 100
 """Rows in a row without anything to train on before a source is given up."""
@@ -61,7 +61,7 @@ class Mixture(Dataset):
         self.sources, self.together, self.seed = list(sources), together, seed
         self.ends = np.cumsum([share for _, share in sources])
 
-    def __getitem__(self, number: int) -> list[Batch]:
+    def __getitem__(self, number: int) -> list[ClipBatch]:
         """Part `number`: its clips, those of equal shape as one batch."""
         rng = np.random.default_rng([self.seed, number])
         place = int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right"))
@@ -109,12 +109,12 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
     for name, share in settings.mix:
         source: Source
         if name == "panoramas" and rows:
-            source = Scans(
+            source = ScanClips(
                 rows, size, objects, frames, settings.inference_prompt_fraction,
                 settings.min_pixels, scan_of(settings.method), about.views,
             )  # fmt: skip
         elif name == "crops" and rows:
-            source = Crops(
+            source = CropClips(
                 rows, size, objects, settings.crop_frames, settings.crop_step, settings.crop_fov,
                 settings.min_pixels,
             )  # fmt: skip
@@ -126,7 +126,7 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
     return Mixture(sources, settings.micro_batch_size, settings.seed)
 
 
-def rows_of(settings: TrainSettings, split: str) -> Rows | None:
+def rows_of(settings: TrainSettings, split: str) -> ShardRows | None:
     """The rows of a split, kept in memory once decoded if they are small enough.
 
     Returns:
@@ -140,7 +140,7 @@ def rows_of(settings: TrainSettings, split: str) -> Rows | None:
         return None
     first, share = rows[0], KEPT_BYTES // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     if (first.image.nbytes + first.ids.nbytes) * len(rows) <= share:
-        rows = Rows(settings.data, split, kept=len(rows))
+        rows = ShardRows(settings.data, split, kept=len(rows))
     return rows
 
 
@@ -151,7 +151,7 @@ def check_data(settings: TrainSettings) -> str:
         What tells the panoramas that are trained on, and their order, from others.
 
     Raises:
-        UserError: A row will not do, see `Rows.check`; or a scene is trained on and watched, such
+        UserError: A row is refused by `ShardRows.check`, or a scene is in both splits, such
             as when folders were mixed up.
     """
     train = _open(settings, "train") if _on_shards(settings) else None
@@ -171,12 +171,12 @@ def _on_shards(settings: TrainSettings) -> bool:
     return any(name in ("panoramas", "crops") for name, _ in settings.mix)
 
 
-def _open(settings: TrainSettings, split: str) -> Rows | None:
+def _open(settings: TrainSettings, split: str) -> ShardRows | None:
     """See `rows_of`; nothing is decoded."""
     if not settings.data:
         return None
     try:
-        return Rows(settings.data, split)
+        return ShardRows(settings.data, split)
     except NoSplitError:
         if split == "validation":
             return None
@@ -185,22 +185,22 @@ def _open(settings: TrainSettings, split: str) -> Rows | None:
 
 def load(
     mixture: Mixture, numbers: Sequence[int], workers: int, pin: bool
-) -> Iterator[list[Batch]]:
+) -> Iterator[list[ClipBatch]]:
     """Parts in the order of their numbers, made ahead by other processes.
 
     Raises:
         UserError: As it was raised in the other process.
     """
     loader = DataLoader(
-        _Telling(mixture),
+        _ErrorsAsItems(mixture),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=AHEAD if workers else None,
         pin_memory=pin,
-        worker_init_fn=_alone,
+        worker_init_fn=_single_thread,
     )
     for part in loader:
         if isinstance(part, UserError):
@@ -208,23 +208,23 @@ def load(
         yield part
 
 
-class _Telling(Dataset):
+class _ErrorsAsItems(Dataset):
     """A mixture that gives its UserErrors as parts: torch would wrap a traceback round them."""
 
     def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
 
-    def __getitem__(self, number: int) -> list[Batch] | UserError:
+    def __getitem__(self, number: int) -> list[ClipBatch] | UserError:
         try:
             return self.mixture[number]
         except UserError as error:
             return error
 
 
-def _as_it_is(part: list[Batch] | UserError) -> list[Batch] | UserError:
+def _unchanged(part: list[ClipBatch] | UserError) -> list[ClipBatch] | UserError:
     return part
 
 
-def _alone(worker: int) -> None:
+def _single_thread(worker: int) -> None:
     """One thread for OpenCV too: torch gives each of its loader processes one."""
     cv2.setNumThreads(1)

@@ -34,8 +34,8 @@ from pipeline import __version__
 from pipeline.layout import read_json, write_json
 from sap_model.model import checkpoints as weights_files
 from sap_model.model.build import default_image_size
-from sap_model.train.checkpoints import export
-from sap_model.train.scan_clips import Rows
+from sap_model.train.run_folder import export
+from sap_model.train.scan_clips import ShardRows
 from sap_model.train.settings import TrainSettings, to_json
 from sap_model.train.train import Watch, train
 
@@ -181,7 +181,7 @@ def make(data: Sequence[str], run: Path, out: Path) -> None:
 
 def contents(data: Sequence[str]) -> dict[str, Any]:
     """What shards hold, told from their annotations: scenes and panoramas to train on."""
-    rows = Rows(data, "train")
+    rows = ShardRows(data, "train")
     return {"panoramas": len(rows), "scenes": sorted(rows.scenes()), "version": __version__}
 
 

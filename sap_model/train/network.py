@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from training.model.sam2 import SAM2Train
 
-from sap_model.train.clip import Batch
+from sap_model.train.clip import ClipBatch
 from sap_model.train.loss import pixel_grouping_loss
 
 TRAIN = f"{__name__}.SapTrain"
@@ -51,7 +51,7 @@ class _Video:
 
 
 class SapTrain(SAM2Train):
-    """SAM2Train over a `Batch`; its state dict fits SAM2 and `ScanTracker`.
+    """SAM2Train over a `ClipBatch`; its state dict fits SAM2 and `ScanTracker`.
 
     Args:
         freeze_encoder: Keep the image encoder as it is (paper, section 4.3).
@@ -103,7 +103,7 @@ class SapTrain(SAM2Train):
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
 
-    def forward(self, batch: Batch) -> list[dict[str, Any]]:
+    def forward(self, batch: ClipBatch) -> list[dict[str, Any]]:
         """Follow the objects of a batch.
 
         Returns:

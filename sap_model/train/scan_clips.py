@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sap_model.clicks import POSITIVE, Click
 from sap_model.model.tracker import Points
 from sap_model.predict.predictor import ViewsOf
-from sap_model.predict.prompts import Plan, Views, plan
+from sap_model.predict.prompts import PromptPlan, Views, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 from sap_model.train.clip import Clip, NoObjectError, bits_of
+from sap_model.train.shard_rows import DecodedPanorama, ShardRows
 from sap_model.train.shard_rows import NoSplitError as NoSplitError
-from sap_model.train.shard_rows import Panorama, Rows
-
-Prompting = Literal["sam2", "sap"]
-"""Prompts drawn as in SAM2's training, or the same click in every view that sees it."""
 
 TRIES = 64
 """Objects that are looked at for ones that can be followed together."""
 
 
-class Scans:
+class ScanClips:
     """Clips along the scan: 24 views of a panorama, windows of the closed trajectory.
 
     Args:
@@ -42,7 +37,7 @@ class Scans:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ShardRows,
         image_size: int,
         objects: int,
         frames: int,
@@ -91,7 +86,7 @@ class Scans:
         return self._views[width]
 
     def _from_anywhere(
-        self, panorama: Panorama, views: Views, pixels: NDArray, rng: np.random.Generator
+        self, panorama: DecodedPanorama, views: Views, pixels: NDArray, rng: np.random.Generator
     ) -> tuple[NDArray, NDArray]:
         """Objects, each with a window from any view that shows enough of it."""
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
@@ -103,7 +98,7 @@ class Scans:
         return chosen, np.array(windows).T
 
     def _as_at_inference(
-        self, panorama: Panorama, views: Views, pixels: NDArray, rng: np.random.Generator
+        self, panorama: DecodedPanorama, views: Views, pixels: NDArray, rng: np.random.Generator
     ) -> tuple[NDArray, NDArray, dict[int, Points]]:
         """Objects whose clicks are seen on the same frames, counted from their own starts.
 
@@ -113,7 +108,9 @@ class Scans:
         """
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
         most = min(self.objects, len(able))
-        groups: dict[tuple[int, ...], dict[int, list[Plan]]] = {}  # frames: object: its clicks
+        groups: dict[
+            tuple[int, ...], dict[int, list[PromptPlan]]
+        ] = {}  # frames: object: its clicks
         for k in draw(able, TRIES, rng) if able.size else ():
             each = self._plan(panorama, int(k), views, rng)
             if each is None or pixels[each.views[0], k] < self.min_pixels:
@@ -143,15 +140,17 @@ class Scans:
         return chosen, np.array([each.views[: self.frames] for each in plans]).T, prompts
 
     def _plan(
-        self, panorama: Panorama, k: int, views: Views, rng: np.random.Generator
-    ) -> Plan | None:
+        self, panorama: DecodedPanorama, k: int, views: Views, rng: np.random.Generator
+    ) -> PromptPlan | None:
         """The video of one object for its stored click, or for one anywhere on it."""
         x, y = panorama.clicks[k]
         if rng.random() < 0.5:
             rows, columns = np.nonzero(panorama.ids == panorama.objects[k])
             pixel = rng.integers(len(rows))
             x, y = columns[pixel], rows[pixel]
-        return plan([Click(int(x), int(y), POSITIVE)], views, self._cycles(views), self.image_size)
+        return plan_prompts(
+            [Click(int(x), int(y), POSITIVE)], views, self._cycles(views), self.image_size
+        )
 
     def _cycles(self, views: Views) -> int:
         return -(-self.frames // len(views.scan))

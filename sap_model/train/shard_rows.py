@@ -49,7 +49,7 @@ class NoSplitError(UserError):
 
 
 @dataclass(frozen=True)
-class Panorama:
+class DecodedPanorama:
     """A row, decoded.
 
     Attributes:
@@ -67,7 +67,7 @@ class Panorama:
     clicks: NDArray[np.int64]
 
 
-class Rows:
+class ShardRows:
     """Rows of one or more folders of shards, decoded when they are asked for.
 
     Args:
@@ -103,7 +103,7 @@ class Rows:
     def __len__(self) -> int:
         return sum(len(reader) for reader in self.readers)
 
-    def __getitem__(self, index: int) -> Panorama:
+    def __getitem__(self, index: int) -> DecodedPanorama:
         return self._get(index)
 
     def scenes(self) -> set[str]:
@@ -134,7 +134,7 @@ class Rows:
     def _keep(self) -> None:
         self._get = lru_cache(self.kept)(self._read) if self.kept else self._read
 
-    def _read(self, index: int) -> Panorama:
+    def _read(self, index: int) -> DecodedPanorama:
         for reader in self.readers:
             if index < len(reader):
                 return decode(reader.row(index, COLUMNS))
@@ -175,7 +175,7 @@ def _wrong_mask(name: str, thing: dict, shape: Sequence[int]) -> str:
     )
 
 
-def decode(row: dict) -> Panorama:
+def decode(row: dict) -> DecodedPanorama:
     """A row of a shard with `COLUMNS`.
 
     Raises:
@@ -190,7 +190,7 @@ def decode(row: dict) -> Panorama:
     for thing in objects:
         if tuple(thing["segmentation"]["size"]) != ids.shape:
             raise UserError(_wrong_mask(name, thing, ids.shape))
-    return Panorama(
+    return DecodedPanorama(
         name,
         image,
         ids,

@@ -30,15 +30,15 @@ from training.loss_fns import CORE_LOSS_KEY
 from sap_model.model.build import build
 from sap_model.model.checkpoints import fill, find, read
 from sap_model.predict.methods import METHODS, scan_of
-from sap_model.train import checkpoints, validation
-from sap_model.train.clip import Batch
+from sap_model.train import run_folder, validation
+from sap_model.train.clip import ClipBatch
 from sap_model.train.loss import FromScratchLoss, Sam2Loss
 from sap_model.train.mixture import check_data, load, make, rows_of
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from sap_model.train.optimizer import new_optimizers, rate, set_rate
 from sap_model.train.processes import World, processes
-from sap_model.train.records import Records
-from sap_model.train.scan_clips import Scans
+from sap_model.train.run_folder import RunLog
+from sap_model.train.scan_clips import ScanClips
 from sap_model.train.settings import TrainSettings
 
 DIVERGED, PATIENCE = 20.0, 20
@@ -84,8 +84,8 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
         with world.agreed():
             settings.chunks(world.size)
             if world.rank == 0:
-                held.enter_context(checkpoints.only_run(out))
-                finished = checkpoints.holds(out, settings) and weights.is_file()
+                held.enter_context(run_folder.only_run(out))
+                finished = run_folder.holds(out, settings) and weights.is_file()
         if not world.gather(finished)[0]:
             _train(settings, out, watch or Watch(), world)
         elif world.rank == 0:
@@ -95,7 +95,7 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
 
 def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> None:
     # ---- everything that can be refused is, before the first step
-    watched: list[Batch] = []
+    watched: list[ClipBatch] = []
     state: dict[str, Any] | None = None
     with world.agreed():
         mixture = make(settings)
@@ -103,9 +103,9 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
         if world.rank == 0:
             names = check_data(settings)
             rows = [len(source) for source, _ in mixture.sources]
-            checkpoints.open_run(out, settings, {"names": names, "rows": rows})
+            run_folder.open_run(out, settings, {"names": names, "rows": rows})
             watched = validation_clips(settings, watch)
-            state = checkpoints.last_state(out)
+            state = run_folder.last_state(out)
     chunks = settings.chunks(world.size)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizers = new_optimizers(network, settings)
@@ -116,13 +116,13 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
     last_step = world.gather(state and state["step"])[0]
     with world.agreed():
         if world.rank and last_step is not None:
-            state = checkpoints.state_of(out, last_step)
+            state = run_folder.state_of(out, last_step)
     if state is not None:
         network.load_state_dict(state["model"])
         for optimizer, its in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(its)
         done, best, usual = state["step"], state["best"], state["usual"]
-    records = Records(out, settings.steps, done) if world.rank == 0 else None
+    records = RunLog(out, settings.steps, done) if world.rank == 0 else None
 
     # ---- the parts of all steps to come: part k of step s is number s * chunks + k of its process
     first, last = (count * chunks * world.size + world.rank for count in (done, settings.steps))
@@ -166,13 +166,13 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
             world.refuse(
                 f"step {step}: the loss is {loss:g} and its gradient's norm {norm:g}; stopped "
                 "before that reached the weights. The same command would come to the same step: "
-                f"{checkpoints.lower_lr(out)}"
+                f"{run_folder.lower_lr(out)}"
             )
         strikes = strikes + 1 if step > PATIENCE and loss > DIVERGED * usual else 0
         if strikes == PATIENCE:
             world.refuse(
                 f"step {step}: for {PATIENCE} steps the loss was over {DIVERGED:g} times its usual "
-                f"{usual:.3g}: {checkpoints.lower_lr(out)}"
+                f"{usual:.3g}: {run_folder.lower_lr(out)}"
             )
         if not strikes:
             usual += (loss - usual) / min(step, 100)
@@ -193,7 +193,7 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
             validation.draw(out / "pictures" / f"{step:08d}.jpg", watched, masks)
             if score.both > best:
                 best = score.both
-                checkpoints.export(network, out / "best.pt")
+                run_folder.export(network, out / "best.pt")
         # not among strikes: that would push out the last good state (so a state is at no strikes)
         if not strikes and (step % watch.save_every == 0 or end):
             kept = {
@@ -202,11 +202,11 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
                 "best": best,
                 "usual": usual,
             }
-            checkpoints.save_state(out, step, kept)
+            run_folder.save_state(out, step, kept)
 
     if records is not None:
         records.close()
-        checkpoints.export(network, out / "weights.pt")
+        run_folder.export(network, out / "weights.pt")
 
 
 def new_network(settings: TrainSettings) -> SapTrain:
@@ -238,7 +238,7 @@ def new_network(settings: TrainSettings) -> SapTrain:
     return cast(SapTrain, network)
 
 
-def validation_clips(settings: TrainSettings, watch: Watch) -> list[Batch]:
+def validation_clips(settings: TrainSettings, watch: Watch) -> list[ClipBatch]:
     """Fixed clips of the validation split, prompted as at inference; says so if there are none."""
     if not watch.clips:
         return []
@@ -246,7 +246,7 @@ def validation_clips(settings: TrainSettings, watch: Watch) -> list[Batch]:
     if rows is None:
         print("no validation split: nothing is validated, and no best.pt written", flush=True)
         return []
-    source = Scans(
+    source = ScanClips(
         rows,
         settings.image_size,
         settings.clip_objects,

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sap_model.train.clip import Batch, NoObjectError, collate
+from sap_model.train.clip import ClipBatch, NoObjectError, collate
 from sap_model.train.network import SapTrain
-from sap_model.train.scan_clips import Scans
+from sap_model.train.scan_clips import ScanClips
 
 SHOWN, FRAMES = 3, 12
 """Of a picture: clips, with their first object each; and frames of each, at most."""
@@ -49,7 +49,7 @@ class Score:
         return (self.clicked + self.memory) / 2
 
 
-def fixed_clips(source: Scans, count: int, seed: int = 0) -> list[Batch]:
+def fixed_clips(source: ScanClips, count: int, seed: int = 0) -> list[ClipBatch]:
     """`count` clips, spread over the panoramas, the same every time."""
     clips = []
     for k in range(count):
@@ -61,14 +61,14 @@ def fixed_clips(source: Scans, count: int, seed: int = 0) -> list[Batch]:
     return clips
 
 
-def shown(clips: Sequence[Batch]) -> list[int]:
+def shown(clips: Sequence[ClipBatch]) -> list[int]:
     """Which clips are drawn: `SHOWN` of them, spread evenly."""
     return list(range(len(clips)))[:: max(1, len(clips) // SHOWN)][:SHOWN]
 
 
 @torch.no_grad()
 def score(
-    network: SapTrain, clips: Sequence[Batch], min_pixels: int, half: bool = False
+    network: SapTrain, clips: Sequence[ClipBatch], min_pixels: int, half: bool = False
 ) -> tuple[Score, list[Tensor]]:
     """Follow the objects of clips as at inference.
 
@@ -117,7 +117,7 @@ def score(
     )
 
 
-def draw(path: Path, clips: Sequence[Batch], predictions: Sequence[Tensor]) -> None:
+def draw(path: Path, clips: Sequence[ClipBatch], predictions: Sequence[Tensor]) -> None:
     """A picture of what `score` gives to draw: predictions, and the truth of the same clips."""
     rows = []
     for k, masks in zip(shown(clips), predictions, strict=True):

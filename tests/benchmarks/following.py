@@ -19,10 +19,10 @@ import torch
 
 from sap_model.model.build import default_image_size
 from sap_model.train import validation
-from sap_model.train.checkpoints import export
 from sap_model.train.nano import phases
-from sap_model.train.scan_clips import Scans
-from sap_model.train.shard_rows import Rows
+from sap_model.train.run_folder import export
+from sap_model.train.scan_clips import ScanClips
+from sap_model.train.shard_rows import ShardRows
 from sap_model.train.train import new_network
 
 CYCLE = 24
@@ -50,8 +50,10 @@ def main() -> None:
         return
     least = side * side // 1024  # pixels of an object, the same part of a view at every size
     for split in ("train", "validation"):
-        rows = Rows(data, split)
-        source = Scans(rows, side, options.objects, CYCLE, sap=1.0, min_pixels=least)
+        rows = ShardRows(data, split)
+        source = ScanClips(
+            rows, side, options.objects, CYCLE, inference_prompt_fraction=1.0, min_pixels=least
+        )
         score, _ = validation.score(network, validation.fixed_clips(source, options.clips), least)
         print(
             f"{split}: {len(rows)} panoramas; IoU {score.clicked:.3f} in {score.views[0]} clicked "

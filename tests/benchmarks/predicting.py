@@ -44,7 +44,7 @@ import torch
 
 from sap_model.clicks import Click
 from sap_model.model.build import build
-from sap_model.model.tracker import Batch, Points, ScanTracker
+from sap_model.model.tracker import Points, PromptBatch, ScanTracker
 from sap_model.predict.predictor import SapPredictor
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
@@ -183,7 +183,7 @@ def _follow(model: ScanTracker, conditioning: int) -> tuple[float, float]:
     # half of them ahead, in the second cycle; the fifteenth frame is the first with full memory
     early = (conditioning + 1) // 2
     frames = [*range(early), *range(VIEWS, VIEWS + conditioning - early)]
-    batch = Batch(np.zeros((1, FRAMES), np.int64), dict.fromkeys(frames, points))
+    batch = PromptBatch(np.zeros((1, FRAMES), np.int64), dict.fromkeys(frames, points))
     visits = model.follow(features, batch)
     start = time.process_time()
     next(visits)

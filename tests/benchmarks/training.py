@@ -42,7 +42,7 @@ from training.model.sam2 import SAM2Train
 from training.utils.data_utils import BatchedVideoDatapoint, BatchedVideoMetaData
 
 from sap_model.model.build import build
-from sap_model.train.clip import Batch
+from sap_model.train.clip import ClipBatch
 from sap_model.train.loss import Sam2Loss
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from tests.benchmarks import training_paper
@@ -159,7 +159,7 @@ def _timed(
     return seconds, float(loss.detach()), float(torch.stack(grads).norm())
 
 
-def _clip(side: int, views: int, frames: int, objects: int) -> Batch:
+def _clip(side: int, views: int, frames: int, objects: int) -> ClipBatch:
     """Discs on noise; every object starts at a view of its own and goes round."""
     random = np.random.default_rng(0)
     row, column = np.mgrid[:side, :side] / side
@@ -171,10 +171,10 @@ def _clip(side: int, views: int, frames: int, objects: int) -> Batch:
             truth[view] |= ((column - x) ** 2 + (row - y) ** 2 < radius**2).astype(np.uint8) << k
     order = (np.arange(frames)[:, None] + random.integers(0, views, objects)) % views
     tensors = map(torch.from_numpy, (images, truth, order, np.arange(objects)))
-    return Batch(*tensors, None).to(torch.device("cpu"))
+    return ClipBatch(*tensors, None).to(torch.device("cpu"))
 
 
-def _videos(batch: Batch) -> BatchedVideoDatapoint:
+def _videos(batch: ClipBatch) -> BatchedVideoDatapoint:
     """The same windows as SAM2 takes them: as many videos as objects."""
     frames, objects = batch.views.shape
     grid = torch.meshgrid(torch.arange(frames), torch.arange(objects), indexing="ij")

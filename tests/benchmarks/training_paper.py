@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sap_model.train import cost
-from sap_model.train.scan_clips import Rows, Scans
+from sap_model.train.scan_clips import ScanClips, ShardRows
 from sap_model.train.settings import TrainSettings
 from sap_model.train.train import Watch, train
 from tests.benchmarks import verifying
@@ -111,8 +111,10 @@ def _loader(repeats: int = 3) -> float:
     """CPU-seconds from a row to a clip of 24 views: decoding, rendering views and their ids."""
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        rows = Rows([str(shards(Path(scratch) / "data", 1))], "train")
-        source = Scans(rows, IMAGE_SIZE, 6, FRAMES, inference_prompt_fraction=0.5, min_pixels=64)
+        rows = ShardRows([str(shards(Path(scratch) / "data", 1))], "train")
+        source = ScanClips(
+            rows, IMAGE_SIZE, 6, FRAMES, inference_prompt_fraction=0.5, min_pixels=64
+        )
         times = []
         for k in range(repeats + 1):  # the first one makes the views' tables
             start = time.process_time()

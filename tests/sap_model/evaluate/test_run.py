@@ -258,10 +258,10 @@ def test_a_panorama_that_ends_its_process_is_named(settings, tmp_path, monkeypat
     """The worker of one panorama is killed each time; the others are evaluated."""
     evaluate_one = Worker.evaluate
 
-    def deadly(self, unit):
-        if unit.panorama.index == 2:
+    def deadly(self, job):
+        if job.panorama.index == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return evaluate_one(self, unit)
+        return evaluate_one(self, job)
 
     monkeypatch.setattr(Worker, "evaluate", deadly)
     oracle = replace(settings, methods=("oracle",))

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from pipeline.annotations.annotate import InstanceInfo, annotate
 from sap_model.clicks import NEGATIVE, POSITIVE
 from sap_model.evaluate import score_panorama as panorama
-from sap_model.evaluate.score_panorama import judge
+from sap_model.evaluate.score_panorama import score_panorama
 from sap_model.predict.predictor import Prediction
 from tests.synthetic import PLAIN, SEAM, disc_ids
 
@@ -38,7 +38,7 @@ class Learner:
 
 
 def test_the_first_click_is_the_one_that_shards_store():
-    found = list(judge(Learner(1, 0), IMAGE, THINGS, rounds=1))
+    found = list(score_panorama(Learner(1, 0), IMAGE, THINGS, rounds=1))
     assert [one.thing["id"] for one in found] == [thing["id"] for thing in THINGS]
     for one in found:
         (click,) = one.clicks
@@ -47,7 +47,7 @@ def test_the_first_click_is_the_one_that_shards_store():
 
 def test_a_perfect_prediction_gets_no_further_click():
     method = Learner(right_after=1, grow=0)
-    found = list(judge(method, IMAGE, THINGS, rounds=3))
+    found = list(score_panorama(method, IMAGE, THINGS, rounds=3))
     assert method.pictures == 1 and method.asked == [[1] * len(THINGS)]
     assert [one.round for one in found] == [n for n in (1, 2, 3) for _ in THINGS]
     assert all(one.scores.iou == 1 and len(one.clicks) == 1 for one in found)
@@ -56,7 +56,7 @@ def test_a_perfect_prediction_gets_no_further_click():
 def test_each_round_segments_again_from_all_clicks():
     method = Learner(right_after=3, grow=4)
     things = [thing for thing in THINGS if thing["id"] in (PLAIN, SEAM)]  # not all around
-    found = list(judge(method, IMAGE, things, rounds=3))
+    found = list(score_panorama(method, IMAGE, things, rounds=3))
     assert method.pictures == 1
     assert [set(asked) for asked in method.asked] == [{1}, {2}, {3}]
     by_round = {n: [one for one in found if one.round == n] for n in (1, 2, 3)}
@@ -67,7 +67,7 @@ def test_each_round_segments_again_from_all_clicks():
 
 
 def test_predictions_are_kept_as_run_lengths():
-    for one in judge(Learner(9, 4), IMAGE, THINGS, rounds=1):
+    for one in score_panorama(Learner(9, 4), IMAGE, THINGS, rounds=1):
         size = one.thing["segmentation"]["size"]
         predicted = coco.decode({"size": size, "counts": one.prediction})
         truth = coco.decode(one.thing["segmentation"])
@@ -78,6 +78,6 @@ def test_predictions_are_kept_as_run_lengths():
 def test_many_objects_go_in_chunks(monkeypatch):
     monkeypatch.setattr(panorama, "CHUNK", 2)
     method = Learner(right_after=2, grow=3)
-    found = list(judge(method, IMAGE, THINGS, rounds=2))
+    found = list(score_panorama(method, IMAGE, THINGS, rounds=2))
     assert method.pictures == 1 and max(map(len, method.asked)) == 2
     assert len(found) == 2 * len(THINGS)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from sap_model.cli import main
-from sap_model.evaluate.settings import EvalSettings, basis
+from sap_model.evaluate.settings import EvalSettings, provenance
 from sap_model.model import checkpoints
 
 
@@ -32,7 +32,7 @@ def test_nano_takes_what_comes_with_the_package(shipped):
     assert nano.side == 256
     assert [nano.weights_of(m) for m in nano.methods] == [None, "official", "official", "sap-nano"]
     for method, name in (("sam2", "sam2_nano.pt"), ("sap", "sap_nano.pt")):
-        about = basis(nano, method)
+        about = provenance(nano, method)
         assert about["weights_sha256"] == sha256(shipped / name)
         assert about["image_size"] == 256
 
@@ -40,8 +40,8 @@ def test_nano_takes_what_comes_with_the_package(shipped):
 def test_what_is_given_goes_before_what_comes_with_the_package(shipped, weights):
     given = EvalSettings(data="", size="nano", checkpoint=str(weights), image_size=64)
     assert given.weights_of("sap") == str(weights) and given.weights_of("erp") == str(weights)
-    assert basis(given, "sap")["weights_sha256"] == sha256(weights)
-    assert basis(given, "sap")["image_size"] == 64
+    assert provenance(given, "sap")["weights_sha256"] == sha256(weights)
+    assert provenance(given, "sap")["image_size"] == 64
 
 
 def test_another_size_has_its_own_defaults(shipped):
@@ -60,7 +60,7 @@ def test_weights_of_the_scan_are_not_taken_for_those_of_an_ablation(shipped):
 def test_results_of_official_sizes_rest_on_what_they_always_did(weights):
     """Written down when IMAGE_SIZE had the default 1024 for every size."""
     large = EvalSettings(data="", methods=("sam2",), sam2=str(weights))
-    about = basis(large, "sam2")
+    about = provenance(large, "sam2")
     assert about.pop("weights_sha256") == sha256(weights)
     assert about.pop("version")
     assert about == {
@@ -75,7 +75,7 @@ def test_results_of_official_sizes_rest_on_what_they_always_did(weights):
         "size": "large",
         "method": "sam2",
     }
-    assert basis(large, "oracle")["image_size"] == 1024
+    assert provenance(large, "oracle")["image_size"] == 1024
 
 
 def test_missing_weights_are_one_line_of_the_command(shards, tmp_path, monkeypatch, capsys):

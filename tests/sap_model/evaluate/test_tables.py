@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import UserError
-from sap_model.evaluate.results import RESULTS, align, check_results, mean_iou, read_results
+from sap_model.evaluate.results import RESULTS, align, check_results, read_results
 from sap_model.evaluate.tables import seam_pole_table, size_table
 
 SIZES = ("small", "medium", "large")
@@ -120,16 +120,6 @@ def test_one_panorama_has_no_interval():
     found = size_table(table(rows(images=1)), "PAV-SOD", clicks=(1,))
     assert "| SAM2-tiny | 60.0 | 50.0 | 60.0 | 70.0 |" in found.markdown()
     assert "low" not in found.json()["rows"][0]["cells"][0]
-
-
-def test_mean_iou_is_over_instances():
-    one = table(rows())
-    assert mean_iou(one) == pytest.approx(
-        {"overall": 0.615, "small": 0.515, "medium": 0.615, "large": 0.715}
-    )
-    assert mean_iou(one, by="crosses_seam")["True"] == pytest.approx(0.715)
-    assert mean_iou(one, by=None, metric="boundary_iou") == {"overall": 0.125}
-    assert mean_iou(one.slice(0, 0)) == {}
 
 
 def test_methods_on_different_instances_are_not_compared():

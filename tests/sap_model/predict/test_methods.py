@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.errors import UserError
 from sap_model.clicks import Click, first_click
 from sap_model.model.build import build
-from sap_model.predict.methods import METHODS, Prompt, ceiling, make, table
+from sap_model.predict.methods import METHODS, Oracle, Prompt, make, scan_of
 from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
 from tests.sap_model.models import NONE, WIDTH, panorama, responsive
@@ -89,10 +89,10 @@ def test_the_ceiling_is_high(radius, place, fusion):
         assert prediction.mask.sum() >= truth.sum(), "maximum fusion dilates"
 
 
-def test_every_way_of_looking_has_a_ceiling():
+def test_oracle_reaches_high_iou_through_all_views():
     truth = disc(*DISCS[PLAIN], WIDTH)
     for name in METHODS:
-        oracle = ceiling(name, view_size=64)
+        oracle = Oracle(METHODS[name].views, scan_of(name), 64, "max")
         oracle.set_panorama(panorama())
         (prediction,) = oracle.predict_many([Prompt([], truth)])
         assert iou(prediction.mask, truth) > 0.85, name
@@ -155,12 +155,6 @@ def test_what_is_missing_is_said():
     oracle.set_panorama(panorama())
     with pytest.raises(UserError, match="needs the truth"):
         oracle.predict_many(prompts(with_truth=False))
-
-
-def test_the_table_names_every_method():
-    lines = table().splitlines()
-    assert len(lines) == len(METHODS) + 2
-    assert all(any(line.startswith(f"| {name} |") for line in lines) for name in METHODS)
 
 
 def test_sam2_on_an_image_asks_for_no_object_score():

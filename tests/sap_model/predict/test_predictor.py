@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 from sap_model.clicks import Click
 from sap_model.model.build import build
 from sap_model.predict.predictor import ABSENT, SapPredictor
-from sap_model.predict.prompts import Plan, batches, plan
+from sap_model.predict.prompts import PromptPlan, batches, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 from tests.sap_model.models import NONE, SOME, WIDTH, panorama, responsive
@@ -40,7 +40,7 @@ def folder_of(frames: np.ndarray, folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(path)) for path in paths])
 
 
-def official(size: str, presence: float, folder: Path, made: Plan) -> list[np.ndarray]:
+def official(size: str, presence: float, folder: Path, made: PromptPlan) -> list[np.ndarray]:
     """Logits per frame from SAM2's class, folder, prompts and propagation. Positive clicks only."""
     model = build(size, 64, target="sam2.sam2_video_predictor.SAM2VideoPredictor")
     assert type(model) is SAM2VideoPredictor
@@ -60,7 +60,7 @@ def official(size: str, presence: float, folder: Path, made: Plan) -> list[np.nd
 )
 def test_masks_are_sam2s_own(tmp_path, size, presence, cycles):
     views = PerspectiveViews(Scan(), 64, WIDTH)
-    made = plan([AHEAD, Click(131, 60, 0)], views, cycles, image_size=64)
+    made = plan_prompts([AHEAD, Click(131, 60, 0)], views, cycles, image_size=64)
     assert made is not None
     assert not made.corrections, "SAM2 corrects in another round, which is not compared here"
     frames = views.render(panorama())[list(made.views)]

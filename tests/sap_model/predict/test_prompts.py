@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.errors import UserError
 from sap_model.clicks import Click
-from sap_model.predict.prompts import batches, first_of, plan
+from sap_model.predict.prompts import batches, first_of, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 
@@ -20,7 +20,7 @@ def seen_by(click: Click) -> set[int]:
 
 
 def test_every_visit_to_a_view_that_sees_a_positive_click_is_prompted():
-    made = plan([AHEAD], VIEWS, cycles=2, image_size=64)
+    made = plan_prompts([AHEAD], VIEWS, cycles=2, image_size=64)
     assert made is not None
     assert len(made.views) == 48
     assert not made.corrections
@@ -32,7 +32,8 @@ def test_every_visit_to_a_view_that_sees_a_positive_click_is_prompted():
 
 def test_the_first_visits_alone_may_be_prompted():
     every, first = (
-        plan([AHEAD, BEHIND], VIEWS, 2, 64, prompted=prompted) for prompted in ("every", "first")
+        plan_prompts([AHEAD, BEHIND], VIEWS, 2, 64, prompted=prompted)
+        for prompted in ("every", "first")
     )
     assert every is not None
     assert first is not None
@@ -46,7 +47,7 @@ def test_the_first_visits_alone_may_be_prompted():
 
 
 def test_clicks_lie_where_the_view_sees_them_in_pixels_of_the_input():
-    made = plan([AHEAD], VIEWS, cycles=1, image_size=128)
+    made = plan_prompts([AHEAD], VIEWS, cycles=1, image_size=128)
     assert made is not None
     sightings = {sighting.view: sighting for sighting in VIEWS.visible(AHEAD.x, AHEAD.y)}
     for frame, ((u, v, label),) in made.conditioning.items():
@@ -58,7 +59,7 @@ def test_clicks_lie_where_the_view_sees_them_in_pixels_of_the_input():
 
 def test_views_that_see_negative_clicks_alone_correct_and_do_not_condition():
     near = Click(134, 62, 0)
-    made = plan([AHEAD, near, BEHIND], VIEWS, cycles=1, image_size=64)
+    made = plan_prompts([AHEAD, near, BEHIND], VIEWS, cycles=1, image_size=64)
     assert made is not None
     on = seen_by(AHEAD)
     assert {made.views[frame] for frame in made.conditioning} == on
@@ -72,7 +73,7 @@ def test_views_that_see_negative_clicks_alone_correct_and_do_not_condition():
 def test_the_first_positive_click_decides_the_start():
     starts = [
         # never None: views that overlap see every click
-        plan(clicks, VIEWS, 1, 64).views[0]
+        plan_prompts(clicks, VIEWS, 1, 64).views[0]
         for clicks in ([AHEAD], [AHEAD, LEFT], [BEHIND, AHEAD], [LEFT, AHEAD])
     ]
     assert starts[0] == starts[1] == starts[2] != starts[3]
@@ -100,14 +101,14 @@ def test_first_turns_with_the_scan():
 def test_objects_without_a_positive_click_are_refused():
     for clicks in ([], [BEHIND], [Click(1, 1, 2)]):
         with pytest.raises(UserError, match="labelled 1"):
-            plan(clicks, VIEWS, 2, 64)
+            plan_prompts(clicks, VIEWS, 2, 64)
 
 
 def test_a_click_that_no_view_sees_makes_no_plan():
     apart = PerspectiveViews(Scan(overlap=0), size=64, width=256)
     # on the horizon between two columns: 45° off, where views at pitch ±45° reach only to 35.3°
-    assert plan([Click(128 + 32, 64, 1)], apart, 2, 64) is None
-    assert plan([Click(128, 64, 1)], apart, 2, 64) is not None
+    assert plan_prompts([Click(128 + 32, 64, 1)], apart, 2, 64) is None
+    assert plan_prompts([Click(128, 64, 1)], apart, 2, 64) is not None
 
 
 def test_batches_hold_objects_of_one_shape_and_all_of_them():
@@ -116,7 +117,7 @@ def test_batches_hold_objects_of_one_shape_and_all_of_them():
         [Click(int(x), int(y), 1), *([Click(int(y), int(y), 0)] if x % 2 else [])]
         for x, y in generator.integers((0, 10), (256, 118), (40, 2))
     ]
-    plans = [plan(each, VIEWS, 2, 64) for each in clicks]
+    plans = [plan_prompts(each, VIEWS, 2, 64) for each in clicks]
     plans[7] = None
     done = []
     for indices, batch in batches(plans, limit=3):

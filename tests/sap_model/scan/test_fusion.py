@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sap_model.scan.fusion import pieces
 from sap_model.scan.tiles import BLOCK, TileMaps
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import MappedViews, PatchViews, PerspectiveViews, soft_masks
+from sap_model.scan.views import ErpWindowViews, MappedViews, PerspectiveViews, soft_masks
 from tests.sap_model.scan import peers
 from tests.synthetic import disc
 
@@ -22,8 +22,8 @@ ALL = [
     DEFAULT,
     PerspectiveViews(Scan(90, 0), SIZE, WIDTH),  # with holes
     PerspectiveViews(Scan(), 75, 500),  # tiles that do not fill the rows, a fraction of a column
-    PerspectiveViews(Scan.with_step(30), SIZE, 326),  # 2 × 163: only huge or tiny tiles
-    PatchViews(Scan(), SIZE, WIDTH),
+    PerspectiveViews(Scan(90, 2 / 3), SIZE, 326),  # 2 × 163: only huge or tiny tiles
+    ErpWindowViews(Scan(), SIZE, WIDTH),
 ]
 DISCS = st.tuples(st.floats(-180, 180), st.floats(-90, 90), st.floats(3, 170))
 FUSIONS = st.sampled_from(["max", "mean"])

@@ -9,15 +9,15 @@ import torch
 from pipeline.errors import UserError
 from sap_model.scan.torch_views import TorchViews
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import PatchViews, PerspectiveViews, soft_masks
+from sap_model.scan.views import ErpWindowViews, PerspectiveViews, soft_masks
 from tests.synthetic import disc
 
 PAIRS = [
     (views, TorchViews(views))
     for views in (
         PerspectiveViews(Scan(), 96, 384),
-        PerspectiveViews(Scan.with_step(22.5), 75, 326),
-        PatchViews(Scan(), 96, 384),
+        PerspectiveViews(Scan(90, 0.75), 75, 326),
+        ErpWindowViews(Scan(), 96, 384),
     )
 ]
 BOTH = pytest.mark.parametrize(("views", "twin"), PAIRS, ids=["default", "uneven", "patches"])

@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 
 from pipeline import sphere
 from pipeline.errors import UserError
-from sap_model.scan.geometry import Patch, Perspective
+from sap_model.scan.geometry import ErpWindow, Perspective
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import PatchViews, PerspectiveViews, soft_masks
+from sap_model.scan.views import ErpWindowViews, PerspectiveViews, soft_masks
 from tests.sap_model.scan import peers
 from tests.synthetic import disc_ids
 
 SIZE, WIDTH = 96, 384
-SCANS = [Scan.with_step(step) for step in (90, 45, 30, 22.5, 18)] + [Scan(60, 0.5)]
+SCANS = [Scan(90, overlap) for overlap in (0, 0.5, 2 / 3, 0.75, 0.8)] + [Scan(60, 0.5)]
 VIEWS = [PerspectiveViews(scan, SIZE, WIDTH) for scan in SCANS]
-VIEWS += [PerspectiveViews(Scan(), 75, 500), PerspectiveViews(Scan.with_step(22.5), SIZE, 326)]
+VIEWS += [PerspectiveViews(Scan(), 75, 500), PerspectiveViews(Scan(90, 0.75), SIZE, 326)]
 """Also an odd size, and widths in which a step is not a whole number of columns."""
 DEFAULT = VIEWS[1]
-PATCHES = PatchViews(Scan(), SIZE, WIDTH)
+PATCHES = ErpWindowViews(Scan(), SIZE, WIDTH)
 
 
 @given(st.sampled_from(VIEWS), st.floats(-0.5, 600), st.floats(0, 1))
@@ -166,14 +166,14 @@ def test_rolling_by_yaw_steps_rolls_views_and_clicks_exactly(views, steps):
 
 
 @given(
-    st.sampled_from([Perspective, Patch]),
+    st.sampled_from([Perspective, ErpWindow]),
     st.sampled_from([(90.0, 0), (90.0, 45), (90.0, -45), (90.0, 27), (60.0, -60), (108.0, 36)]),
 )
 @settings(deadline=None)
 def test_bounds_are_the_smallest_box(geometry, pose):
     fov, pitch = pose
     lens = geometry(fov, 65)
-    half = 0.5 if geometry is Patch else 0
+    half = 0.5 if geometry is ErpWindow else 0
     edge = np.linspace(-half, 64 + half, 65 * 8)[:, None]
     middle = np.append(edge, 32)  # where a row's latitude has its extreme
     lon, lat = lens.to_sphere(np.radians(pitch), middle, edge)

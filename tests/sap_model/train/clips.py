@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from sap_model.train.clip import Batch
+from sap_model.train.clip import ClipBatch
 
 SIDE = 64
 """Of the images."""
 
 
-def discs(frames: int = 4, objects: int = 3, images: int = 5, prompted: tuple = ()) -> Batch:
+def discs(frames: int = 4, objects: int = 3, images: int = 5, prompted: tuple = ()) -> ClipBatch:
     """Objects that move from image to image, each visiting the images in an order of its own.
 
     Args:
@@ -40,9 +40,9 @@ def discs(frames: int = 4, objects: int = 3, images: int = 5, prompted: tuple = 
         }
         for frame in prompted
     }
-    return Batch(pictures.to(torch.uint8), truth, views, every, prompts or None)
+    return ClipBatch(pictures.to(torch.uint8), truth, views, every, prompts or None)
 
 
-def ready(batch: Batch) -> Batch:
+def ready(batch: ClipBatch) -> ClipBatch:
     """With its images normalised, on the CPU."""
     return batch.to(torch.device("cpu"))

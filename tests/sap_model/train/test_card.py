@@ -22,7 +22,7 @@ from sap_model.model.checkpoints import SHIPPED
 from sap_model.predict.__main__ import _parser
 from sap_model.train import nano
 from sap_model.train.card import card, table_of, write_card
-from sap_model.train.checkpoints import export
+from sap_model.train.run_folder import export
 from sap_model.train.settings import to_json
 from tests.sap_model.models import responsive
 

@@ -15,8 +15,8 @@ from sap_model.scan.trajectory import Scan, View
 from sap_model.scan.views import PerspectiveViews, pad
 from sap_model.train import crops
 from sap_model.train.clip import NoObjectError
-from sap_model.train.crops import Crops, reading, recoloured
-from sap_model.train.scan_clips import Panorama
+from sap_model.train.crops import CropClips, reading, recoloured
+from sap_model.train.scan_clips import DecodedPanorama
 from tests.sap_model.scan import peers
 from tests.synthetic import CEILING, DISCS, FLOOR, TINY, disc_ids
 
@@ -63,16 +63,18 @@ def test_rolling_the_camera_turns_the_picture():
 COLOURS = np.random.default_rng(3).integers(30, 220, (16, 3)).astype(np.uint8)
 
 
-def room() -> Panorama:
+def room() -> DecodedPanorama:
     """Discs, each in one colour."""
     ids = disc_ids(WIDTH)
     ids[ids == TINY] = FLOOR  # falls between the pixels of a crop
     objects = np.unique(ids).astype(np.int64)
-    return Panorama("room", COLOURS[ids], ids, objects, np.zeros((len(objects), 2), np.int64))
+    return DecodedPanorama(
+        "room", COLOURS[ids], ids, objects, np.zeros((len(objects), 2), np.int64)
+    )
 
 
 def test_truth_hugs_the_picture_however_that_is_turned_mirrored_and_coloured():
-    source = Crops([room()], SIDE, 4, frames=3, step=12.0)
+    source = CropClips([room()], SIDE, 4, frames=3, step=12.0)
     for seed in range(12):
         clip = source.clip(0, np.random.default_rng(seed))
         assert clip.images.shape == (3, SIDE, SIDE, 3)
@@ -102,7 +104,7 @@ def test_half_of_the_clips_are_mirrored(monkeypatch):
 
     monkeypatch.setattr(crops, "reading", noted)
     panorama = room()
-    source, mirrored = Crops([panorama], SIDE, 2), 0
+    source, mirrored = CropClips([panorama], SIDE, 2), 0
     for seed in range(40):
         clip = source.clip(0, np.random.default_rng(seed))
         read = cv2.remap(pad(panorama.image, 1), where[-1], None, cv2.INTER_LINEAR)
@@ -117,7 +119,7 @@ def test_the_camera_turns_in_small_steps_and_keeps_its_lens(monkeypatch):
     fovs = []
     for seed in range(20):
         asked.clear()
-        Crops([room()], SIDE, 1, frames=4, step=6.0, fov=(50.0, 80.0)).clip(
+        CropClips([room()], SIDE, 1, frames=4, step=6.0, fov=(50.0, 80.0)).clip(
             0, np.random.default_rng(seed)
         )
         last = np.array(asked[-4:])
@@ -131,7 +133,7 @@ def test_the_camera_turns_in_small_steps_and_keeps_its_lens(monkeypatch):
 
 
 def test_the_same_random_state_gives_the_same_clip():
-    source = Crops([room()], SIDE, 3, frames=2, step=5.0)
+    source = CropClips([room()], SIDE, 3, frames=2, step=5.0)
     one, again, other = (source.clip(0, np.random.default_rng(seed)) for seed in (4, 4, 5))
     for name in ("images", "truth", "views"):
         np.testing.assert_array_equal(getattr(one, name), getattr(again, name))
@@ -142,16 +144,18 @@ def test_a_row_with_few_objects_is_used_and_one_with_none_is_not():
     whole = room()
     ids = np.ones_like(whole.ids)
     ids[: len(ids) // 2] = 2
-    few = Panorama("few", whole.image, ids, np.array([1, 2]), np.zeros((2, 2), np.int64))
-    clip = Crops([few], SIDE, 4).clip(0, np.random.default_rng(0))
+    few = DecodedPanorama("few", whole.image, ids, np.array([1, 2]), np.zeros((2, 2), np.int64))
+    clip = CropClips([few], SIDE, 4).clip(0, np.random.default_rng(0))
     assert clip.views.shape == (1, 4)
     for panorama, pixels in ((whole, SIDE**2 + 1), (few, SIDE**2 + 1)):
         with pytest.raises(NoObjectError, match=panorama.name):
-            Crops([panorama], SIDE, 2, min_pixels=pixels).clip(0, np.random.default_rng(0))
-    none = Panorama("none", whole.image, ids, np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
+            CropClips([panorama], SIDE, 2, min_pixels=pixels).clip(0, np.random.default_rng(0))
+    none = DecodedPanorama(
+        "none", whole.image, ids, np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+    )
     with pytest.raises(NoObjectError, match="none"):
-        Crops([none], SIDE, 2).clip(0, np.random.default_rng(0))
-    assert len(Crops([few, whole], SIDE, 2)) == 2
+        CropClips([none], SIDE, 2).clip(0, np.random.default_rng(0))
+    assert len(CropClips([few, whole], SIDE, 2)) == 2
     assert len(DISCS) + 1 == len(whole.objects)
 
 

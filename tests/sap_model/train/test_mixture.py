@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
-from sap_model.train.clip import Batch, Clip, NoObjectError
-from sap_model.train.crops import Crops
+from sap_model.train.clip import Clip, ClipBatch, NoObjectError
+from sap_model.train.crops import CropClips
 from sap_model.train.mixture import TRIES, Mixture, check_data, load, make, rows_of
-from sap_model.train.scan_clips import Scans
+from sap_model.train.scan_clips import ScanClips
 from sap_model.train.settings import TrainSettings
 
 
 @dataclass
-class Rows:
+class FakeRows:
     """A source whose clips say which row they are of, and draw one number."""
 
     count: int
@@ -50,11 +50,11 @@ class Rows:
         return Clip(image, np.ones((1, 2, 2), np.uint8), np.zeros((frames, 1), np.int64))
 
 
-def rows_in(part: list[Batch]) -> list[int]:
+def rows_in(part: list[ClipBatch]) -> list[int]:
     return [int(image[0, 1, 1]) for batch in part for image in batch.images]
 
 
-def same(one: list[Batch], other: list[Batch]) -> bool:
+def same(one: list[ClipBatch], other: list[ClipBatch]) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a.views, b.views) and torch.equal(a.images[:, :2], b.images[:, :2])
         for a, b in zip(one, other, strict=True)
@@ -64,7 +64,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 4), st.integers(0, 3))
 @settings(deadline=None, max_examples=50)
 def test_every_row_comes_once_in_a_round(count, together, seed, turn):
-    mixture = Mixture([(Rows(count), 1.0)], together, seed)
+    mixture = Mixture([(FakeRows(count), 1.0)], together, seed)
     clips = range(turn * count * together, (turn + 1) * count * together)
     parts = [mixture[number] for number in range(clips.start // together, clips.stop // together)]
     seen = Counter(row for part in parts for row in rows_in(part))
@@ -73,7 +73,7 @@ def test_every_row_comes_once_in_a_round(count, together, seed, turn):
 
 def test_rounds_and_seeds_have_orders_of_their_own():
     def order(seed: int, turn: int) -> tuple[int, ...]:
-        mixture = Mixture([(Rows(30), 1.0)], 1, seed)
+        mixture = Mixture([(FakeRows(30), 1.0)], 1, seed)
         return tuple(rows_in(mixture[30 * turn + k])[0] for k in range(30))
 
     orders = [order(seed, turn) for seed in (0, 1) for turn in (0, 1)]
@@ -85,7 +85,7 @@ def test_rounds_and_seeds_have_orders_of_their_own():
 @settings(deadline=None, max_examples=30)
 def test_a_part_is_the_same_whoever_asked_for_what_before(numbers, seed):
     def new() -> Mixture:
-        return Mixture([(Rows(9), 0.5), (Rows(5, 100, frozenset({1, 3})), 0.5)], 2, seed)
+        return Mixture([(FakeRows(9), 0.5), (FakeRows(5, 100, frozenset({1, 3})), 0.5)], 2, seed)
 
     one = new()
     for number in numbers:
@@ -93,7 +93,7 @@ def test_a_part_is_the_same_whoever_asked_for_what_before(numbers, seed):
 
 
 def test_clips_of_a_part_that_differ_in_shape_are_batches_of_their_own():
-    mixture = Mixture([(Rows(20), 1.0)], 8)
+    mixture = Mixture([(FakeRows(20), 1.0)], 8)
     sizes = Counter(len(mixture[number]) for number in range(5))
     assert sizes[2] >= 4, "odd rows have two frames"
     for number in range(5):
@@ -104,7 +104,7 @@ def test_clips_of_a_part_that_differ_in_shape_are_batches_of_their_own():
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.75, 0.25), (0.9, 0.06, 0.04)])
 def test_weights_are_kept_on_average_and_a_part_has_one_source(weights):
-    sources = [(Rows(7, 50 * k), weight) for k, weight in enumerate(weights)]
+    sources = [(FakeRows(7, 50 * k), weight) for k, weight in enumerate(weights)]
     mixture = Mixture(sources, 2)
     drawn = Counter()
     for number in range(1500):
@@ -117,13 +117,13 @@ def test_weights_are_kept_on_average_and_a_part_has_one_source(weights):
 
 
 def test_rows_without_an_object_are_passed_over():
-    source = Rows(10, empty=frozenset(range(9)))
+    source = FakeRows(10, empty=frozenset(range(9)))
     mixture = Mixture([(source, 1.0)])
     assert [rows_in(mixture[number]) for number in range(12)] == [[9]] * 12
 
 
 def test_a_source_with_nothing_to_train_on_is_given_up_with_one_line():
-    source = Rows(3, empty=frozenset(range(3)))
+    source = FakeRows(3, empty=frozenset(range(3)))
     with pytest.raises(UserError, match=r"Rows: no object .* in 100 rows .* of 3") as error:
         Mixture([(source, 1.0)])[5]
     assert "\n" not in str(error.value)
@@ -146,7 +146,7 @@ def test_the_order_of_many_rows_is_drawn_once(monkeypatch):
         def __getattr__(self, name):
             return getattr(self.real, name)
 
-    mixture = Mixture([(Rows(211), 1.0)], 2, seed=77)
+    mixture = Mixture([(FakeRows(211), 1.0)], 2, seed=77)
     monkeypatch.setattr(np.random, "default_rng", Watched)
     for number in range(20):
         mixture[number]
@@ -158,7 +158,7 @@ def test_the_order_of_many_rows_is_drawn_once(monkeypatch):
 
 def test_other_processes_make_the_same_parts_and_their_faults_are_one_line():
     broken = int(np.random.default_rng([0, 1]).permutation(8)[5])  # comes as number 13
-    whole, faulty = (Mixture([(Rows(8, broken=bad), 1.0)]) for bad in (None, broken))
+    whole, faulty = (Mixture([(FakeRows(8, broken=bad), 1.0)]) for bad in (None, broken))
     here = [whole[number] for number in range(20)]
     for number in range(14, 20):
         faulty[number]
@@ -177,15 +177,15 @@ def test_other_processes_make_the_same_parts_and_their_faults_are_one_line():
     assert all(same(a, b) for a, b in zip(early, here[10:13], strict=False))
 
 
-def _rows(parts: list[list[Batch]]) -> list[int]:
+def _rows(parts: list[list[ClipBatch]]) -> list[int]:
     return [row for part in parts for row in rows_in(part)]
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_parts():
-    mixture = Mixture([(Rows(6), 0.7), (Rows(4, 100), 0.3)], 2, 3)
+    mixture = Mixture([(FakeRows(6), 0.7), (FakeRows(4, 100), 0.3)], 2, 3)
     through = list(load(mixture, range(12), 0, pin=False))
     for stops in ([5], [1, 2, 11]):
-        pieces: list[list[Batch]] = []
+        pieces: list[list[ClipBatch]] = []
         for start, end in zip([0, *stops], [*stops, 12], strict=True):
             pieces += load(pickle.loads(pickle.dumps(mixture)), range(start, end), 0, pin=False)  # noqa: S301
         assert all(same(a, b) for a, b in zip(through, pieces, strict=True))
@@ -209,11 +209,11 @@ def test_settings_name_the_sources_and_their_shares(shards):
         small(shards, mix=(("panoramas", 3.0), ("crops", 1.0)), crop_frames=2, method="erp")
     )
     (scans, three), (crops, one) = mixture.sources
-    assert isinstance(scans, Scans)
-    assert isinstance(crops, Crops)
+    assert isinstance(scans, ScanClips)
+    assert isinstance(crops, CropClips)
     assert (three, one) == (0.75, 0.25)
     assert len(scans) == len(crops) == 4
-    assert type(scans.views(256)).__name__ == "PatchViews"
+    assert type(scans.views(256)).__name__ == "ErpWindowViews"
     shapes = {len(batch.views) for number in range(12) for batch in mixture[number]}
     assert shapes == {4, 2}
     for batch in mixture[0]:
@@ -251,7 +251,7 @@ def test_shards_that_are_only_watched_need_no_train_split(packed, tmp_path):
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_a_source_gives_its_share_of_its_rows_in_a_round_and_none_twice(share):
-    mixture = Mixture([(Rows(50), share), (Rows(1, 100), 1 - share)])
+    mixture = Mixture([(FakeRows(50), share), (FakeRows(1, 100), 1 - share)])
     counts = []
     for turn in range(20):
         seen = [rows_in(mixture[50 * turn + k])[0] for k in range(50)]
@@ -286,6 +286,6 @@ def test_a_scene_that_is_trained_on_and_watched_is_refused(shards, packed):
 
 def test_shards_without_an_object_that_is_large_enough_are_one_line(shards):
     mixture = make(small(shards).__class__(**{**vars(small(shards)), "min_pixels": 64 * 64 + 1}))
-    with pytest.raises(UserError, match=r"Scans: no object .* of 4: .*MIN_PIXELS=") as error:
+    with pytest.raises(UserError, match=r"ScanClips: no object .* of 4: .*MIN_PIXELS=") as error:
         mixture[0]
     assert "\n" not in str(error.value)

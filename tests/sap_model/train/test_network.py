@@ -11,9 +11,9 @@ from training.loss_fns import CORE_LOSS_KEY
 from training.utils.data_utils import BatchedVideoDatapoint, BatchedVideoMetaData
 
 from sap_model.model.build import build
-from sap_model.model.tracker import Batch as Followed
 from sap_model.model.tracker import Features, Points, ScanTracker
-from sap_model.train.clip import Batch
+from sap_model.model.tracker import PromptBatch as Followed
+from sap_model.train.clip import ClipBatch
 from sap_model.train.loss import FromScratchLoss, Sam2Loss
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from tests.sap_model.models import NONE, responsive
@@ -38,7 +38,9 @@ def network(presence: float = 2.0, training: bool = True, **options: Any) -> Sap
     return made.train(training)
 
 
-def backward(model: SapTrain, batch: Batch, seed: int = 0, loss: nn.Module | None = None) -> Tensor:
+def backward(
+    model: SapTrain, batch: ClipBatch, seed: int = 0, loss: nn.Module | None = None
+) -> Tensor:
     """The loss of a batch, after its gradients were added up."""
     model.seed(seed)
     value = (loss or Sam2Loss())(model(batch), batch.masks)[CORE_LOSS_KEY]
@@ -58,8 +60,8 @@ def touched(model: nn.Module) -> set[str]:
 def test_gradients_reach_what_is_trained_and_nothing_else(freeze_encoder):
     model = network(freeze_encoder=freeze_encoder, prob_to_use_box_input_for_train=0.5)
     batch, before = ready(discs()), {n: p.clone() for n, p in model.state_dict().items()}
-    some_gone = Batch(batch.images, batch.truth * (batch.views[1, 0] != torch.arange(5))[:, None,
-                      None], batch.views, batch.bits, None)  # fmt: skip
+    hidden = (batch.views[1, 0] != torch.arange(5))[:, None, None]
+    some_gone = ClipBatch(batch.images, batch.truth * hidden, batch.views, batch.bits, None)
     for probability in (0.0, 1.0):  # masks, then clicks and boxes
         model.prob_to_use_pt_input_for_train = probability
         for seed in range(2):
@@ -82,7 +84,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(freeze_encoder):
     assert not same & expected
 
 
-def plain(batch: Batch) -> BatchedVideoDatapoint:
+def plain(batch: ClipBatch) -> BatchedVideoDatapoint:
     """Every object's window as a video of its own, as SAM2's loader would have it."""
     frames, objects = batch.views.shape
     about = torch.zeros(frames, objects, 3, dtype=torch.long)

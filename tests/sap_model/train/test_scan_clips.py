@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from sap_model.clicks import POSITIVE, Click
 from sap_model.predict.methods import METHODS, scan_of
-from sap_model.predict.prompts import plan
+from sap_model.predict.prompts import plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.train.clip import Clip, NoObjectError
-from sap_model.train.scan_clips import Scans, draw, pixels_of
-from sap_model.train.shard_rows import Panorama
+from sap_model.train.scan_clips import ScanClips, draw, pixels_of
+from sap_model.train.shard_rows import DecodedPanorama
 from tests.sap_model.scan import peers
 from tests.synthetic import CEILING, DISCS, FLOOR, TINY, disc
 
@@ -27,7 +27,7 @@ BALLS = {10 + k: (36.0 * k - 170, 20.0 * (-1) ** k, 9.0) for k in range(10)}
 ABLATIONS = ("erp", "sap-no-overlap", "sap-no-scan")
 
 
-def room(things: dict = DISCS | BALLS) -> Panorama:
+def room(things: dict = DISCS | BALLS) -> DecodedPanorama:
     """Discs between a floor and a ceiling; a picture whose every direction has its own colour."""
     ids = np.full((WIDTH // 2, WIDTH), CEILING, np.uint16)
     ids[WIDTH // 4 :] = FLOOR
@@ -38,19 +38,21 @@ def room(things: dict = DISCS | BALLS) -> Panorama:
         clicks[label] = (x, max(0, round((0.5 - lat / 180) * WIDTH / 2 - 0.5)))
     objects = np.unique(ids[ids > 0]).astype(np.int64)
     image = np.round(peers.smooth_panorama(WIDTH)).astype(np.uint8)
-    return Panorama("room", image, ids, objects, np.array([clicks[k] for k in objects]))
+    return DecodedPanorama("room", image, ids, objects, np.array([clicks[k] for k in objects]))
 
 
-def alone(lon: float, lat: float, radius: float) -> Panorama:
+def alone(lon: float, lat: float, radius: float) -> DecodedPanorama:
     """A single disc, and nothing else."""
     ids = np.where(disc(lon, lat, radius, WIDTH), 3, 0).astype(np.uint16)
     image = np.round(peers.smooth_panorama(WIDTH)).astype(np.uint8)
     x, y = round((lon / 360 + 0.5) * WIDTH - 0.5), round((0.5 - lat / 180) * WIDTH / 2 - 0.5)
-    return Panorama("alone", image, ids, np.array([3]), np.array([[x, y]]))
+    return DecodedPanorama("alone", image, ids, np.array([3]), np.array([[x, y]]))
 
 
-def scans(rows: Sequence[Panorama], objects: int = 4, frames: int = 24, **options) -> Scans:
-    return Scans(rows, SIDE, objects, frames, **options)
+def scans(
+    rows: Sequence[DecodedPanorama], objects: int = 4, frames: int = 24, **options
+) -> ScanClips:
+    return ScanClips(rows, SIDE, objects, frames, **options)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -86,7 +88,7 @@ def masks_of(clip: Clip, k: int) -> np.ndarray:
     return (clip.truth[clip.views[:, k]] >> k & 1).astype(bool)
 
 
-def followed(clip: Clip, panorama: Panorama) -> list[int]:
+def followed(clip: Clip, panorama: DecodedPanorama) -> list[int]:
     """Ids of a clip's objects, as the views looked up independently tell; checks all truth."""
     order, found = shown(clip), []
     seen = panorama.ids[ROW, COLUMN]
@@ -183,7 +185,7 @@ def test_clips_as_at_inference_are_what_a_click_at_inference_would_be(frames):
             assert panorama.ids[click.y, click.x] == label
             stored += list(click[:2]) in panorama.clicks.tolist()
             # from there on it is the predictor's video
-            due = plan([click], views, cycles, SIDE)
+            due = plan_prompts([click], views, cycles, SIDE)
             assert due is not None
             assert due.views[:frames] == tuple(order[:, k])
             spots = {t: spot for t, spot in due.conditioning.items() if t < frames}
@@ -220,7 +222,7 @@ def test_an_object_is_taken_twice_only_where_no_other_can_be_had():
     assert clip.prompts is not None
     assert len(np.unique(clip.prompts[0].coords, axis=0)) == 3, "each time by another click"
     kept = np.isin(panorama.objects, list(ring))
-    only = Panorama("ring", panorama.image, panorama.ids, *(
+    only = DecodedPanorama("ring", panorama.image, panorama.ids, *(
         part[kept] for part in (panorama.objects, panorama.clicks)
     ))  # fmt: skip
     source = scans([only], objects=4, inference_prompt_fraction=1.0)
@@ -229,7 +231,7 @@ def test_an_object_is_taken_twice_only_where_no_other_can_be_had():
 
 
 def test_a_row_with_nothing_to_train_on_says_so():
-    empty = Panorama(
+    empty = DecodedPanorama(
         "empty", room().image, room().ids, np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
     )
     for sap in (0.0, 1.0):

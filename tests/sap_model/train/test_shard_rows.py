@@ -15,13 +15,13 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
-from sap_model.train.shard_rows import NoSplitError, Rows, decode
+from sap_model.train.shard_rows import NoSplitError, ShardRows, decode
 from tests.synthetic import CEILING, FLOOR, SECONDS, older_schema
 
 
 def test_rows_of_several_folders_follow_each_other(shards, packed):
     more = packed(0.25)
-    rows = Rows([shards, str(more)], "train")
+    rows = ShardRows([shards, str(more)], "train")
     readers = [ShardReader(folder, "train") for folder in (shards, more)]
     names = [row["image_id"] for reader in readers for row in reader.annotations(["image_id"])]
     assert [rows[k].name for k in range(len(rows))] == names
@@ -36,8 +36,8 @@ def test_rows_of_several_folders_follow_each_other(shards, packed):
 
 
 def test_rows_are_kept_if_told_to_and_sent_without_what_is_kept(shards):
-    assert Rows([shards], "train")[0] is not Rows([shards], "train")[0]
-    rows = Rows([shards], "train", kept=4)
+    assert ShardRows([shards], "train")[0] is not ShardRows([shards], "train")[0]
+    rows = ShardRows([shards], "train", kept=4)
     assert rows[1] is rows[1]
     data = pickle.dumps(rows)
     assert len(data) < 20_000
@@ -81,7 +81,7 @@ def test_shards_without_a_column_that_training_needs_are_refused(row, tmp_path, 
     schema = pa.schema([field for field in schema if field.name != column])
     pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "train-00000.parquet")
     with pytest.raises(UserError, match=f"has no column {column}") as error:
-        Rows([tmp_path], "train")[0]
+        ShardRows([tmp_path], "train")[0]
     one_line(error)
 
 
@@ -95,24 +95,24 @@ def store(folder: Path, *rows: dict, schema: pa.Schema | None = None) -> Path:
 
 
 def test_all_rows_are_looked_at_without_their_pictures(shards, row, tmp_path):
-    rows = Rows([shards], "train")
+    rows = ShardRows([shards], "train")
     assert rows.check().scenes == rows.scenes()
     blind = row | {name: {"bytes": b"", "path": "x"} for name in ("image", "ids")}
     empty = row | {"objects": [], "scene_id": "bare"}
     folder = store(tmp_path / "data", blind, empty)
-    assert Rows([folder], "train").check().scenes == {row["scene_id"], "bare"}
+    assert ShardRows([folder], "train").check().scenes == {row["scene_id"], "bare"}
 
 
 def test_other_rows_and_another_order_have_another_digest(shards, row, tmp_path):
     more = store(tmp_path / "data", row | {"image_id": "more"})
     orders = ([shards], [shards, more], [more, shards], [shards])
-    digests = [Rows(folders, "train").check().digest for folders in orders]
+    digests = [ShardRows(folders, "train").check().digest for folders in orders]
     assert len(set(digests)) == 3 and digests[0] == digests[3]
 
 
 def test_rows_of_an_older_version_which_had_seconds_are_rows_too(shards, row, tmp_path):
     older = row | {"provenance": row["provenance"] | SECONDS}
-    rows = Rows([shards, store(tmp_path / "data", older, schema=older_schema())], "train")
+    rows = ShardRows([shards, store(tmp_path / "data", older, schema=older_schema())], "train")
     assert rows.check().scenes == rows.scenes()
     first, same = rows[0], rows[len(rows) - 1]
     np.testing.assert_array_equal(first.image, same.image)
@@ -129,7 +129,7 @@ def test_a_mask_of_another_size_is_found_in_any_folder_before_it_is_drawn(
     bad["image_id"] = "bad/7"
     folder = store(tmp_path / "data", row, row | {"objects": []}, bad)
     with pytest.raises(UserError) as error:
-        Rows([shards, folder], "train").check()
+        ShardRows([shards, folder], "train").check()
     text = one_line(error)
     assert text.startswith(f"{folder / 'train-00002.parquet'}: bad/7: the mask of object ")
     assert f"object {row['objects'][2]['id']} has size {size}, its image [128, 256]" in text
@@ -138,27 +138,27 @@ def test_a_mask_of_another_size_is_found_in_any_folder_before_it_is_drawn(
 def test_a_later_shard_that_is_flat_or_lacks_a_column_is_found(shards, row, tmp_path):
     flat = store(tmp_path / "flat", row, row | {"width": 128})
     with pytest.raises(UserError, match=r"00001\.parquet: .* 128 × 128 pixels are no pan") as error:
-        Rows([shards, flat], "train").check()
+        ShardRows([shards, flat], "train").check()
     one_line(error)
     for column in ("ids", "image", "objects", "width"):
         schema = pa.schema([field for field in make_schema() if field.name != column])
         folder = store(tmp_path / column, row, schema=schema)
         with pytest.raises(UserError, match=rf"{column}/.* has no column {column}") as error:
-            Rows([shards, folder], "train").check()
+            ShardRows([shards, folder], "train").check()
         one_line(error)
 
 
 def test_a_folder_may_lack_a_split_that_another_has(shards, packed):
     whole = packed(0)
-    rows = Rows([whole, shards], "validation")
+    rows = ShardRows([whole, shards], "validation")
     names = [row["image_id"] for row in ShardReader(shards, "validation").annotations(["image_id"])]
     assert [rows[k].name for k in range(len(rows))] == names
     with pytest.raises(NoSplitError, match="validation") as error:
-        Rows([whole, whole], "validation")
+        ShardRows([whole, whole], "validation")
     assert str(whole) in one_line(error)
 
 
 def test_a_folder_without_shards_is_refused(shards, tmp_path):
     with pytest.raises(UserError) as error:
-        Rows([shards, tmp_path], "train")
+        ShardRows([shards, tmp_path], "train")
     assert str(tmp_path) in one_line(error)

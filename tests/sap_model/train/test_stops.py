@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 from sap_model.model.checkpoints import read
-from sap_model.train import checkpoints, train
+from sap_model.train import run_folder, train
 from sap_model.train.processes import World
 from tests.sap_model.train.runs import QUIET, ROOT, command, environment, rendezvous
 
@@ -26,7 +26,7 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(settings, 
         train.train(wild, tmp_path / "run", QUIET)
     assert "\n" not in str(stopped.value)
     path = Path(str(stopped.value).partition("CHECKPOINT=")[2])
-    assert checkpoints.states(tmp_path / "run") == [path] and path.stem == "00000001"
+    assert run_folder.states(tmp_path / "run") == [path] and path.stem == "00000001"
     assert all(weight.isfinite().all() for weight in read(path).values())
     # and without a state none is named
     with pytest.raises(UserError, match=r"lower LR$"):
@@ -39,7 +39,7 @@ def test_a_loss_that_does_not_come_back_stops_the_run(settings, tmp_path, monkey
     with pytest.raises(UserError, match="step 4: for 2 steps the loss was over") as stopped:
         train.train(dataclasses.replace(settings, steps=9), tmp_path, QUIET)
     # no state of step 3, which was the first too high, has pushed out a good one
-    assert [path.stem for path in checkpoints.states(tmp_path)] == ["00000001", "00000002"]
+    assert [path.stem for path in run_folder.states(tmp_path)] == ["00000001", "00000002"]
     assert str(stopped.value).endswith(f"CHECKPOINT={tmp_path / 'state' / '00000002.pt'}")
 
 
@@ -50,13 +50,13 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(settings, tmp_p
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    checkpoints.open_run(tmp_path / "other", settings)
+    run_folder.open_run(tmp_path / "other", settings)
     assert "other settings (LR)" in refused(tmp_path / "other", lr=2e-3)
-    checkpoints.open_run(tmp_path / "grown", settings, {"names": "others", "rows": [3]})
+    run_folder.open_run(tmp_path / "grown", settings, {"names": "others", "rows": [3]})
     assert "the data has changed since" in refused(tmp_path / "grown")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refused(tmp_path / "file")
-    with checkpoints.only_run(tmp_path / "busy"):
+    with run_folder.only_run(tmp_path / "busy"):
         assert "another process is training" in refused(tmp_path / "busy")
     assert "does not fit size tiny; it is for size nano" in refused(tmp_path / "run", size="tiny")
     assert not (tmp_path / "run" / "settings.json").exists(), "the folder may be used for another"
@@ -64,7 +64,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(settings, tmp_p
     monkeypatch.setattr(train, "processes", lambda: nullcontext(several))
     monkeypatch.setattr(World, "gather", lambda self, value: [value] * self.size)
     assert "BATCH 2 in parts of 1 cannot be divided among 3" in refused(tmp_path / "run")
-    assert not checkpoints.states(tmp_path / "run")
+    assert not run_folder.states(tmp_path / "run")
 
 
 def test_without_a_validation_split_one_line_says_so(settings, capsys):
@@ -112,8 +112,8 @@ def test_two_processes_refuse_with_one_line(settings, tmp_path):
         return said[0][1]
 
     run = tmp_path / "run"
-    checkpoints.open_run(run, settings)
+    run_folder.open_run(run, settings)
     assert "other settings (LR)" in refused(run, run, lr=2e-3)
     # the first has a state, and the other has not: as if each machine had a folder of its own
-    checkpoints.save_state(run, 1, {"model": {}})
+    run_folder.save_state(run, 1, {"model": {}})
     assert "storage that all machines share" in refused(run, tmp_path / "elsewhere")

@@ -19,9 +19,9 @@ from torch.distributed.run import parse_args
 from pipeline.layout import RunFolder
 from pipeline.shards.writer import pack
 from sap_model.model.checkpoints import load
-from sap_model.train import checkpoints, train, validation
-from sap_model.train.records import Records
-from sap_model.train.scan_clips import Rows, Scans
+from sap_model.train import run_folder, train, validation
+from sap_model.train.run_folder import RunLog
+from sap_model.train.scan_clips import ScanClips, ShardRows
 from sap_model.train.settings import TrainSettings
 from sap_model.train.train import Watch
 from tests import synthetic
@@ -44,7 +44,7 @@ def assert_same(folder: Path, reference: Path) -> None:
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_bits(settings, reference, tmp_path, monkeypatch):
-    noted = Records.step
+    noted = RunLog.step
 
     def stopped(self, step, *about):
         noted(self, step, *about)
@@ -52,12 +52,12 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(settings, reference, tmp
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Records, "step", stopped)
+        patch.setattr(RunLog, "step", stopped)
         train.train(settings, tmp_path, QUIET)
-    assert [path.stem for path in checkpoints.states(tmp_path)] == ["00000001", "00000002"]
+    assert [path.stem for path in run_folder.states(tmp_path)] == ["00000001", "00000002"]
     assert not (tmp_path / "weights.pt").exists() and len(losses(tmp_path)) == 3
     # the last state is damaged too, so that it goes on from the one before
-    last = checkpoints.states(tmp_path)[-1]
+    last = run_folder.states(tmp_path)[-1]
     last.write_bytes(last.read_bytes()[: 2**16])
     train.train(settings, tmp_path, QUIET)
     assert_same(tmp_path, reference)
@@ -74,7 +74,7 @@ def test_a_finished_run_is_done_without_building_anything(settings, reference, m
 
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(settings, reference, tmp_path):
     child = subprocess.Popen(command(settings, tmp_path), env=environment(), cwd=ROOT)
-    while len(checkpoints.states(tmp_path)) < 2 and child.poll() is None:
+    while len(run_folder.states(tmp_path)) < 2 and child.poll() is None:
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
@@ -158,8 +158,8 @@ def test_a_small_panorama_is_learnt_by_heart(tmp_path, monkeypatch):
     settings = TrainSettings(**LEARNT, data=(str(run.shards),))
     path = train.train(settings, tmp_path / "run", dataclasses.replace(QUIET, save_every=1000))
     network = train.new_network(dataclasses.replace(settings, checkpoint=str(path)))
-    source = Scans(
-        Rows(settings.data, "train"), 64, settings.clip_objects, settings.clip_frames, 1.0
+    source = ScanClips(
+        ShardRows(settings.data, "train"), 64, settings.clip_objects, settings.clip_frames, 1.0
     )
     score, _ = validation.score(network, validation.fixed_clips(source, 6), settings.min_pixels)
     assert score.clicked > 0.9 and score.views[0] > 20

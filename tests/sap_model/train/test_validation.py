@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from sap_model.train import validation
-from sap_model.train.clip import Batch
-from sap_model.train.scan_clips import Rows, Scans
+from sap_model.train.clip import ClipBatch
+from sap_model.train.scan_clips import ScanClips, ShardRows
 from tests.sap_model.train.clips import SIDE, discs
 
 
@@ -25,7 +25,7 @@ class Answers(nn.Module):
 
     def seed(self, seed: int) -> None: ...
 
-    def forward(self, batch: Batch) -> list[dict[str, Any]]:
+    def forward(self, batch: ClipBatch) -> list[dict[str, Any]]:
         assert not self.training and not torch.is_grad_enabled()
         masks = {"truth": batch.masks, "nothing": batch.masks & False,
                  "everything": batch.masks | True}[self.what]  # fmt: skip
@@ -40,14 +40,14 @@ class Answers(nn.Module):
         ]
 
 
-def clip() -> Batch:
+def clip() -> ClipBatch:
     """Three objects on four frames, the first two of which are clicked; one object is gone once."""
     batch = discs(prompted=(0, 1))
     batch.truth[batch.views[3, 1]] &= ~torch.tensor(1 << 1, dtype=torch.uint8)
     return batch
 
 
-def score(what: str, batch: Batch | None = None, least: int = 1):
+def score(what: str, batch: ClipBatch | None = None, least: int = 1):
     network = Answers(what)
     found = validation.score(network, [batch or clip()], least)
     assert network.training
@@ -102,7 +102,7 @@ def test_only_what_is_drawn_is_kept(monkeypatch):
 @pytest.mark.parametrize("half", [False, True])
 def test_scores_are_computed_as_in_training(half):
     class Seen(Answers):
-        def forward(self, batch: Batch) -> list[dict[str, Any]]:
+        def forward(self, batch: ClipBatch) -> list[dict[str, Any]]:
             assert torch.is_autocast_enabled("cpu") == half
             return super().forward(batch)
 
@@ -130,8 +130,8 @@ def test_the_picture_shows_masks_outlines_and_clicks(tmp_path):
 
 
 def test_fixed_clips_are_the_same_every_time(shards):
-    source = Scans(
-        Rows([shards], "validation"), 64, objects=2, frames=3, inference_prompt_fraction=1.0
+    source = ScanClips(
+        ShardRows([shards], "validation"), 64, objects=2, frames=3, inference_prompt_fraction=1.0
     )
     first, again = (validation.fixed_clips(source, 4) for _ in range(2))
     assert len(first) == 4 and all(clip.prompts for clip in first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 import torch
@@ -11,23 +12,25 @@ from sam2.build_sam import build_sam2_video_predictor
 from pipeline.errors import UserError
 from sap_model.model.build import build
 from sap_model.model.checkpoints import load
-from sap_model.train import checkpoints
+from sap_model.train import run_folder
 from sap_model.train.network import TRAIN
+from sap_model.train.run_folder import RunLog
 from sap_model.train.settings import TrainSettings
+from sap_model.train.validation import Score
 
 SETTINGS = TrainSettings(data=("shards",))
 
 
 def save(folder, *steps: int) -> None:
     for step in steps:
-        checkpoints.save_state(folder, step, {"model": {"weight": torch.full((9,), float(step))}})
+        run_folder.save_state(folder, step, {"model": {"weight": torch.full((9,), float(step))}})
 
 
 def test_the_last_states_are_kept_and_the_newest_is_read(tmp_path):
-    assert checkpoints.last_state(tmp_path) is None
+    assert run_folder.last_state(tmp_path) is None
     save(tmp_path, 5, 10, 200)
-    assert [path.name for path in checkpoints.states(tmp_path)] == ["00000010.pt", "00000200.pt"]
-    state = checkpoints.last_state(tmp_path)
+    assert [path.name for path in run_folder.states(tmp_path)] == ["00000010.pt", "00000200.pt"]
+    state = run_folder.last_state(tmp_path)
     assert state is not None and state["step"] == 200
     assert torch.equal(state["model"]["weight"], torch.full((9,), 200.0))
 
@@ -37,63 +40,63 @@ def test_a_damaged_state_gives_way_to_the_one_before(tmp_path, capsys, damage):
     save(tmp_path, 1, 2)
     last = tmp_path / "state" / "00000002.pt"
     last.write_bytes(last.read_bytes()[:-500] if damage is None else damage)
-    state = checkpoints.last_state(tmp_path)
+    state = run_folder.last_state(tmp_path)
     assert state is not None and state["step"] == 1
     assert str(last) in capsys.readouterr().out
     (tmp_path / "state" / "00000001.pt").write_bytes(b"")
     with pytest.raises(UserError, match=r"no state in .* can be read"):
-        checkpoints.last_state(tmp_path)
+        run_folder.last_state(tmp_path)
 
 
 def test_a_state_that_another_process_read_must_be_there(tmp_path):
     save(tmp_path, 7)
-    assert checkpoints.state_of(tmp_path, 7)["step"] == 7
+    assert run_folder.state_of(tmp_path, 7)["step"] == 7
     with pytest.raises(UserError, match="storage that all machines share"):
-        checkpoints.state_of(tmp_path, 8)
+        run_folder.state_of(tmp_path, 8)
 
 
 def test_a_lower_lr_starts_from_the_best_or_the_last_weights(tmp_path):
-    assert checkpoints.lower_lr(tmp_path).endswith("lower LR")
+    assert run_folder.lower_lr(tmp_path).endswith("lower LR")
     save(tmp_path, 7, 8)
-    assert checkpoints.lower_lr(tmp_path).endswith(f"CHECKPOINT={tmp_path}/state/00000008.pt")
+    assert run_folder.lower_lr(tmp_path).endswith(f"CHECKPOINT={tmp_path}/state/00000008.pt")
     (tmp_path / "best.pt").write_bytes(b"weights")
-    assert checkpoints.lower_lr(tmp_path).endswith(f"CHECKPOINT={tmp_path}/best.pt")
+    assert run_folder.lower_lr(tmp_path).endswith(f"CHECKPOINT={tmp_path}/best.pt")
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
     path = tmp_path / "weights.pt"
-    checkpoints.save(path, 1)
+    run_folder.save(path, 1)
     with pytest.raises(Exception, match="pickle"):
-        checkpoints.save(path, {"big": torch.zeros(10_000), "bad": lambda: None})
+        run_folder.save(path, {"big": torch.zeros(10_000), "bad": lambda: None})
     assert torch.load(path) == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_run_is_told_from_others(tmp_path):
-    assert not checkpoints.holds(tmp_path, SETTINGS)
-    checkpoints.open_run(tmp_path, SETTINGS)
-    checkpoints.open_run(tmp_path, SETTINGS)
-    assert checkpoints.holds(tmp_path, SETTINGS)
+    assert not run_folder.holds(tmp_path, SETTINGS)
+    run_folder.open_run(tmp_path, SETTINGS)
+    run_folder.open_run(tmp_path, SETTINGS)
+    assert run_folder.holds(tmp_path, SETTINGS)
     other = dataclasses.replace(SETTINGS, lr=1.0, frames=3)
     with pytest.raises(UserError, match=r"other settings \(FRAMES, LR\)"):
-        checkpoints.open_run(tmp_path, other)
+        run_folder.open_run(tmp_path, other)
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        checkpoints.open_run(tmp_path, SETTINGS)
+        run_folder.open_run(tmp_path, SETTINGS)
 
 
 def test_a_run_is_for_one_process_and_needs_a_folder(tmp_path):
     with (
-        checkpoints.only_run(tmp_path / "run"),
+        run_folder.only_run(tmp_path / "run"),
         pytest.raises(UserError, match="another process is training"),
-        checkpoints.only_run(tmp_path / "run"),
+        run_folder.only_run(tmp_path / "run"),
     ):
         pass
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="cannot be written"), checkpoints.only_run(folder):
+        with pytest.raises(UserError, match="cannot be written"), run_folder.only_run(folder):
             pass
-    with pytest.raises(ZeroDivisionError), checkpoints.only_run(tmp_path / "run"):
+    with pytest.raises(ZeroDivisionError), run_folder.only_run(tmp_path / "run"):
         1 / 0  # noqa: B018
 
 
@@ -104,7 +107,7 @@ def test_exported_weights_load_in_plain_sam2_and_in_ours(tmp_path):
         expected = trained.forward_image(image)["backbone_fpn"]
     for precision, tolerance in ((torch.float32, 0.0), (torch.float16, 0.05)):
         path = tmp_path / f"{precision}.pt"
-        checkpoints.export(trained, path, precision)
+        run_folder.export(trained, path, precision)
         attention = "++model.memory_attention.layer"
         theirs = build_sam2_video_predictor(
             "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -126,3 +129,22 @@ def test_exported_weights_load_in_plain_sam2_and_in_ours(tmp_path):
             torch.testing.assert_close(features, expected, rtol=tolerance, atol=tolerance)
     sizes = [(tmp_path / f"{p}.pt").stat().st_size for p in (torch.float32, torch.float16)]
     assert sizes[0] / sizes[1] == pytest.approx(2, abs=0.05)
+
+
+def test_progress_line_shows_last_iou_and_time_left(tmp_path, monkeypatch, capsys):
+    clock = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    records = RunLog(tmp_path, steps=30, done=10)
+    for step in (11, 12):
+        records.step(step, {"core_loss": 2.0}, lr=1e-3, norm=1.0, took=10.0, waited=5.0)
+    clock += 20
+    records.show()
+    expected = "step 12 of 30: loss 2.0000, 10.00 s a step (50% waiting for data), 3 min left\n"
+    assert capsys.readouterr().out == expected
+    clock += 100  # which a validation took: two minutes for two steps in all
+    records.validated(12, Score(0.75, 0.5, 1.0, (3, 3)))
+    capsys.readouterr()
+    records.show()
+    said = capsys.readouterr().out
+    assert "IoU 0.750 clicked, 0.500 from memory" in said and "18 min left" in said
+    records.close()
