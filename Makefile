@@ -25,16 +25,16 @@ RENDER_CPUS =
 KEEP_SCENES =
 RAY_ADDRESS ?=
 SCRATCH =
-WAITING_GB =
+WAITING_GIB =
 JSON =
 CPUS =
 NODE_CPUS =
-NODE_MEMORY =
+NODE_MEMORY_GIB =
 LEDGER =
 GPU_SPEED =
 PRICE_CPU_HOUR =
 PRICE_GPU_HOUR =
-PRICE_GB_MONTH =
+PRICE_GIB_MONTH =
 LIMIT =
 DATA =
 FORMAT =
@@ -74,8 +74,8 @@ SAVE_EVERY =
 GPUS =
 EXTRAS = render
 SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
-            RENDER_CPUS KEEP_SCENES RAY_ADDRESS SCRATCH WAITING_GB JSON CPUS NODE_CPUS NODE_MEMORY \
-            LEDGER GPU_SPEED PRICE_CPU_HOUR PRICE_GPU_HOUR PRICE_GB_MONTH LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
+            RENDER_CPUS KEEP_SCENES RAY_ADDRESS SCRATCH WAITING_GIB JSON CPUS NODE_CPUS NODE_MEMORY_GIB \
+            LEDGER GPU_SPEED PRICE_CPU_HOUR PRICE_GPU_HOUR PRICE_GIB_MONTH LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
             REPLACE METHODS BENCHMARK SPLIT SIZE CHECKPOINT SAM2 IMAGE_SIZE FUSION CLICKS STRUCTURE \
             OBJECTS EVAL RUN MIX SA1B SAV METHOD CLIP_OBJECTS CLIP_FRAMES BATCH_SIZE MICRO_BATCH_SIZE STEPS LR MIN_PIXELS PRECISION \
             CHECKPOINTING VALIDATE_EVERY SAVE_EVERY GPUS EXTRAS
@@ -111,9 +111,9 @@ help: ## list the targets
 	@echo
 	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
-	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS= SCRATCH= WAITING_GB=215   (see README.md)"
-	@echo "Settings of plan: SCENES= CPUS= GPUS=0 and those of render; NODE_CPUS= NODE_MEMORY=GiB LEDGER=OUT,OUT"
-	@echo "  GPU_SPEED=50 PRICE_CPU_HOUR= PRICE_GPU_HOUR= PRICE_GB_MONTH= JSON=1"
+	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS= SCRATCH= WAITING_GIB=200   (see README.md)"
+	@echo "Settings of plan: SCENES= CPUS= GPUS=0 and those of render; NODE_CPUS= NODE_MEMORY_GIB= LEDGER=OUT,OUT"
+	@echo "  GPU_SPEED=50 PRICE_CPU_HOUR= PRICE_GPU_HOUR= PRICE_GIB_MONTH= JSON=1"
 	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"
 	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 256) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
 	@echo "Settings of train: SIZE=large CHECKPOINT=official RUN=OUT/train DATA=OUT/shards MIX=panoramas:2,sa1b:1 SA1B= SAV="
@@ -130,7 +130,7 @@ render: $(STAMPS)/render ## make SCENES annotated scenes in OUT: the main job
 	  $(call flag,min-area,MIN_AREA) $(call flag,workers,WORKERS) \
 	  $(call flag,render-cpus,RENDER_CPUS) $(call flag,ray-address,RAY_ADDRESS) \
 	  $(call flag,keep-scenes,KEEP_SCENES) $(call flag,scratch,SCRATCH) \
-	  $(call flag,waiting-gb,WAITING_GB)
+	  $(call flag,waiting-gib,WAITING_GIB)
 
 status: $(STAMPS)/render ## what OUT has done, is doing and has failed, read from its files
 	@$(PYTHON) -m pipeline status $(out) $(call flag,json,JSON)
@@ -140,12 +140,12 @@ failures: $(STAMPS)/render ## why seeds were given up, and how to make each of t
 
 plan: $(STAMPS)/render ## what a run will take (SCENES= CPUS= GPUS= LEDGER=OUT,OUT)
 	@$(PYTHON) -m pipeline plan $(call flag,scenes,SCENES) $(call flag,cpus,CPUS) \
-	  $(call flag,gpus,GPUS) $(call flag,node-cpus,NODE_CPUS) $(call flag,node-memory,NODE_MEMORY) \
-	  $(call flag,waiting-gb,WAITING_GB) $(call flag,ledger,LEDGER) $(call flag,gpu-speed,GPU_SPEED) \
+	  $(call flag,gpus,GPUS) $(call flag,node-cpus,NODE_CPUS) $(call flag,node-memory-gib,NODE_MEMORY_GIB) \
+	  $(call flag,waiting-gib,WAITING_GIB) $(call flag,ledger,LEDGER) $(call flag,gpu-speed,GPU_SPEED) \
 	  $(call flag,generator,GENERATOR) $(call flag,seed,SEED) $(call flag,panos,PANOS) \
 	  $(call flag,profile,PROFILE) $(call flag,width,WIDTH) $(call flag,samples,SAMPLES) \
 	  $(call flag,price-cpu-hour,PRICE_CPU_HOUR) $(call flag,price-gpu-hour,PRICE_GPU_HOUR) \
-	  $(call flag,price-gb-month,PRICE_GB_MONTH) $(call flag,json,JSON)
+	  $(call flag,price-gib-month,PRICE_GIB_MONTH) $(call flag,json,JSON)
 
 shards: $(STAMPS)/render ## pack the finished scenes of OUT into Parquet (render does it too)
 	@$(PYTHON) -m pipeline shards $(out)

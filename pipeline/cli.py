@@ -1,150 +1,337 @@
-"""The command line that make calls: its options, its exit status, its one line for the user."""
+"""The program `sap-panorama`: commands, their settings, exit statuses, one line for the user.
+
+    sap-panorama render --scenes 3 --config run.toml
+    sap-panorama render SCENES=3                # what make hands on
+
+Each command is a dataclass of settings and a function that takes it. `tyro` makes the command line
+of the dataclass: its help, its completion, its values. Exit statuses: 0 done, 1 the data are not
+right (`verify`), 2 a line for the user, 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 
-import argparse
+import difflib
+import importlib
+import inspect
 import re
 import sys
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn, Union
 
-from pipeline.commands import dataset, plan, run
 from pipeline.errors import UserError
-from pipeline.export.images import FORMATS
-from pipeline.settings import PROFILES
+from pipeline.setting import Option, build, json_list, options_of
+
+PROGRAM = "sap-panorama"
 
 
-def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run a command and exit."""
-    run_command(_parser().parse_args(arguments))
+class Command(NamedTuple):
+    """A command, as `module:name` of its settings and its function, imported when they are used."""
+
+    settings: str
+    function: str
+    extra: str = "render"
+    """The extra of pyproject.toml that brings the packages it needs."""
+
+    def load_settings(self) -> type:
+        return _load(self.settings)
 
 
-def run_command(options: argparse.Namespace) -> NoReturn:
-    """Call `options.command` and exit: 0 is done, 2 a line for the user, 130 Ctrl-C."""
+COMMANDS = {
+    "render": Command("pipeline.config:Render", "pipeline.commands.run:render"),
+    "status": Command("pipeline.config:Status", "pipeline.commands.run:status"),
+    "failures": Command("pipeline.config:Failures", "pipeline.commands.run:failures"),
+    "plan": Command("pipeline.config:Plan", "pipeline.commands.plan:plan"),
+    "shards": Command("pipeline.config:Shards", "pipeline.commands.run:shards"),
+    "preview": Command("pipeline.config:Preview", "pipeline.commands.run:preview"),
+    "verify": Command("pipeline.config:Verify", "pipeline.commands.dataset:verify"),
+    "stats": Command("pipeline.config:Stats", "pipeline.commands.dataset:stats"),
+    "coco": Command("pipeline.config:Coco", "pipeline.commands.dataset:coco"),
+    "card": Command("pipeline.config:Card", "pipeline.commands.dataset:card"),
+    "publish": Command("pipeline.config:Publish", "pipeline.commands.dataset:publish"),
+    "settings-reference": Command(
+        "pipeline.config:SettingsReference", "pipeline.settings_reference:show"
+    ),
+    "completion": Command("pipeline.config:Completion", "pipeline.cli:completion"),
+}
+
+CONFIG = "CONFIG"
+"""The setting that every command has: a file with others."""
+
+CONFIG_HELP = "TOML or YAML file of settings; those given beside it win"
+
+NAMED = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)", re.DOTALL)
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Run the command that the words ask for, and exit."""
+    words = list(sys.argv[1:] if words is None else words)
     try:
-        options.command(options)
+        run(words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output, for example `head`, is gone
         sys.stderr.close()
         sys.exit(1)
     except ModuleNotFoundError as error:
         name = error.name or ""
-        if "." in name or name in ("", "pipeline") or name in sys.stdlib_module_names:
-            raise  # a fault of ours
-        print(f"error: package {name} is missing; run: make clean setup", file=sys.stderr)
+        if "." in name or name in ("", "pipeline", "sap_model") or name in sys.stdlib_module_names:
+            raise  # our own bug
+        extra = COMMANDS[words[0]].extra
+        print(
+            f"error: package {name} is missing; run: make setup EXTRAS={extra} "
+            f'(in a checkout), or: pip install "{PROGRAM}[{extra}]"',
+            file=sys.stderr,
+        )
         sys.exit(2)
     sys.exit(0)
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, in the words of make: SCENES for --scenes."""
+def run(words: Sequence[str]) -> None:
+    """Find the command, read its settings, call its function.
 
-    def error(self, message: str) -> NoReturn:
-        option = re.match(r"argument --([\w-]+): ", message)
-        if option:
-            message = f"{option[1].upper().replace('-', '_')} {message[option.end() :]}"
-        self.exit(2, f"error: {message}\n")
+    Raises:
+        UserError: There is no such command or setting, or a value is refused.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return
+    name, *rest = words
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        raise UserError(
+            f"there is no command {name}; "
+            + (f"did you mean {near[0]}?" if near else f"choose {', '.join(COMMANDS)}")
+        )
+    command = COMMANDS[name]
+    settings = read_settings(name, command.load_settings(), rest)
+    _load(command.function)(settings)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m pipeline", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+def overview() -> str:
+    """The commands, for `--help`."""
+    lines = [f"usage: {PROGRAM} COMMAND [--name VALUE | NAME=VALUE] …", ""]
+    lines += [f"  {name:19} {summary(each.load_settings())}" for name, each in COMMANDS.items()]
+    lines += ["", f"{PROGRAM} COMMAND --help lists the settings of a command."]
+    return "\n".join(lines)
 
-    def command(name: str, function, help: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=help)
-        added.set_defaults(command=function)
-        added.add_argument("--out", default="out", help="the run's folder, or its URL")
-        return added
 
-    one = command("render", run.render, "make annotated scenes")
-    one.add_argument("--scenes", type=whole, default=1, help="good scenes that OUT shall hold")
-    _add_settings(one, profile="auto")
-    one.add_argument("--passes", default="", help="extra passes: depth,normal")
-    one.add_argument("--min-area", type=whole, default=100, help="smallest instance, pixels at 4K")
-    one.add_argument("--workers", type=whole, help="CPUs of the local Ray")
-    one.add_argument("--render-cpus", type=whole, help="CPUs of one render on a CPU")
-    one.add_argument("--keep-scenes", type=flag, default=False, help="1 keeps .blend files")
-    one.add_argument("--ray-address", help="a Ray cluster instead of this machine")
-    one.add_argument("--scratch", help="where attempts work on their machines")
-    one.add_argument("--waiting-gb", type=whole, help="disk for scenes that wait for a render")
-    one = command("status", run.status, "how a run stands, and what it cost")
-    one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
-    one = command("failures", run.failures, "why seeds were given up")
-    one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
-    one.add_argument("--limit", type=whole, default=3, help="seeds to show of each kind")
-    one = command("plan", plan.plan, "what a run will take")
-    one.add_argument("--scenes", type=whole, default=1)
-    one.add_argument("--cpus", type=whole, help="of all machines")
-    one.add_argument("--gpus", type=whole, default=0, help="of all machines")
-    one.add_argument("--node-cpus", type=whole, help="CPUs of one machine")
-    one.add_argument("--node-memory", type=whole, help="GiB of one machine")
-    one.add_argument("--waiting-gb", type=whole, help="disk for scenes that wait for a render")
-    one.add_argument("--ledger", default="", help="OUT folders of earlier runs: a,b")
-    one.add_argument("--gpu-speed", type=number, help="one GPU renders like so many CPU cores")
-    for name in ("cpu-hour", "gpu-hour", "gb-month"):
-        one.add_argument(f"--price-{name}", type=number)
-    one.add_argument("--json", type=flag, nargs="?", const=True, default=False, help="1: as JSON")
-    _add_settings(one, profile=None)
-    one.set_defaults(generator=None, seed=None, panos=None)  # a ledger has its own
-    command("shards", run.shards, "pack finished scenes into Parquet")
-    command("preview", run.preview, "write the HTML page").add_argument(
-        "--limit", type=whole, default=24, help="panoramas on the page"
+def summary(settings: type) -> str:
+    """The first sentence about a command."""
+    return (inspect.getdoc(settings) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def read_settings(command: str, settings: type, words: Sequence[str]) -> Any:
+    """The settings that words give, on top of those of a config file.
+
+    Raises:
+        UserError: A name, a value or the file is refused.
+    """
+    import tyro
+
+    options = options_of(settings)
+    if "-h" in words or "--help" in words:
+        tyro.cli(parser_class(command, settings), prog=f"{PROGRAM} {command}", args=["--help"])
+    given = texts_of(command, options, words)
+    if CONFIG in given:
+        (file,) = given.pop(CONFIG)
+        given = read_config(command, options, Path(file)) | given
+    arguments = [f"{options[name].flag}={_one_text(texts)}" for name, texts in given.items()]
+    parsed: Any = tyro.cli(parser_class(command, settings, fixed=True), args=arguments)
+    return build(settings, {name: getattr(parsed, options[name].field) for name in given})
+
+
+def texts_of(
+    command: str, options: Mapping[str, Option], words: Sequence[str]
+) -> dict[str, list[str]]:
+    """Name of a setting → the texts that words give it, from `--name value` and `NAME=value`.
+
+    Raises:
+        UserError: The command has no such setting, a value is missing, or is given twice.
+    """
+    places = iter([option.name for option in options.values() if option.declared.positional])
+    given: dict[str, list[str]] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        named = NAMED.fullmatch(word)
+        if named:
+            name, text = named["name"], named["value"]
+        elif word.startswith("--") and len(word) > 2:
+            flag, separator, text = word[2:].partition("=")
+            name = flag.replace("-", "_").upper()
+            if not separator:
+                is_flag = name in options and options[name].is_flag
+                if is_flag and (not rest or rest[0] not in ("0", "1")):
+                    text = "1"
+                elif rest and (name in options or name == CONFIG):
+                    text = rest.pop(0)
+                elif name in options or name == CONFIG:
+                    raise UserError(f"{name} has no value; write --{flag} VALUE")
+        else:
+            name, text = next(places, ""), word
+            if not name:
+                raise UserError(
+                    f"{word!r} is not a setting of {command}; write --name {word} or NAME={word}"
+                )
+        if name not in options and name != CONFIG:
+            raise UserError(no_setting(command, options, name))
+        if not text.strip():
+            raise UserError(f"{name} is empty; give it a value, or leave it out")
+        if name in given and not (name in options and options[name].repeats):
+            raise UserError(f"{name} is given twice; give it once")
+        given.setdefault(name, []).append(text)
+    return given
+
+
+def no_setting(command: str, options: Mapping[str, Option], name: str) -> str:
+    """What to say of a setting that a command does not have."""
+    others = [
+        other
+        for other, each in COMMANDS.items()
+        if other != command and name in options_of(each.load_settings())
+    ]
+    have = f" ({', '.join(others[:3])} {'has' if len(others) == 1 else 'have'} it)" * bool(others)
+    near = difflib.get_close_matches(name, [*options, CONFIG], 1)
+    remedy = f"did you mean {near[0]}?" if near else f"choose from {', '.join([*options, CONFIG])}"
+    return f"{command} has no setting {name}{have}; {remedy}"
+
+
+def read_config(command: str, options: Mapping[str, Option], path: Path) -> dict[str, list[str]]:
+    """Name → texts of a TOML or YAML file of settings.
+
+    Raises:
+        UserError: The file cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = _toml(text) if path.suffix == ".toml" else _yaml(text)
+    except OSError as error:
+        raise UserError(f"CONFIG={path} cannot be read: {error.strerror}; check the path") from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"CONFIG={path} is damaged: {reason}; correct the file") from None
+    if not isinstance(found, dict):
+        raise UserError(f"CONFIG={path} holds no settings; write lines such as scenes = 3")
+    given = {}
+    for key, value in found.items():
+        name = str(key).upper().replace("-", "_")
+        if name not in options:
+            raise UserError(f"CONFIG={path}: {no_setting(command, options, name)}")
+        values = value if isinstance(value, list) else [value]
+        if not values or any(isinstance(each, (dict, list)) or each is None for each in values):
+            raise UserError(f"CONFIG={path}: {name} has no value that can be used; give it one")
+        if isinstance(value, list) and not options[name].repeats:
+            raise UserError(f"CONFIG={path}: {name} is a list; give it one value")
+        given[name] = [
+            str(each).lower() if isinstance(each, bool) else str(each) for each in values
+        ]
+    return given
+
+
+def _toml(text: str) -> Any:
+    import tomllib
+
+    return tomllib.loads(text)
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - this loader makes only texts
+    except yaml.YAMLError as error:
+        raise ValueError(error) from None
+
+
+def _one_text(texts: Sequence[str]) -> str:
+    """Several texts as one, for settings that may be given several times."""
+    import json
+
+    if len(texts) == 1:
+        return texts[0]
+    items = [item for text in texts for item in (json_list(text) or [text])]
+    return json.dumps(items, ensure_ascii=False)
+
+
+def parser_class(command: str, settings: type, fixed: bool = False) -> type:
+    """A dataclass with all settings of a command on one level, annotated for tyro.
+
+    Args:
+        command: Its name.
+        settings: Its settings.
+        fixed: For values whose names are known: no setting is positional, and values are checked
+            by `Option.read` alone.
+    """
+    from dataclasses import field, make_dataclass
+
+    import tyro
+
+    columns = []
+    for option in options_of(settings).values():
+        kind: Any = Annotated[
+            object,
+            _constructor(option, not fixed),
+            tyro.conf.arg(
+                name=option.flag[2:],
+                help=help_text(option),
+                help_behavior_hint=f"(default: {option.shown_default})"
+                if option.shown_default
+                else "(required)"
+                if option.declared.required
+                else "",
+            ),
+        ]
+        if option.declared.positional and not fixed:
+            kind = Annotated[kind, tyro.conf.Positional]
+        columns.append((option.field, kind, field(default=None)))
+    config = tyro.conf.arg(name="config", help=f"{CONFIG_HELP}", metavar="FILE")
+    columns.append(("config", Annotated[str | None, config], field(default=None)))
+    made = make_dataclass(command.title().replace("-", ""), columns)
+    made.__doc__ = inspect.getdoc(settings)
+    return made
+
+
+def _constructor(option: Option, complete: bool) -> Any:
+    """How tyro reads a setting; with `complete` it knows the choices, and refuses others itself."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    choices = ("0", "1") if option.is_flag else tuple(map(str, option.choices))
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(choices) + "}" if choices else option.name.split("_")[-1],
+        instance_from_str=lambda texts: option.read(texts[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+        choices=choices if complete and choices else None,
     )
-    for name, function, help in (
-        ("verify", dataset.verify, "read the shards back and check everything"),
-        ("stats", dataset.stats, "count what the dataset holds, and draw it"),
-        ("coco", dataset.coco, "export images and COCO annotations"),
-    ):
-        one = command(name, function, help)
-        one.add_argument("--data", help="a folder or URL of shards instead of OUT/shards")
-        if name == "verify":
-            one.add_argument("--workers", type=whole, help="processes")
-        if name == "coco":
-            one.add_argument("--format", choices=FORMATS, default="webp", help="of the images")
-            one.add_argument("--license", help="named in the JSON")
-    for name, function, help in (
-        ("card", dataset.card, "write the dataset card"),
-        ("publish", dataset.publish, "send the dataset to the Hugging Face Hub"),
-    ):
-        one = command(name, function, help)
-        one.add_argument("--license", default="", help="an identifier, or a file with the text")
-        one.add_argument("--repo", help="user/name on the Hub")
-    one.add_argument("--private", type=flag, default=True, help="0 makes a new one public")
-    one.add_argument("--dry-run", type=flag, default=False, help="1 only says what would change")
-    one.add_argument("--replace", type=flag, default=False, help="1 replaces what REPO holds")
-    one.add_argument("--workers", type=whole, help="processes that verify")
-    return parser
 
 
-def _add_settings(one: argparse.ArgumentParser, profile: str | None) -> None:
-    """What scenes look like, as far as it changes what they cost."""
-    one.add_argument("--generator", default="indoors", help="a name or a mix: indoors:3,rooms:1")
-    one.add_argument("--seed", type=whole, default=0, help="first seed")
-    one.add_argument("--panos", type=whole, default=2, help="panoramas per scene, at most")
-    one.add_argument("--profile", default=profile, help=f"auto, {', '.join(PROFILES)}")
-    one.add_argument("--width", type=whole, help="panorama width in pixels")
-    one.add_argument("--samples", type=whole, help="Cycles samples per pixel")
+def help_text(option: Option) -> str:
+    """What a setting decides, and which values it takes."""
+    values = "" if option.choices or option.is_flag else option.shown_values
+    return f"{option.declared.help}{', ' * bool(values)}{values}"
 
 
-def number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text}") from None
+def completion(settings: Any) -> None:
+    """Print the script with which a shell completes commands and settings."""
+    import tyro
+
+    classes = tuple(
+        Annotated[
+            parser_class(name, command.load_settings()),
+            tyro.conf.subcommand(name, prefix_name=False),
+        ]
+        for name, command in COMMANDS.items()
+    )
+    words = ["--tyro-print-completion", settings.shell]
+    tyro.cli(Union[classes], prog=PROGRAM, args=words)  # noqa: UP007 - a tuple of types
 
 
-def whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}") from None
-
-
-def flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise argparse.ArgumentTypeError(f"must be 0 or 1, not {text}")
-    return text == "1"
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)

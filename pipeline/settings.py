@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.setting import Settings, setting
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "infinigen_configs"
 
@@ -26,7 +27,7 @@ SHARE_DIGITS = 6
 """Decimals of a generator's share in a mix; a smaller share is none."""
 
 PASSES = ("depth", "normal")
-MIN_WIDTH, MAX_WIDTH = 64, 8192
+MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -87,67 +88,98 @@ PROFILES = {
 }
 
 
+def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
+    """Parse `indoors` or `indoors:3,rooms:1` into (name, weight) pairs.
+
+    Raises:
+        ValueError: A weight is not a number.
+    """
+    mix = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, weight = part.partition(":")
+        try:
+            mix.append((name.strip(), float(weight or 1)))
+        except ValueError:
+            raise ValueError("a name or a mix of names with weights") from None
+    return tuple(mix)
+
+
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(Settings):
     """Everything that decides what a run's panoramas and annotations look like.
 
-    Attributes:
-        generators: (name, weight) pairs, kept by name and as shares of 1, so that equal mixes
-            are equal however they are written; the generator of a seed is drawn by these weights
-            from a hash of the seed, so it never depends on which scenes ran before.
-        seed: First seed; scene i of the run uses seed + i (and further ones replace failures).
-        panos: Panoramas per scene, at most (a small room may have fewer good viewpoints).
-        profile: Name in `PROFILES`.
-        width: Panorama width in pixels (even, height = width / 2).
-        samples: Cycles samples per pixel.
-        passes: Extra render passes to keep, out of `PASSES`.
-        min_area: Smallest kept instance, in pixels of a 4096 × 2048 panorama; scaled by the
-            pixel ratio at other widths.
+    `generators` are kept by name and as shares of 1, so that equal mixes are equal however they
+    are written. Width and samples that are not given are the profile's.
     """
 
-    generators: tuple[tuple[str, float], ...] = (("indoors", 1.0),)
-    seed: int = 0
-    panos: int = 2
-    profile: str = "cpu"
-    width: int = 4096
-    samples: int = 2
-    passes: tuple[str, ...] = ()
-    min_area: int = 100
+    generators: tuple[tuple[str, float], ...] = setting(
+        (("indoors", 1.0),),
+        name="generator",
+        parse=parse_mix,
+        default_text="indoors",
+        help=f"scene generator: {', '.join(GENERATORS)}, or a mix by weight: indoors:3,rooms:1",
+    )
+    seed: int = setting(
+        0,
+        help="first seed; scene i uses SEED + i, and later seeds replace failed ones",
+        at_least=0,
+        at_most=MAX_SEED,
+    )
+    panos: int = setting(
+        2, help="panoramas per scene; a small room may have fewer good viewpoints", at_least=1
+    )
+    profile: str = setting(
+        "cpu",
+        choices=("auto", *PROFILES),
+        help="how Cycles renders; auto takes farm where Cycles finds a GPU, else cpu",
+    )
+    width: int = setting(
+        None,
+        help="width of a panorama, an even number; its height is half of it",
+        unit="pixels",
+        at_least=64,
+        at_most=8192,
+        default_text="the profile's",
+    )
+    samples: int = setting(
+        None, help="Cycles samples per pixel", at_least=1, default_text="the profile's"
+    )
+    passes: tuple[str, ...] = setting((), help="extra render passes to keep", choices=PASSES)
+    min_area: int = setting(
+        100,
+        help="smallest instance that is kept, in pixels of a 4096 × 2048 panorama",
+        at_least=1,
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.generators:
             raise UserError(f"GENERATOR is empty; choose from {', '.join(GENERATORS)}")
         for name, weight in self.generators:
             if name not in GENERATORS:
                 raise UserError(
-                    f"unknown generator {name!r}; choose from {', '.join(GENERATORS)}, "
-                    "or a weighted mix such as indoors:3,rooms:1"
+                    f"GENERATOR={name} is unknown; choose from {', '.join(GENERATORS)}, "
+                    "or a mix such as indoors:3,rooms:1"
                 )
             if not 0 < weight < float("inf"):
-                raise UserError(f"the weight of generator {name!r} must be positive, not {weight}")
+                raise UserError(
+                    f"the weight {weight} of {name} in GENERATOR is out of range; choose a "
+                    "positive number"
+                )
         if len({name for name, _ in self.generators}) != len(self.generators):
             raise UserError("GENERATOR names a generator twice; give each one weight")
         object.__setattr__(self, "generators", _shares(self.generators))
-        if not 0 <= self.seed <= 2**31 - 1:
-            raise UserError(f"SEED must be between 0 and {2**31 - 1}, not {self.seed}")
-        if self.panos < 1:
-            raise UserError(f"PANOS must be at least 1, not {self.panos}")
+        object.__setattr__(self, "passes", tuple(sorted(set(self.passes))))
         if self.profile not in PROFILES:
+            raise UserError(f"PROFILE={self.profile} is not resolved; choose {', '.join(PROFILES)}")
+        for name in ("width", "samples"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(PROFILES[self.profile], name))
+        if self.width % 2:
             raise UserError(
-                f"unknown profile {self.profile!r}; choose from {', '.join(PROFILES)} or auto"
+                f"WIDTH={self.width} is not even, so that no panorama is exactly 2:1; choose "
+                f"{self.width + 1}"
             )
-        if self.width % 2 or not MIN_WIDTH <= self.width <= MAX_WIDTH:
-            raise UserError(
-                f"WIDTH must be an even number of pixels from {MIN_WIDTH} to {MAX_WIDTH}, so that "
-                f"the panorama is exactly 2:1, not {self.width}"
-            )
-        if self.samples < 1:
-            raise UserError(f"SAMPLES must be at least 1, not {self.samples}")
-        for name in self.passes:
-            if name not in PASSES:
-                raise UserError(f"unknown pass {name!r}; choose from {', '.join(PASSES)}")
-        if self.min_area < 1:
-            raise UserError(f"MIN_AREA must be at least 1 pixel, not {self.min_area}")
 
     @property
     def height(self) -> int:
@@ -159,46 +191,13 @@ class RunSettings:
         return max(1, round(self.min_area * (self.width / 4096) ** 2))
 
 
-def make_settings(
-    *,
-    generator: str = "indoors",
-    profile: str = "cpu",
-    width: int | None = None,
-    samples: int | None = None,
-    passes: str = "",
-    **others: int,
-) -> RunSettings:
-    """Build settings from command-line text; the profile fills in what is not given.
+def make_settings(generator: str = "indoors", **others: Any) -> RunSettings:
+    """Settings from a mix as text.
 
-    >>> make_settings(generator="indoors:3,rooms:1", profile="draft").generators
+    >>> make_settings("indoors:3,rooms:1", profile="draft").generators
     (('indoors', 0.75), ('rooms', 0.25))
     """
-    if profile not in PROFILES:
-        raise UserError(f"unknown profile {profile!r}; choose from {', '.join(PROFILES)} or auto")
-    defaults = PROFILES[profile]
-    return RunSettings(
-        generators=parse_mix(generator),
-        profile=profile,
-        width=defaults.width if width is None else width,
-        samples=defaults.samples if samples is None else samples,
-        passes=tuple(sorted({name.strip() for name in passes.split(",") if name.strip()})),
-        **others,
-    )
-
-
-def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
-    """Parse `indoors` or `indoors:3,rooms:1` into (name, weight) pairs."""
-    mix = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, weight = part.partition(":")
-        try:
-            mix.append((name.strip(), float(weight or 1)))
-        except ValueError:
-            raise UserError(
-                f"the weight {weight!r} of generator {name!r} is not a number; "
-                "write a mix as indoors:3,rooms:1"
-            ) from None
-    return tuple(mix)
+    return RunSettings(parse_mix(generator), **others)
 
 
 def _shares(mix: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
@@ -211,7 +210,7 @@ def _shares(mix: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]
     shares = {name: round(weight / total, SHARE_DIGITS) for name, weight in sorted(mix)}
     for name, share in shares.items():
         if not share:
-            raise UserError(f"generator {name!r} is less than a millionth of the mix; leave it out")
+            raise UserError(f"{name} is less than a millionth of the mix GENERATOR; leave it out")
     largest = max(shares, key=lambda name: shares[name])  # takes the rounding, so that 1 is left
     rest = sum(share for name, share in shares.items() if name != largest)
     shares[largest] = round(1 - rest, SHARE_DIGITS)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline.cli import Parser, flag, run_command, whole
 from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
+from sap_model.parser import Parser, flag, run_command, whole
 
 
 def shares(text: str) -> tuple[tuple[str, float], ...]:

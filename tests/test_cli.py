@@ -1,4 +1,4 @@
-"""The commands as a user types them, on the small Blender scene, through a real Ray."""
+"""The program: commands, settings in all their spellings, what is refused and how."""
 
 from __future__ import annotations
 
@@ -6,257 +6,321 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import datasets
-import numpy as np
 import pytest
 
-from pipeline import cli
+from pipeline import cli, config
 from pipeline.commands import run as run_commands
-from pipeline.layout import RunFolder, write_json
-from pipeline.settings import settings_hash, to_json, versions
-from tests.synthetic import SETTINGS, finish_scene
+from pipeline.config import Coco, Render
+from pipeline.setting import Given, group, options_of, setting
+from pipeline.settings import RunSettings, to_json
+from pipeline.settings_reference import reference
 
 ROOT = Path(__file__).parents[1]
 
 
-def pipeline(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, "-m", "pipeline", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (result.returncode == 0) == ok, result.stdout + result.stderr
-    return result
+def read(*words: str, command: str = "render"):
+    """The settings that words give a command."""
+    return cli.read_settings(command, cli.COMMANDS[command].load_settings(), words)
 
 
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two spheres scenes with depth and normals."""
-    folder = tmp_path_factory.mktemp("cli") / "out"
-    pipeline("render", *arguments(folder))
-    return folder
-
-
-def arguments(folder: Path, **changes: str) -> list[str]:
-    given = {
-        "out": str(folder),
-        "scenes": "2",
-        "generator": "spheres",
-        "profile": "draft",
-        "width": "256",
-        "panos": "2",
-        "passes": "depth,normal",
-    } | changes
-    return [part for name, value in given.items() for part in (f"--{name}", value)]
-
-
-def test_the_shard_opens_in_datasets(out):
-    rows = datasets.load_dataset("parquet", data_dir=str(out / "shards" / "data"))
-    rows = datasets.concatenate_datasets(list(rows.values()))
-    assert len(rows) == 4
-    for row in rows:
-        assert row["image"].size == row["ids"].size == (256, 128)
-        ids = np.array(row["ids"])
-        assert {thing["id"] for thing in row["objects"]} <= set(np.unique(ids).tolist())
-        assert {"wall", "floor", "ceiling", "sphere"} <= {t["category"] for t in row["objects"]}
-        # The camera keeps 0.35 m from everything, in every direction: read from the render.
-        depth = np.array(row["depth"]) / 1000
-        assert depth.min() >= 0.35
-
-
-def test_finished_work_does_nothing(out):
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
-    start = time.monotonic()
-    result = pipeline("render", *arguments(out))
-    assert time.monotonic() - start < 5
-    assert "(0 now" in result.stdout
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
-
-
-def test_the_work_files_are_gone(out):
-    assert not list(out.rglob("*.blend"))
-    assert not list(out.glob("scenes/*/rendered"))
-    assert not list(out.glob("scratch/*"))
-
-
-def test_the_same_seed_gives_the_same_scene(out, tmp_path):
-    pipeline("render", *arguments(tmp_path / "again", scenes="1"))
-    first, again = (
-        root / "scenes" / "spheres-0000000000" / "panoramas" / "0"
-        for root in (out, tmp_path / "again")
-    )
-
-    files = sorted(path.name for path in first.iterdir())
-    assert files == ["depth.png", "ids.png", "image.webp", "normal.png", "row.json"]
-    for file in files:
-        assert (first / file).read_bytes() == (again / file).read_bytes(), file
-
-
-def test_status_preview_and_shards(out):
-    assert "2 of 2 done" in pipeline("status", "--out", str(out)).stdout
-    assert json.loads(pipeline("status", "--json", "--out", str(out)).stdout)["done"] == 2
-    assert "4 panoramas" in pipeline("shards", "--out", str(out)).stdout
-    page = Path(pipeline("preview", "--out", str(out)).stdout.strip())
-    assert "spheres-0000000001/1" in page.read_text()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"scenes": "0"}, "SCENES must be at least 1"),
-        ({"generator": "nature"}, "unknown generator 'nature'; choose from indoors"),
-        ({"generator": "indoors:x"}, "is not a number"),
-        ({"profile": "fast"}, "unknown profile 'fast'"),
-        ({"width": "1001"}, "exactly 2:1"),
-        ({"width": "16384"}, "from 64 to 8192"),
-        ({"passes": "albedo"}, "unknown pass 'albedo'; choose from depth, normal"),
-        ({"panos": "-1"}, "PANOS must be at least 1"),
-        ({"seed": "-5"}, "SEED must be between"),
-        ({"panos": "3"}, "panos 2 → 3"),
-    ],
-)
-def test_bad_settings_are_one_clear_line(out, changes, message):
-    result = pipeline("render", *arguments(out, **changes), ok=False)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("command", ["status", "shards", "preview"])
-def test_commands_refuse_a_folder_that_is_no_run(command, tmp_path):
-    result = pipeline(command, "--out", str(tmp_path), ok=False)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-
-
-def test_make_refuses_a_mistyped_setting():
-    result = subprocess.run(["make", "render", "SCENE=3"], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "unknown setting SCENE" in result.stderr
-
-
-def test_an_empty_setting_is_refused():
-    result = subprocess.run(
-        ["make", "-n", "render", "OUT="], cwd=ROOT, capture_output=True, text=True
-    )
-    assert result.returncode == 2
-    assert "OUT is empty; give it a value, or leave it out" in result.stderr
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line with which a command refuses, in this process."""
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line with which the program refuses."""
     with pytest.raises(SystemExit) as ended:
-        cli.main(list(arguments))
+        cli.main(list(words))
     assert ended.value.code == 2
     line = capsys.readouterr().err
     assert line.startswith("error: ") and line.count("\n") == 1
-    return line
+    return line.removeprefix("error: ")
 
 
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    "words",
     [
-        ("--scenes=abc", "error: SCENES must be a whole number, not abc"),
-        ("--min-area=1.5", "error: MIN_AREA must be a whole number, not 1.5"),
-        ("--keep-scenes=yes", "error: KEEP_SCENES must be 0 or 1, not yes"),
-        ("--scene-count=3", "error: unrecognized arguments: --scene-count=3"),
+        ["--scenes", "3", "--min-area", "400", "--keep-scenes"],
+        ["--scenes=3", "--min_area=400", "--keep-scenes", "1"],
+        ["SCENES=3", "MIN_AREA=400", "KEEP_SCENES=1"],
+        ["SCENES=3", "--min-area", "400", "KEEP_SCENES=true"],
     ],
 )
-def test_arguments_are_refused_in_one_line(capsys, argument, message):
-    assert refusal(capsys, "render", argument) == message + "\n"
+def test_all_spellings_are_equal(words):
+    options = read(*words)
+    assert options.scenes == 3
+    assert options.run.build(profile="cpu").min_area == 400
+    assert options.farm.build().keep_scenes is True
 
 
-@pytest.fixture
-def no_blender(monkeypatch):
-    def started(*_, **__):
-        raise AssertionError("Blender is started")
-
-    monkeypatch.setattr(run_commands.subprocess, "run", started)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    run_commands._gpus.cache_clear()
-
-
-@pytest.mark.parametrize(
-    "argument", ["--generator=nature", "--width=1001", "--workers=0", "--passes=albedo"]
-)
-def test_settings_are_checked_before_blender_looks_for_gpus(capsys, no_blender, argument, run):
-    refusal(capsys, "render", "--out", str(run.path), argument)
-
-
-@pytest.mark.parametrize("by_variable", [False, True])
-def test_a_cluster_needs_a_profile(capsys, no_blender, monkeypatch, run, by_variable):
-    arguments = ["render", "--out", str(run.path)]
-    if by_variable:
-        monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    else:
-        arguments.append("--ray-address=head:6379")
-    assert "give PROFILE=farm" in refusal(capsys, *arguments)
-    begin(run)
-    assert run_commands._automatic_profile(run, cluster=True) == "draft"
+def test_groups_know_what_was_given():
+    options = read("WIDTH=512")
+    assert options == Render(run=Given(RunSettings, {"width": 512}))
 
 
 @pytest.mark.parametrize(
-    ("printed", "profile", "gpus"),
-    [("\n", "cpu", None), ("noise\nNVIDIA A, NVIDIA A\n", "farm", 2)],
+    ("words", "passes"),
+    [
+        (["PASSES=depth,normal"], ("depth", "normal")),
+        (["--passes", "depth", "--passes", "normal"], ("depth", "normal")),
+        (['PASSES=["depth", "normal"]'], ("depth", "normal")),
+        (["--passes=depth"], ("depth",)),
+    ],
 )
-def test_ray_gets_the_gpus_that_cycles_finds(monkeypatch, run, printed, profile, gpus):
-    class ReachedError(Exception):
-        pass
-
-    def render_run(run, settings, scenes, farm):
-        raise ReachedError(settings.profile, farm.gpus)
-
-    found = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
-    monkeypatch.setattr(run_commands.subprocess, "run", lambda *_, **__: found)
-    monkeypatch.setattr("pipeline.farm.driver.render_run", render_run)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    run_commands._gpus.cache_clear()
-    with pytest.raises(ReachedError) as reached:
-        cli.main(["render", "--out", str(run.path)])
-    run_commands._gpus.cache_clear()
-    assert reached.value.args == (profile, gpus)
+def test_lists_are_read_in_each_spelling(words, passes):
+    assert read(*words).run.values["passes"] == passes
 
 
-def begin(run: RunFolder) -> None:
-    """Write run.json as the driver does."""
-    about = {"versions": versions(), "settings_hash": settings_hash(SETTINGS)}
-    write_json(run.settings, {"settings": to_json(SETTINGS), **about})
+ODD = [
+    "my data",
+    "it's",
+    '"quoted"',
+    "[1]",
+    "$HOME",
+    "a=b",
+    "-x",
+    "--help",
+    "ü/日本",
+    "a,b",
+    "#",
+    "\\",
+]
 
 
-@pytest.mark.parametrize("data", ["", "{", "{}", "[1]", '{"settings": {}}', '{"settings": 3}'])
-@pytest.mark.parametrize("command", ["status", "shards", "render"])
-def test_a_damaged_run_json_is_named(capsys, no_blender, run, command, data):
-    begin(run)
-    run.settings.write_text(data)
-    assert f"{run.settings} is damaged" in refusal(capsys, command, "--out", str(run.path))
+@pytest.mark.parametrize("value", ODD)
+def test_values_arrive_unchanged(value):
+    assert read(f"OUT={value}").out == value
+    assert read(f"--out={value}").out == value
+    if value != "--help":
+        assert read("--out", value).out == value
+    listed = json.dumps([value, "other"], ensure_ascii=False)
+    assert read("CPUS=1", f"LEDGER={listed}", command="plan").ledger == (value, "other")
+    ledgers = ["--ledger=other", f"--ledger={value}"]
+    assert read("--cpus=1", *ledgers, command="plan").ledger == ("other", value)
 
 
-def test_finished_rows_are_packed_again_after_a_configuration_changed(capsys, monkeypatch, run):
-    finish_scene(run)
-    begin(run)
-    (run.scenes / "notes.txt").touch()
-    monkeypatch.setattr("pipeline.settings.versions", lambda: {"pipeline": "later"})
-    assert settings_hash(SETTINGS) not in run.settings.read_text()
+def test_a_folder_with_a_comma_is_one_of_a_json_list():
+    assert read("CPUS=1", 'LEDGER=["a, b", "c"]', command="plan").ledger == ("a, b", "c")
+
+
+CONFIGS = {
+    "run.toml": 'scenes = 3\nmin-area = 400\nkeep_scenes = true\npasses = ["normal", "depth"]\n',
+    "run.yaml": "SCENES: 3\nmin_area: 400\nkeep_scenes: true\npasses: [normal, depth]\n",
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_file_gives_settings_and_words_win(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(CONFIGS[name])
+    expected = read("SCENES=3", "MIN_AREA=400", "KEEP_SCENES=1", "PASSES=normal,depth")
+    assert read("--config", str(path)) == expected
+    assert read(f"CONFIG={path}", "SCENES=5") == replace(expected, scenes=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.toml", "scens = 3", "render has no setting SCENS; did you mean SCENES?"),
+        ("a.yaml", "cpus: 3", "render has no setting CPUS (plan has it)"),
+        ("a.toml", "scenes = 'x'", "SCENES=x is not an integer"),
+        ("a.toml", "scenes = []", "SCENES has no value"),
+        ("a.toml", "scenes = [1, 2]", "SCENES is a list"),
+        ("a.toml", "[scenes]\na = 1", "SCENES has no value"),
+        ("a.toml", "scenes = ", "is damaged"),
+        ("a.yaml", "scenes: [", "is damaged"),
+        ("a.yaml", "3", "holds no settings"),
+        ("a.yaml", "scenes:", "SCENES is empty"),
+    ],
+)
+def test_a_wrong_config_file_is_one_line(capsys, tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    assert said in refusal(capsys, "render", "--config", str(tmp_path / name))
+
+
+def test_a_missing_config_file_is_named(capsys, tmp_path):
+    assert f"CONFIG={tmp_path} cannot be read" in refusal(capsys, "render", f"CONFIG={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["render", "SCENE=3"], "render has no setting SCENE; did you mean SCENES?"),
+        (["render", "--scene-count=3"], "render has no setting SCENE_COUNT"),
+        (["verify", "SCENES=3"], "verify has no setting SCENES (render, plan have it)"),
+        (["status", "DATA=x"], "status has no setting DATA (verify, stats, coco"),
+        (["render", "OUT="], "OUT is empty; give it a value, or leave it out"),
+        (["render", "--out", " "], "OUT is empty"),
+        (["render", "--scenes"], "SCENES has no value"),
+        (["render", "SCENES=1", "--scenes", "2"], "SCENES is given twice"),
+        (["render", "3"], "'3' is not a setting of render"),
+        (["rendr"], "there is no command rendr; did you mean render?"),
+        (["render", "--scenes=abc"], "SCENES=abc is not an integer"),
+        (["render", "--scenes=0"], "SCENES=0 is out of range; choose at least 1"),
+        (["render", "--min-area=1.5"], "MIN_AREA=1.5 is not an integer"),
+        (["render", "--waiting-gib=inf"], "WAITING_GIB=inf is out of range"),
+        (["render", "--keep-scenes=yes"], "KEEP_SCENES=yes is not 0 or 1"),
+        (["render", "GENERATOR=indoors:x"], "GENERATOR=indoors:x is not"),
+        (["render", "PROFILE=fast"], "PROFILE=fast is unknown; choose auto, draft, cpu, farm"),
+        (["render", "PASSES=depth,albedo"], "PASSES=albedo is unknown"),
+        (["coco", "FORMAT=gif"], "FORMAT=gif is unknown; choose webp, png, jpg"),
+        (["plan"], "CPUS is not given; give it, for example CPUS=64"),
+        (["publish", "LICENSE=cc0-1.0"], "REPO is not given"),
+    ],
+)
+def test_what_is_wrong_is_one_line(capsys, words, said):
+    assert refusal(capsys, *words).startswith(said)
+
+
+# ---- one edit adds a setting ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BrighterRun(RunSettings):
+    exposure: float = setting(1.5, help="stops added to the picture", unit="stops", at_most=9)
+
+
+@dataclass(frozen=True)
+class BrighterRender(Render):
+    run: Given[RunSettings] = group(BrighterRun, profile="auto")
+
+
+def test_one_field_is_a_setting_everywhere(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(config, "Render", BrighterRender)
+    (tmp_path / "run.toml").write_text("exposure = 2")
+    for words in (["EXPOSURE=2"], ["--exposure", "2"], ["--config", f"{tmp_path}/run.toml"]):
+        settings = read(*words).run.build(profile="draft")
+        assert settings.exposure == 2.0
+        assert to_json(settings)["exposure"] == 2.0
+    assert "EXPOSURE=10 is out of range" in refusal(capsys, "render", "EXPOSURE=10")
+    with pytest.raises(SystemExit):
+        read("--help")
+    shown = capsys.readouterr().out
+    assert "--exposure" in shown and "(default: 1.5)" in shown
+    assert "| `EXPOSURE` | 1.5 | at most 9 stops | stops added to the picture |" in reference()
+
+
+def test_the_settings_reference_is_current():
+    written = (ROOT / "docs" / "settings.md").read_text()
+    assert written == reference(), (
+        "write it again: sap-panorama settings-reference > docs/settings.md"
+    )
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_shows_its_settings(capsys, command):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["shards", "--out", str(run.path)])
+        cli.main([command, "--help"])
     assert ended.value.code == 0
-    assert "2 panoramas for training" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for option in options_of(cli.COMMANDS[command].load_settings()).values():
+        assert option.flag in shown or option.declared.positional
+    assert "--config FILE" in shown
 
 
-def test_a_missing_package_is_one_line(capsys, monkeypatch, run):
-    def no_module(name):
-        def status(options):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def test_the_overview_names_every_command(capsys):
+    for words in ([], ["--help"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
+        assert all(f"\n  {command} " in shown for command in cli.COMMANDS)
 
-        return status
 
-    monkeypatch.setattr(run_commands, "status", no_module("pyarrow"))
-    assert "package pyarrow is missing; run: make" in refusal(capsys, "status")
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_settings(capsys, shell):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["completion", shell])
+    assert not ended.value.code
+    script = capsys.readouterr().out
+    assert all(word in script for word in ("publish", "min-area", "webp"))
+
+
+@pytest.fixture(scope="module")
+def bash_script(tmp_path_factory) -> Path:
+    command = [sys.executable, "-m", "pipeline", "completion", "bash"]
+    script = tmp_path_factory.mktemp("completion") / "script"
+    script.write_bytes(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
+    return script
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        ("pub", {"publish"}),
+        ("render --min", {"--min-area", "--min-free-gib"}),
+        ("coco --format ''", {"webp", "png", "jpg"}),
+    ],
+)
+def test_bash_completes(bash_script, words, completions):
+    lines = (
+        f"source {bash_script}; COMP_WORDS=(sap-panorama {words}); "
+        "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _tyro_sap_panorama; printf '%s\\n' ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True)
+    assert set(done.stdout.split()) == completions, done.stderr
+
+
+# ---- how the program ends ------------------------------------------------------------------------
+
+
+def ended_by(monkeypatch, error: BaseException):
+    """The exit status of a command that ends with an error."""
+
+    def status(options):
+        raise error
+
+    monkeypatch.setattr(run_commands, "status", status)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["status"])
+    return ended.value.code
+
+
+def test_ctrl_c_is_status_130(capsys, monkeypatch):
+    assert ended_by(monkeypatch, KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err.startswith("stopped; ")
+
+
+def test_a_missing_package_is_one_line(capsys, monkeypatch):
+    assert ended_by(monkeypatch, ModuleNotFoundError(name="pyarrow")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: package pyarrow is missing; run: make setup EXTRAS=render")
+    assert said.count("\n") == 1
     for ours in ("pipeline.nothing", "pipeline", "json"):
-        monkeypatch.setattr(run_commands, "status", no_module(ours))
         with pytest.raises(ModuleNotFoundError):
-            cli.main(["status"])
+            ended_by(monkeypatch, ModuleNotFoundError(name=ours))
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m pipeline settings-reference | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == "# Settings\n" and done.stderr == ""
+
+
+HEAVY = ("torch", "ray", "bpy", "pyarrow", "cv2", "numpy")
+ABSENT = ("fcntl", "resource", *HEAVY)
+
+
+def test_the_command_line_starts_quickly_and_anywhere():
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({ABSENT}))\n"  # None: an import of it fails
+        "from pipeline import cli\n"
+        "cli.overview()\n"
+        "cli.read_settings('render', cli.COMMANDS['render'].load_settings(), ['SCENES=3'])\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 10
+
+
+def test_options_of_two_groups_do_not_clash():
+    @dataclass(frozen=True)
+    class Twice(Coco):
+        width: int = setting(3, help="another width")
+        run: Given[RunSettings] = group(RunSettings)
+
+    with pytest.raises(TypeError, match="WIDTH twice"):
+        options_of(Twice)

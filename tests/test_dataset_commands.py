@@ -183,12 +183,12 @@ def test_it_can_be_verified_where_it_is(hub, published, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["publish", "--license", "cc0-1.0"], "REPO is not given; name the repository"),
-        (["publish", "--repo", REPO], "LICENSE is not given, and it is your choice: cc-by-4.0"),
+        (["publish", "--license", "cc0-1.0"], "REPO is not given"),
+        (["publish", "--repo", REPO], "LICENSE is not given, and it is your choice"),
         (["publish", "--repo", REPO, "--license", "mit"], "'mit' is no licence: choose cc-by-4.0"),
         (["card"], "LICENSE is not given"),
-        (["coco", "--format", "gif"], "FORMAT invalid choice: 'gif'"),
-        (["verify", "--workers", "0"], "WORKERS must be at least 1"),
+        (["coco", "--format", "gif"], "FORMAT=gif is unknown"),
+        (["verify", "--workers", "0"], "WORKERS=0 is out of range"),
         (["verify", "--data", "nowhere"], "nowhere holds no shards to verify"),
         (["stats", "--data", "nowhere"], "nowhere holds no shards"),
     ],

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.commands.run import begun_with, run_folder
+from pipeline.config import Card, Coco, OnRun, Publish, Stats, Verify
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder, only_process
 from pipeline.settings import RunSettings
 from pipeline.storage import is_remote
 
-if TYPE_CHECKING:
-    from pipeline.card.licences import Licence
-
 SHOWN_FINDINGS = 200
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def local_run(options: argparse.Namespace) -> RunFolder:
+def local_run(options: OnRun) -> RunFolder:
     """OUT, which has to be a folder here: cards, statistics and exports are written to it."""
     run = run_folder(options)
     if is_remote(run.path):
@@ -34,7 +31,7 @@ def local_run(options: argparse.Namespace) -> RunFolder:
     return run
 
 
-def verify(options: argparse.Namespace) -> None:
+def verify(options: Verify) -> None:
     """Read the shards back; exit status 1 where something is wrong with them."""
     from pipeline.verify.dataset import verify as check
 
@@ -42,7 +39,7 @@ def verify(options: argparse.Namespace) -> None:
     own = options.data is None
     settings = begun_with(run)[0] if own else None
     found = check(
-        run.shards if own else options.data,
+        options.data or run.shards,
         settings=settings,
         records=run.verified if own else None,
         workers=_workers(options.workers),
@@ -65,7 +62,7 @@ def verify(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def stats(options: argparse.Namespace) -> None:
+def stats(options: Stats) -> None:
     """Shards → statistics.json and figures."""
     from pipeline.shards.reader import ShardReader
     from pipeline.statistics.figures import draw_figures
@@ -80,8 +77,9 @@ def stats(options: argparse.Namespace) -> None:
     print(f"statistics: {path}\nfigures:    {figures[0].parent}")
 
 
-def coco(options: argparse.Namespace) -> None:
+def coco(options: Coco) -> None:
     """Shards → a COCO dataset."""
+    from pipeline.card.licences import read_licence
     from pipeline.export.coco import export_coco
 
     run = local_run(options)
@@ -89,7 +87,7 @@ def coco(options: argparse.Namespace) -> None:
         options.data or run.shards,
         run.coco,
         options.format,
-        licence=_licence(options.license) if options.license else None,
+        licence=read_licence(options.license) if options.license else None,
         progress=_counting("panoramas"),
     )
     for split, images in made.images.items():
@@ -105,13 +103,13 @@ def coco(options: argparse.Namespace) -> None:
         )
 
 
-def card(options: argparse.Namespace) -> None:
+def card(options: Card) -> None:
     """Shards → the dataset card."""
-    _licence(options.license)
-    print(_write_card(local_run(options), options.repo, options.license))
+    licence = _chosen(options.license)
+    print(_write_card(local_run(options), options.repo, licence))
 
 
-def publish(options: argparse.Namespace) -> None:
+def publish(options: Publish) -> None:
     """Finished scenes → shards, verified → card → the Hub."""
     from huggingface_hub.utils import disable_progress_bars
 
@@ -123,15 +121,13 @@ def publish(options: argparse.Namespace) -> None:
 
     disable_progress_bars()  # a line for each shard is enough
     run = local_run(options)
-    if not options.repo:
-        raise UserError("REPO is not given; name the repository: REPO=user/name")
-    _licence(options.license)  # refuses what is wrong before hours of work
+    licence = _chosen(options.license)  # refuses what is wrong before hours of work
     settings, rows_hash = begun_with(run)
     check_access(options.repo)
     pack(run, settings, rows_hash=rows_hash)
     with only_process(run.shards, "publishing"):  # nobody packs anew what is being sent
         sha256 = _verified(run, settings, options.workers, check)
-        _write_card(run, options.repo, options.license)
+        _write_card(run, options.repo, licence)
         shards = {f"data/{name}": run.shards / "data" / name for name in sha256}
         manifest = {"manifest.json": run.shards / "manifest.json"}
         address = send(
@@ -163,15 +159,17 @@ def _verified(
     return found.sha256
 
 
-def _licence(choice: str) -> Licence:
+def _chosen(licence: str | None) -> str:
+    """The licence that the user has to choose, which exists."""
     from pipeline.card.licences import LICENCES, read_licence
 
-    if not choice:
+    if licence is None:
         raise UserError(
-            f"LICENSE is not given, and it is your choice: {', '.join(LICENCES)}, or the path of a "
-            "text file"
+            f"LICENSE is not given, and it is your choice; give one of {', '.join(LICENCES)}, or "
+            "the path of a text file"
         )
-    return read_licence(choice)
+    read_licence(licence)
+    return licence
 
 
 def _write_card(run: RunFolder, repo: str | None, licence: str) -> Path:
@@ -205,8 +203,6 @@ def _lines(statistics: dict[str, Any]) -> Iterator[str]:
 
 
 def _workers(given: int | None) -> int:
-    if given is not None and given < 1:
-        raise UserError(f"WORKERS must be at least 1, not {given}")
     return given or len(os.sched_getaffinity(0))
 
 

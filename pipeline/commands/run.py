@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,55 +9,38 @@ from functools import cache
 from typing import Any
 
 from pipeline import storage
+from pipeline.config import Failures, OnRun, Preview, Render, Shards, Status
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder, read_json
-from pipeline.settings import PROFILES, RunSettings, from_json, make_settings
+from pipeline.settings import PROFILES, RunSettings, from_json
 from pipeline.storage import exists, open_path
 
 BRIEF = 10.0
 """Seconds for which a question about a run waits for a store that does not answer."""
 
 
-def render(options: argparse.Namespace) -> None:
+def render(options: Render) -> None:
     """Seeds → panoramas → shards → preview."""
     from pipeline.farm.driver import render_run
-    from pipeline.farm.options import FarmSettings
     from pipeline.farm.records import names_of
     from pipeline.preview.page import is_current, write_preview
     from pipeline.shards.writer import pack
 
     run = run_folder(options)
-    if options.scenes < 1:
-        raise UserError(f"SCENES must be at least 1, not {options.scenes}")
-    automatic = options.profile == "auto"
-    given = {
-        "generator": options.generator,
-        "width": options.width,
-        "samples": options.samples,
-        "passes": options.passes,
-        "seed": options.seed,
-        "panos": options.panos,
-        "min_area": options.min_area,
-    }
+    farm = options.farm.build()
+    profile = options.run.values.get("profile", "auto")
+    automatic = profile == "auto"
     # refuses what cannot be before Blender is started to look for GPUs
-    settings = make_settings(profile="cpu" if automatic else options.profile, **given)
-    farm = FarmSettings(
-        workers=options.workers,
-        render_cpus=options.render_cpus,
-        keep_scenes=options.keep_scenes,
-        ray_address=options.ray_address,
-        scratch=options.scratch,
-    )
-    if options.waiting_gb is not None:
-        farm = replace(farm, waiting_bytes=options.waiting_gb * 10**9)
-    cluster = bool(options.ray_address or os.environ.get("RAY_ADDRESS"))
+    settings = options.run.build(profile="cpu" if automatic else profile)
     if automatic:
-        settings = make_settings(profile=_automatic_profile(run, cluster), **given)
-    if PROFILES[settings.profile].gpu and not cluster:
-        farm = replace(farm, gpus=len(_gpus()))  # Ray does not know every GPU that Cycles knows
+        profile = _automatic_profile(run, not farm.works_here)
+        settings = options.run.build(profile=profile)
+    if PROFILES[profile].gpu and farm.works_here:
+        farm = replace(farm, gpus=len(_gpus()))  # Ray does not find every GPU that Cycles finds
     print(
-        f"{options.generator} scenes, {settings.panos} panoramas each, profile {settings.profile}: "
-        f"{settings.width}×{settings.height}, {settings.samples} samples; into {run.path}"
+        f"{', '.join(name for name, _ in settings.generators)} scenes, {settings.panos} panoramas "
+        f"each, profile {settings.profile}: {settings.width}×{settings.height}, "
+        f"{settings.samples} samples; into {run.path}"
     )
     summary = render_run(run, settings, options.scenes, farm)
     packed = pack(run, settings)
@@ -78,7 +59,7 @@ def render(options: argparse.Namespace) -> None:
     )
 
 
-def status(options: argparse.Namespace) -> None:
+def status(options: Status) -> None:
     """What OUT has done, is doing and has failed."""
     from pipeline.farm.report import status_json, status_text
 
@@ -88,7 +69,7 @@ def status(options: argparse.Namespace) -> None:
     print(status_json(run) if options.json else status_text(run))
 
 
-def failures(options: argparse.Namespace) -> None:
+def failures(options: Failures) -> None:
     """Why seeds were given up, and how to make each of them again."""
     from pipeline.farm.report import failures_json, failures_text
 
@@ -98,7 +79,7 @@ def failures(options: argparse.Namespace) -> None:
     print(failures_json(run) if options.json else failures_text(run, options.limit))
 
 
-def shards(options: argparse.Namespace) -> None:
+def shards(options: Shards) -> None:
     """Finished scenes → shards."""
     from pipeline.shards.writer import pack
 
@@ -108,16 +89,14 @@ def shards(options: argparse.Namespace) -> None:
     _report(packed)
 
 
-def preview(options: argparse.Namespace) -> None:
+def preview(options: Preview) -> None:
     """Shards → preview page."""
     from pipeline.preview.page import write_preview
 
-    if options.limit < 1:
-        raise UserError(f"LIMIT must be at least 1, not {options.limit}")
     print(write_preview(run_folder(options), options.limit))
 
 
-def run_folder(options: argparse.Namespace) -> RunFolder:
+def run_folder(options: OnRun) -> RunFolder:
     """OUT: a folder, or a URL of a store that fsspec reaches."""
     return RunFolder(open_path(options.out))
 

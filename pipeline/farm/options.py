@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 
-from pipeline.errors import UserError
 from pipeline.farm.child import GIB, Limits
+from pipeline.setting import Settings, setting
 
 
 @dataclass(frozen=True)
@@ -23,37 +23,27 @@ class Program:
 
 
 @dataclass(frozen=True)
-class FarmSettings:
+class FarmSettings(Settings):
     """Where and how hard to work.
 
     Attributes:
-        workers: CPUs of a local Ray; None takes what the machine has.
-        gpus: GPUs of a local Ray; None lets Ray count them, and it does not know all that
-            Cycles knows.
-        render_cpus: CPUs of one render on a CPU; None lets `placement.render_threads` choose. A
-            render on a GPU takes one.
+        gpus: GPUs of a local Ray; None lets Ray count them, and Ray does not find every GPU that
+            Cycles finds.
         generate_limits: What generating one scene may use.
         render_limits: What rendering may use; `wall` is for each panorama still to be rendered.
         annotate_limits: Only `wall` is watched, for each panorama still to be annotated.
-        attempts: Failures of one stage after which a seed is quarantined.
-        nodes_lost: Attempts at a seed that may end for their machine's sake (it went away, its
-            scratch disk was full, …) before the seed is quarantined; more than `attempts`, for
-            machines fail for reasons of their own.
-        max_failed: Seeds that may be quarantined before the run stops; None takes
-            10 + a tenth of the scenes.
-        same_failures: When this many seeds fail alike before any scene is done, the fault is
-            not theirs and the run stops.
-        keep_scenes: Keep scene.blend of finished scenes.
-        ray_address: A Ray cluster; None takes RAY_ADDRESS, or else starts a local Ray.
-        min_free_bytes: No new scene starts with less than this free on OUT's file system.
-        scratch: Where attempts work on their machine; None takes OUT/scratch where OUT is a folder
-            and Ray is a local one, else each machine's folder for temporary files.
-        waiting_bytes: Scene files that wait for a render, or are being made, may take this much.
     """
 
-    workers: int | None = None
+    workers: int | None = setting(
+        None, help="CPUs of the local Ray", at_least=1, default_text="all of this machine"
+    )
     gpus: int | None = None
-    render_cpus: int | None = None
+    render_cpus: int | None = setting(
+        None,
+        help="CPUs of one render on a CPU; a render on a GPU takes one",
+        at_least=1,
+        default_text="chosen by the number of CPUs and memory",
+    )
     generate_limits: Limits = field(
         default=Limits(wall=3600, silent=1200, memory=16 * GIB, disk=20 * GIB)
     )
@@ -61,21 +51,55 @@ class FarmSettings:
         default=Limits(wall=7200, silent=900, memory=32 * GIB, disk=20 * GIB)
     )
     annotate_limits: Limits = field(default=Limits(wall=900))
-    attempts: int = 3
-    nodes_lost: int = 6
-    max_failed: int | None = None
-    same_failures: int = 3
-    keep_scenes: bool = False
-    ray_address: str | None = None
-    min_free_bytes: int = 2 * GIB
-    scratch: str | None = None
-    waiting_bytes: int = 200 * GIB
+    attempts: int = setting(
+        3, help="failures of one stage after which a seed is quarantined", at_least=1
+    )
+    nodes_lost: int = setting(
+        6,
+        help="attempts at a seed that its machine may end (a lost node, a full scratch disk) "
+        "before the seed is quarantined",
+        at_least=1,
+    )
+    max_failed: int | None = setting(
+        None,
+        help="seeds that may be quarantined before the run stops",
+        at_least=0,
+        default_text="10 + a tenth of SCENES",
+    )
+    same_failures: int = setting(
+        3,
+        help="seeds that fail for the same reason, before any scene is done, until the run stops",
+        at_least=1,
+    )
+    keep_scenes: bool = setting(False, help="keep scene.blend of finished scenes")
+    ray_address: str | None = setting(
+        None,
+        help="Ray cluster to work on, host:port",
+        default_text="$RAY_ADDRESS, else a Ray on this machine",
+    )
+    min_free_gib: float = setting(
+        2, help="no new scene starts with less free space for OUT", unit="GiB", at_least=0
+    )
+    scratch: str | None = setting(
+        None,
+        help="where attempts work on their machine",
+        default_text="OUT/scratch with a local Ray and a local OUT, else the machine's temporary "
+        "folder",
+    )
+    waiting_gib: float = setting(
+        200,
+        help="space for scene files that wait for a render or are being made",
+        unit="GiB",
+        above=0,
+    )
 
-    def __post_init__(self) -> None:
-        for name in ("workers", "render_cpus", "attempts", "same_failures"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name.upper()} must be at least 1, not {value}")
+    @property
+    def min_free_bytes(self) -> int:
+        return round(self.min_free_gib * GIB)
+
+    @property
+    def waiting_bytes(self) -> int:
+        return round(self.waiting_gib * GIB)
 
     def limits(self, stage: str, panoramas: int = 1, memory: int = 1) -> Limits:
         """The limits of a stage with so many panoramas to make and so many times the memory."""

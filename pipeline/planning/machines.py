@@ -64,7 +64,7 @@ class Rates:
 
     cpu_hour: float | None = None
     gpu_hour: float | None = None
-    gb_month: float | None = None
+    gib_month: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -74,7 +74,7 @@ class Rates:
     def price(self, hours: float, cluster: Cluster, size: float) -> float:
         """Of so many hours, and of keeping so many bytes for a month."""
         machines = cluster.cpus * (self.cpu_hour or 0) + cluster.gpus * (self.gpu_hour or 0)
-        return hours * machines + size / 1e9 * (self.gb_month or 0)
+        return hours * machines + size / 2**30 * (self.gib_month or 0)
 
     def __bool__(self) -> bool:
         return any(value is not None for value in asdict(self).values())

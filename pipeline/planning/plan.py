@@ -274,8 +274,8 @@ def _memory_warnings(samples: Iterable[Sample], cluster: Cluster) -> list[str]:
         return []
     has = cluster.node_memory / GIB
     return [
-        f"an attempt used up to {most / GIB:.1f} GiB, and a node has {has:.1f} (NODE_MEMORY): it "
-        "would run out of memory"
+        f"an attempt used up to {most / GIB:.1f} GiB, and a node has {has:.1f} (NODE_MEMORY_GIB): "
+        "it would run out of memory"
     ]
 
 

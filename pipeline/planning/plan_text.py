@@ -70,7 +70,7 @@ def _rest(plan: Plan) -> list[str]:
     lines += [f"assumed: {one}" for one in plan.assumptions]
     if plan.cluster.node_memory is None:
         lines.append(
-            "assumed: memory is enough for one attempt on each CPU; NODE_MEMORY= checks it"
+            "assumed: memory is enough for one attempt on each CPU; NODE_MEMORY_GIB= checks it"
         )
     lines.append("the intervals know nothing of what is assumed")
     lines.append("not counted: installing, packing shards and the preview, verifying, publishing")

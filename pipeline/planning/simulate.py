@@ -19,7 +19,7 @@ from pipeline.farm.scene import SceneState
 from pipeline.farm.scheduler import Node, RenderBacklog, ResourceRequest, Scheduler
 from pipeline.layout import STAGES
 
-WAITING_BYTES = FarmSettings.waiting_bytes
+WAITING_BYTES = FarmSettings().waiting_bytes
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.cli import Parser, run_command, whole
 from sap_model.importers import coco, hunyuan, pavs
+from sap_model.parser import Parser, run_command, whole
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.cli import Parser, run_command, whole
 from sap_model.clicks import POSITIVE, Click
+from sap_model.parser import Parser, run_command, whole
 from sap_model.predict.command import Request, segment
 
 

@@ -41,7 +41,7 @@ from tests.benchmarks.large_run import StartedError, Workers, lay_out, settings_
 PARTS = ["status", "resume", "drive", "pack"]
 ROWS_IN_A_SHARD = 500  # as many as full-sized panoramas of 1 MB
 ROW_BYTES = 6000  # of a small panorama's files
-FARM = FarmSettings(min_free_bytes=0)
+FARM = FarmSettings(min_free_gib=0)
 LAST = 10  # scenes that are taken up
 
 

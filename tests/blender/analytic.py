@@ -178,7 +178,7 @@ def _empty_scene() -> None:
 
 def _render(folder: Path) -> None:
     settings = make_settings(
-        profile="draft", width=WIDTH, samples=1, passes="depth,normal", generator="spheres"
+        profile="draft", width=WIDTH, samples=1, passes=("depth", "normal"), generator="spheres"
     )
     found, unknown = instances.number_instances()
     render.configure(settings, threads=2)

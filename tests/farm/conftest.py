@@ -31,7 +31,7 @@ QUICK = FarmSettings(
     render_cpus=1,
     generate_limits=Limits(wall=20, silent=2),
     render_limits=Limits(wall=20, silent=2),
-    min_free_bytes=0,
+    min_free_gib=0,
 )
 
 DRIVER = """

@@ -50,7 +50,7 @@ def test_a_scene_without_a_good_panorama_is_not_finished(farm: Farm, scene: Scen
 
 
 def test_quarantine_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
-    settings = make_settings(generator="spheres:3,rooms:1", passes="depth", profile="draft")
+    settings = make_settings(generator="spheres:3,rooms:1", passes=("depth",), profile="draft")
     begin_attempt(scene.folder, "generate", 1)
     end_attempt(scene.folder, "generate", 1, CRASH)
     scene.folder.blend.write_bytes(b"large")

@@ -208,9 +208,9 @@ def test_the_papers_size_stands_in_every_plan():
 def test_prices_are_of_all_machines_and_only_if_rates_are_given():
     one = measured(*[sample()] * 3)
     assert plan(10, DRAFT, Cluster(4), measured=one).price is None
-    planned = plan(10, DRAFT, Cluster(4), measured=one, rates=Rates(cpu_hour=0.5, gb_month=2))
+    planned = plan(10, DRAFT, Cluster(4), measured=one, rates=Rates(cpu_hour=0.5, gib_month=2))
     assert planned.price is not None
-    kept = (2 * 20 * MB / 2 + 10 * 1000) / 1e9
+    kept = (2 * 20 * MB / 2 + 10 * 1000) / 2**30
     assert planned.price.value == pytest.approx(planned.hours.value * 4 * 0.5 + 2 * kept)
     assert "price" in plan_text(planned)
 

@@ -41,13 +41,9 @@ AT_ONCE = 2  # CPUs of a node
 
 DRIVER = """
 import sys
-from functools import partial
 from pipeline import lease
 from pipeline.cli import main
-from pipeline.farm import driver, options
 lease.BEAT_SECONDS, lease.LEASE_SECONDS = 3.0, 20.0
-# what is killed from outside says nothing against a seed, however often
-options.FarmSettings = partial(options.FarmSettings, attempts=10**6, nodes_lost=10**6)
 main(sys.argv[1:])
 """
 
@@ -96,6 +92,9 @@ class Soak:
             "ray-address": self.cluster.address,
             "scratch": self.scratch,
             "out": out,
+            # what is killed from outside says nothing against a seed, however often
+            "attempts": 10**6,
+            "nodes-lost": 10**6,
         }
         arguments = [f"--{name}={value}" for name, value in options.items()]
         with open(self.folder / "driver.log", "ab") as log:
