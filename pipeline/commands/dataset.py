@@ -33,7 +33,7 @@ def local_run(options: OnRun) -> RunFolder:
 
 def verify(options: Verify) -> None:
     """Read the shards back; exit status 1 where something is wrong with them."""
-    from pipeline.verify.dataset import verify as check
+    from pipeline.verify.verify import verify as check
 
     run = local_run(options)
     own = options.data is None
@@ -117,7 +117,7 @@ def publish(options: Publish) -> None:
     from pipeline.publish.upload import check_access
     from pipeline.publish.upload import publish as send
     from pipeline.shards.writer import pack
-    from pipeline.verify.dataset import verify as check
+    from pipeline.verify.verify import verify as check
 
     disable_progress_bars()  # a line for each shard is enough
     run = local_run(options)

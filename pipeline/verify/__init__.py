@@ -1,1 +1,1 @@
-"""Read a dataset back and say what is wrong with it: every pixel, every number, every name."""
+"""Verify a dataset: recompute annotations from pixels; check files, names, splits, duplicates."""

@@ -1,4 +1,4 @@
-"""Rows against each other: none twice, no scene in two splits, in order, of the same settings."""
+"""Checks across rows: unique names, splits, order, settings, near duplicates."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipeline.verify.shard_checks import RowFacts
 
 
 @dataclass(frozen=True)
-class Place:
-    """A row and where it is."""
+class LocatedRow:
+    """The facts of a row, with its shard and row number."""
 
     shard: str
     row: int
@@ -33,7 +33,7 @@ class Place:
 
     @property
     def split(self) -> str:
-        """The split that its shard's name says."""
+        """The split in the shard's name."""
         return next(split for split in SPLITS if self.shard.startswith(f"{split}-"))
 
     @property
@@ -42,78 +42,81 @@ class Place:
 
     @property
     def order(self) -> tuple[int, str, int]:
-        """Packing order: by seed, then by number."""
+        """The packing order: by seed, then by panorama number."""
         index = self.facts.image_id.rpartition("/")[2]
         return self.facts.seed, self.facts.scene_id, int(index) if index.isdecimal() else -1
 
     def finding(self, text: str) -> Finding:
         return Finding(text, self.shard, self.row, self.facts.image_id)
 
+    def __str__(self) -> str:
+        return f"{self.shard} row {self.row}"
 
-def compare(places: list[Place], settings: RunSettings | None) -> Iterator[Finding]:
-    """Names, order, splits and settings of all rows, which come in the order of the shards."""
-    first: dict[str, Place] = {}
-    for place in places:
-        other = first.setdefault(place.facts.image_id, place)
-        if other is not place:
-            yield place.finding(f"is twice in the dataset, first in {other.shard} row {other.row}")
-    splits: dict[str, Place] = {}
-    for place in places:
-        other = splits.setdefault(place.facts.scene_id, place)
-        if other.split != place.split:
-            yield place.finding(f"its scene is also in {other.shard} row {other.row}")
-    for before, after in pairwise(places):
+
+def check_rows(rows: list[LocatedRow], settings: RunSettings | None) -> Iterator[Finding]:
+    """Check names, splits, order and settings of all rows, given in the order of the shards."""
+    first: dict[str, LocatedRow] = {}
+    for row in rows:
+        other = first.setdefault(row.facts.image_id, row)
+        if other is not row:
+            yield row.finding(f"repeats the image_id of {other}")
+    splits: dict[str, LocatedRow] = {}
+    for row in rows:
+        other = splits.setdefault(row.facts.scene_id, row)
+        if other.split != row.split:
+            yield row.finding(f"its scene is also in another split: {other}")
+    for before, after in pairwise(rows):
         if before.split == after.split and before.order > after.order:
             yield after.finding(f"comes after {before.facts.image_id}, which has the larger seed")
-    seeds: dict[int, Place] = {}
-    for place in places:
-        other = seeds.setdefault(place.facts.seed, place)
-        if other.facts.scene_id != place.facts.scene_id:
-            yield place.finding(f"has the seed of another scene, {other.facts.scene_id}")
-    if places:
-        usual = places[0].facts.settings_hash
-        for place in places:
-            if (found := place.facts.settings_hash) != usual:
-                yield place.finding(f"was made with settings {found}, the first row with {usual}")
+    seeds: dict[int, LocatedRow] = {}
+    for row in rows:
+        other = seeds.setdefault(row.facts.seed, row)
+        if other.facts.scene_id != row.facts.scene_id:
+            yield row.finding(f"has the seed of another scene, {other.facts.scene_id}")
+    if rows:
+        expected = rows[0].facts.settings_hash
+        for row in rows:
+            if (found := row.facts.settings_hash) != expected:
+                yield row.finding(f"settings_hash is {found}, that of the first row {expected}")
     if settings:
-        yield from _check_splits(places, settings)
+        yield from _check_splits(rows, settings)
 
 
-def _check_splits(places: list[Place], settings: RunSettings) -> Iterator[Finding]:
-    """Hold the splits against those that packing draws."""
-    ordered = sorted(places, key=lambda place: place.order)
+def _check_splits(rows: list[LocatedRow], settings: RunSettings) -> Iterator[Finding]:
+    """Compare the splits with those that packing draws."""
+    ordered = sorted(rows, key=lambda row: row.order)
     splits = draw_splits(ordered, settings, VALIDATION_FRACTION, VALIDATION_PANORAMAS)
     for split in SPLITS:
-        for place in splits[split]:
-            if place.split != split:
-                yield place.finding(f"its scene is drawn for {split}")
+        for row in splits[split]:
+            if row.split != split:
+                yield row.finding(f"its scene belongs to {split}")
 
 
-def find_alike(places: list[Place], folder: Folder) -> Iterator[Finding]:
-    """Pairs of panoramas that show the same, confirmed by looking at both pictures again."""
-    seen = [place for place in places if place.facts.magnitudes]
-    if not seen:
+def find_near_duplicates(rows: list[LocatedRow], folder: Folder) -> Iterator[Finding]:
+    """Find panoramas that show the same; each pair is confirmed on the images themselves."""
+    with_image = [row for row in rows if row.facts.magnitudes]
+    if not with_image:
         return
-    table = np.stack([unpack(place.facts.magnitudes) for place in seen])
+    table = np.stack([unpack(row.facts.magnitudes) for row in with_image])
     reported: set[int] = set()
     for i, j in candidates(table):
-        one, other = seen[i], seen[j]
-        if j in reported or one.facts.image_id == other.facts.image_id:  # said already
+        one, other = with_image[i], with_image[j]
+        if j in reported or one.facts.image_id == other.facts.image_id:  # has a finding already
             continue
         try:
-            apart = difference(_thumbnail(one, folder), _thumbnail(other, folder))
+            grey_levels = difference(_thumbnail(one, folder), _thumbnail(other, folder))
         except (OSError, pa.ArrowException, UserError):
             yield other.finding(f"cannot be read again to compare it with {one.facts.image_id}")
             continue
-        if apart < TOLERANCE:
+        if grey_levels < TOLERANCE:
             reported.add(j)
             yield other.finding(
-                f"shows the same as {one.facts.image_id} in {one.shard} row {one.row} "
-                f"(they differ by {apart:.2f} grey levels)"
+                f"shows the same as {one.facts.image_id} in {one} "
+                f"(they differ by {grey_levels:.2f} grey levels)"
             )
 
 
-def _thumbnail(place: Place, folder: Folder) -> NDArray[np.float32]:
-    with folder.open(place.shard) as source, pq.ParquetFile(source) as file:
-        row = file.read_row_group(place.row, columns=["image"]).to_pylist()[0]
-    return thumbnail(decode_image(row["image"]))
+def _thumbnail(row: LocatedRow, folder: Folder) -> NDArray[np.float32]:
+    with folder.open(row.shard) as source, pq.ParquetFile(source) as file:
+        values = file.read_row_group(row.row, columns=["image"]).to_pylist()[0]
+    return thumbnail(decode_image(values["image"]))

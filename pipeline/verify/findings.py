@@ -1,4 +1,4 @@
-"""What is wrong, and where."""
+"""A finding of the verification: what is wrong, and where."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a dataset; None where a place does not apply.
+    """An error in a dataset. Locations that do not apply are None.
 
     Attributes:
-        text: What is wrong, in words.
-        shard: File name.
+        text: What is wrong.
+        shard: File name of the shard.
         row: Number of the row in its shard, from 0.
-        image_id: The row's own name.
+        image_id: The row's image_id.
         object: Instance id.
 
     >>> print(Finding("area is 5, by the id map 6", "train-00000.parquet", 3, "rooms-1/0", 9))
@@ -37,4 +37,4 @@ class Finding:
 
 
 Report = Callable[..., None]
-"""`report(text, object=None)` records a finding about the row at hand."""
+"""`report(text, object=None)` records a finding about the current row."""

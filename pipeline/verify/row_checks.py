@@ -1,4 +1,4 @@
-"""Is one row true? Everything it says about its pixels is computed from them a second time."""
+"""Checks of one row: every annotation is recomputed from the pixels."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Row = Mapping[str, Any]
 
 
 def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint8] | None:
-    """Report everything that is wrong with a row by itself.
+    """Report all errors within a row.
 
     Args:
-        row: All columns of `pipeline.shards.schema`, as the shard holds them.
-        min_area: The run's smallest instance in pixels; None where it is not known.
-        report: Called with the text of each finding, and `object=` where it is about one.
+        row: All columns of `pipeline.shards.schema`.
+        min_area: The run's smallest annotated area in pixels; None if unknown.
+        report: Called with the text of each finding, and with `object=` if it concerns an object.
 
     Returns:
-        The picture (H, W, 3) RGB, if it could be decoded.
+        The image (H, W, 3) uint8 RGB, or None if it cannot be decoded.
     """
     missing = list(_nulls(row, ""))
     for path in missing:
@@ -47,15 +47,15 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
         return None
     _check_names(row, report)
     _check_provenance(row["provenance"], report)
-    if row["provenance"]["pipeline"] == __version__:  # another version may have another table
+    if row["provenance"]["pipeline"] == __version__:  # other versions have other categories
         _check_categories(row["objects"], report)
     for name in ("position", "rotation_euler"):
         values = row["camera"][name]
         if len(values) != 3 or not all(map(math.isfinite, values)):
-            report(f"camera.{name} is {values} instead of three numbers")
+            report(f"camera.{name} is {values}, not three finite numbers")
     size = (row["height"], row["width"])
     if size[1] != 2 * size[0] or size[0] < 1:
-        report(f"is {size[1]} × {size[0]} pixels, not twice as wide as high")
+        report(f"is {size[1]} × {size[0]} pixels; the width is not twice the height")
     images = {name: _decode(row, name, size, report) for name in IMAGE_FILES if name in row}
     if (ids := images["ids"]) is not None:
         _check_objects(ids, row["objects"], min_area, report)
@@ -66,7 +66,7 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
 
 
 def _nulls(value: Any, path: str) -> Iterator[str]:
-    """Paths of all nulls: the schema allows them everywhere, we write none."""
+    """Paths of all nulls. The schema allows them, but the packer writes none."""
     if value is None:
         yield path
     elif isinstance(value, Mapping):
@@ -78,18 +78,18 @@ def _nulls(value: Any, path: str) -> Iterator[str]:
 
 
 def _check_names(row: Row, report: Report) -> None:
-    """scene_id is <generator>-<seed>, image_id is <scene_id>/<k>, files are called after it."""
+    """scene_id is <generator>-<seed>, image_id is <scene_id>/<k>, and files are named after it."""
     scene_id, image_id = row["scene_id"], row["image_id"]
     if scene_id != f"{row['generator']}-{row['seed']:010d}" or not SCENE_ID.fullmatch(scene_id):
-        report(f"scene_id {scene_id!r} is not that of {row['generator']!r}, seed {row['seed']}")
+        report(f"scene_id is {scene_id!r}, with generator {row['generator']!r}, seed {row['seed']}")
     named = IMAGE_ID.fullmatch(image_id)
     if not named or named[1] != scene_id:
-        report(f"image_id {image_id!r} is none of scene {scene_id!r}")
+        report(f"image_id is {image_id!r}, with scene_id {scene_id!r}")
     for name in IMAGE_FILES:
         if name in row:
             expected = f"{image_id.replace('/', '-')}-{IMAGE_FILES[name]}"
             if row[name]["path"] != expected:
-                report(f"{name} is {row[name]['path']!r}, not {expected!r}: of another row?")
+                report(f"{name}.path is {row[name]['path']!r}, not {expected!r}")
 
 
 def _check_provenance(provenance: Row, report: Report) -> None:
@@ -98,30 +98,30 @@ def _check_provenance(provenance: Row, report: Report) -> None:
 
 
 def _check_categories(objects: list[Row], report: Report) -> None:
-    """An object's name decides what it is."""
+    """Compare categories with those of the objects' names."""
     for thing in objects:
         category, is_structure, _ = category_of(thing["name"])
         if (thing["category"], thing["is_structure"]) != (category, is_structure):
-            kind = "structure" if is_structure else "an object"
             report(
-                f"{thing['name']} is given as {thing['category']}; it is {category}, {kind}",
+                f"category of {thing['name']} is {thing['category']} "
+                f"(is_structure {thing['is_structure']}), not {category} ({is_structure})",
                 object=thing["id"],
             )
 
 
 def _decode(row: Row, name: str, size: tuple[int, int], report: Report) -> NDArray | None:
-    """An image column, if it is what it should be."""
+    """Decode an image column; None, with a finding, if it is not as expected."""
     colour = name in ("image", "normal")
     dtype = np.uint8 if name == "image" else np.uint16
     shape = (*size, 3) if colour else size
     try:
         array = decode_image(row[name]) if colour else decode_ids(row[name])
-    except (UserError, IndexError, cv2.error):  # IndexError: grey where colours should be
+    except (UserError, IndexError, cv2.error):  # IndexError: grey instead of colour
         report(f"{name} does not decode")
         return None
     if array.dtype != dtype or array.shape != shape:
         found = f"{' × '.join(map(str, array.shape))} {array.dtype}"
-        report(f"{name} is {found} instead of {' × '.join(map(str, shape))} {np.dtype(dtype)}")
+        report(f"{name} is {found}, not {' × '.join(map(str, shape))} {np.dtype(dtype)}")
         return None
     return array
 
@@ -129,19 +129,20 @@ def _decode(row: Row, name: str, size: tuple[int, int], report: Report) -> NDArr
 def _check_objects(
     ids: NDArray[np.uint16], objects: list[Row], min_area: int | None, report: Report
 ) -> None:
+    """Recompute all annotations from the id map, and compare."""
     labels = [thing["id"] for thing in objects]
     if sorted(set(labels)) != labels:
-        report("objects are not in the order of their ids, or an id occurs twice")
+        report("objects are not sorted by id, or an id is repeated")
     areas = np.bincount(ids.reshape(-1), minlength=2**16)
     shown = [label for label in set(labels) if 0 < label < len(areas) and areas[label]]
     for label in sorted(set(labels) - set(shown)):
         report("is not in the id map", object=label)
-    _check_forgotten(areas, objects, shown, min_area, report)
+    _check_min_area(areas, objects, shown, min_area, report)
 
     annotated = np.zeros(2**16, np.uint16)
     annotated[shown] = shown
-    what = {t["id"]: InstanceInfo(t["name"], t["category"], t["is_structure"]) for t in objects}
-    truth = {t["id"]: t for t in annotate(annotated[ids], what, min_area_pixels=1)[0]}
+    infos = {t["id"]: InstanceInfo(t["name"], t["category"], t["is_structure"]) for t in objects}
+    truth = {t["id"]: t for t in annotate(annotated[ids], infos, min_area_pixels=1)[0]}
     for thing in objects:
         if expected := truth.get(thing["id"]):
             _check_mask(ids, thing, expected, report)
@@ -149,51 +150,54 @@ def _check_objects(
                 report(text, object=thing["id"])
 
 
-def _check_forgotten(
+def _check_min_area(
     areas: NDArray[np.int64],
     objects: list[Row],
     shown: list[int],
     min_area: int | None,
     report: Report,
 ) -> None:
-    """Instances that should have an annotation and have none, or the other way round."""
-    least = min((int(areas[label]) for label in shown), default=None)
-    enough = least if min_area is None else min_area
-    if enough is None:
+    """Report instances that lack an annotation, and annotations below the smallest area.
+
+    Without a known smallest area, that of the smallest annotation is used.
+    """
+    if min_area is None:
+        min_area = min((int(areas[label]) for label in shown), default=None)
+    if min_area is None:
         return
     for label in shown:
-        if areas[label] < enough:
-            report(f"has {areas[label]} pixels, the run keeps {enough} and more", object=label)
-    for label in np.flatnonzero(areas >= enough).tolist():
+        if areas[label] < min_area:
+            report(f"has {areas[label]} pixels, less than the run's {min_area}", object=label)
+    for label in np.flatnonzero(areas >= min_area).tolist():
         if label and label not in shown:
             report(f"id {label} has {areas[label]} pixels in the id map and no annotation")
 
 
 def _check_mask(ids: NDArray[np.uint16], thing: Row, expected: Row, report: Report) -> None:
-    """Decode the RLE with pycocotools and hold it against the id map."""
+    """Decode the mask with pycocotools, and compare it with the id map."""
     segmentation = thing["segmentation"]
     if list(segmentation["size"]) != list(ids.shape):
-        report(f"its mask is for {segmentation['size']}, not {list(ids.shape)}", object=thing["id"])
+        report(f"mask size is {segmentation['size']}, not {list(ids.shape)}", object=thing["id"])
         return
     if (pixels := _pixels(segmentation["counts"])) != ids.size:
-        found = "does not decode" if pixels is None else f"has {pixels} pixels, not {ids.size}"
-        report(f"its mask {found}", object=thing["id"])
+        error = "does not decode" if pixels is None else f"has {pixels} pixels, not {ids.size}"
+        report(f"mask {error}", object=thing["id"])
         return
     mask = coco.decode(segmentation).view(np.bool_)
     x, y, w, h = (int(value) for value in expected["bbox"])
     crop = np.s_[y : y + h, x : x + w]
-    agreeing = np.count_nonzero(mask[crop] & (ids[crop] == thing["id"]))
-    wrong = np.count_nonzero(mask) + expected["area"] - 2 * agreeing
+    common = np.count_nonzero(mask[crop] & (ids[crop] == thing["id"]))
+    wrong = np.count_nonzero(mask) + expected["area"] - 2 * common
     if wrong:
-        report(f"its mask and the id map differ in {wrong} pixels", object=thing["id"])
+        report(f"mask and id map differ in {wrong} pixels", object=thing["id"])
 
 
 def _pixels(counts: str) -> int | None:
-    """Sum of COCO's compressed run lengths; None if they are none.
+    """Sum of COCO's compressed run lengths; None if they are malformed.
 
-    pycocotools leaves the rest of a mask as it was in memory where the runs do not fill it. Runs
-    are written in base 32, lowest digit first, a character each from "0" on, with a bit that says
-    whether more follow; from the fourth on they are differences to the last but one.
+    pycocotools does not check this: it returns uninitialised memory after the last run. Each
+    character holds 5 bits, lowest first, and a bit for "more follows"; from the fourth run on, a
+    run is stored as the difference to the last but one.
     """
     runs: list[int] = []
     value = shift = 0
@@ -215,7 +219,7 @@ def _pixels(counts: str) -> int | None:
 
 
 def _differences(thing: Row, expected: Row, degrees_per_pixel: float) -> Iterator[str]:
-    """Fields that are not what the pixels say. The segmentation is judged by its pixels alone."""
+    """Fields that differ from those recomputed; the mask is compared in `_check_mask`."""
     for name, truth in expected.items():
         value: Any = thing[name]
         if name == "segmentation" or value == truth:
@@ -228,9 +232,9 @@ def _differences(thing: Row, expected: Row, degrees_per_pixel: float) -> Iterato
 
 
 def _same_box(one: list[float], other: list[float], tolerance: float) -> bool:
-    """Whether two spherical boxes agree to a pixel: the last bits of sines depend on the CPU."""
+    """Whether two spherical boxes agree to a pixel, because sines depend on the processor."""
     if len(one) != 4 or not all(map(math.isfinite, one)):
         return False
     first, second = (lonlat_to_direction(*np.radians(box[:2])) for box in (one, other))
-    apart = np.degrees(np.arccos(np.clip(np.dot(first, second), -1, 1)))
-    return bool(apart < tolerance and np.allclose(one[2:], other[2:], rtol=0, atol=tolerance))
+    distance = np.degrees(np.arccos(np.clip(np.dot(first, second), -1, 1)))
+    return bool(distance < tolerance and np.allclose(one[2:], other[2:], rtol=0, atol=tolerance))

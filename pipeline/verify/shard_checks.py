@@ -1,4 +1,4 @@
-"""Read one shard back, row by row. This is what runs in parallel."""
+"""Checks of one shard, row by row; shards are checked in parallel."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from pipeline.verify.near_duplicates import magnitudes, pack, thumbnail
 from pipeline.verify.row_checks import check_row
 
 UNREADABLE = (OSError, pa.ArrowException, UserError, ValueError)
-"""What Arrow raises, at one place or another, about bytes that are not what was written."""
+"""Exceptions that Arrow and the readers raise for damaged bytes."""
 
 BLOCK_BYTES = 2**22
+"""Bytes of a remote shard that are copied at once."""
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardTask:
     """A shard to check.
 
     Attributes:
-        folder: Where it lies.
-        shard: Its name, and what the manifest says of it.
-        min_area: The run's smallest instance in pixels, if known.
+        folder: The folder of the shard.
+        shard: Its name, and its entry in the manifest.
+        min_area: The run's smallest annotated area in pixels; None if unknown.
     """
 
     folder: Folder
@@ -46,23 +47,31 @@ class Task:
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What has to be compared with other rows."""
+    """The values of a row that are compared with other rows.
+
+    Attributes:
+        magnitudes: Text of `near_duplicates.pack`; empty if the image cannot be decoded.
+        instances: Id and description of each instance, used within the shard only.
+    """
 
     image_id: str
     scene_id: str
     generator: str
     seed: int
     settings_hash: str
-    magnitudes: str  # packed by `pipeline.verify.near_duplicates`; empty without a picture
-    instances: list[tuple[int, str]] = field(default_factory=list)  # id, and what it is
+    magnitudes: str
+    instances: list[tuple[int, str]] = field(default_factory=list)
 
 
 @dataclass
-class Checked:
-    """What a shard holds, and what is wrong with it.
+class ShardReport:
+    """The result of checking a shard.
 
     Attributes:
-        rows: One entry for each row; None for a row that cannot be read.
+        name: File name of the shard.
+        sha256: Hash of the file; empty if it cannot be read.
+        rows: One entry per row; None for a row that cannot be read.
+        findings: All errors in the shard.
     """
 
     name: str
@@ -71,38 +80,38 @@ class Checked:
     findings: list[Finding] = field(default_factory=list)
 
 
-def check_shard(task: Task) -> Checked:
-    """Check a shard and all of its rows; what is wrong with them is never raised.
+def check_shard(task: ShardTask) -> ShardReport:
+    """Check a shard and all of its rows. Errors in the shard are reported, not raised.
 
     Raises:
-        UserError: The store that it lies in does not answer, or the scratch disk is full.
+        UserError: The store does not answer, or the scratch disk is full.
     """
     shard = task.shard
-    checked = Checked(shard.name)
+    result = ShardReport(shard.name)
 
     def report(text: str, **place: Any) -> None:
-        checked.findings.append(Finding(text, shard=shard.name, **place))
+        result.findings.append(Finding(text, shard=shard.name, **place))
 
     with _on_disk(task.folder, shard) as path:
         try:
             with open(path, "rb") as file:
-                checked.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            if shard.sha256 not in (None, checked.sha256):
-                report("is not the file that was packed: its hash is another than the manifest's")
+                result.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if shard.sha256 not in (None, result.sha256):
+                report("is not the file that was packed: its hash differs from the manifest's")
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 _check_file(file, task, report)
                 for index in range(file.num_row_groups):
                     facts = _check_group(file, index, task.min_area, partial(report, row=index))
-                    checked.rows.append(facts)
+                    result.rows.append(facts)
         except UNREADABLE as error:
             report(f"cannot be read: {_short(error)}")
-    _check_scenes(checked)
-    return checked
+    _check_scenes(result)
+    return result
 
 
 @contextmanager
 def _on_disk(folder: Folder, shard: Shard) -> Iterator[Path]:
-    """The shard as a local file: a remote one is fetched once, as a whole."""
+    """The shard as a local file; a remote shard is downloaded once."""
     if not folder.remote:
         yield Path(folder.path(shard.name))
         return
@@ -114,48 +123,49 @@ def _on_disk(folder: Folder, shard: Shard) -> Iterator[Path]:
         yield path
 
 
-def _check_file(file: pq.ParquetFile, task: Task, report: Any) -> None:
+def _check_file(file: pq.ParquetFile, task: ShardTask, report: Any) -> None:
+    """Check schema, row groups and footer."""
     found = file.schema_arrow
     expected = make_schema([name for name in IMAGE_FILES if name in found.names])
-    # Parquet calls the items of lists "element", Arrow "item": names that do not count
+    # `equals` ignores that Parquet names list items "element" and Arrow "item"
     if not found.equals(expected) or found.metadata != expected.metadata:
         names = set(found.names) ^ set(expected.names)
         report(f"has another schema ({', '.join(sorted(names)) or 'types or metadata differ'})")
-    rows, groups, told = file.metadata.num_rows, file.num_row_groups, task.shard.rows
+    rows, groups, listed = file.metadata.num_rows, file.num_row_groups, task.shard.rows
     if rows != groups:
-        report(f"has {rows} rows in {groups} row groups; each row should be its own")
-    elif told not in (None, rows):
-        report(f"has {rows} rows, the manifest says {told}")
+        report(f"has {rows} rows in {groups} row groups, not one row per group")
+    elif listed not in (None, rows):
+        report(f"has {rows} rows, the manifest says {listed}")
     else:
         try:
-            read_footer(task.folder, task.shard)  # as readers do, with the manifest in hand
+            read_footer(task.folder, task.shard)  # as readers do
         except UserError as error:
-            report(f"readers refuse it: {_short(error)}")
+            report(f"is rejected by readers: {_short(error)}")
 
 
-def _check_scenes(checked: Checked) -> None:
-    """An instance has one name and category in all panoramas of its scene."""
+def _check_scenes(result: ShardReport) -> None:
+    """Check that an instance has one name and category in all panoramas of its scene."""
     known: dict[int, tuple[str, str]] = {}
     scene = ""
-    for number, facts in enumerate(checked.rows):
+    for number, facts in enumerate(result.rows):
         if facts is None:
             continue
         if facts.scene_id != scene:
             scene, known = facts.scene_id, {}
-        for label, what in facts.instances:
-            before = known.setdefault(label, (what, facts.image_id))
-            if before[0] != what:
-                text = f"is {what} here and {before[0]} in {before[1]}"
-                checked.findings.append(
-                    Finding(text, checked.name, number, facts.image_id, object=label)
+        for label, description in facts.instances:
+            other, image_id = known.setdefault(label, (description, facts.image_id))
+            if other != description:
+                text = f"is {description} here and {other} in {image_id}"
+                result.findings.append(
+                    Finding(text, result.name, number, facts.image_id, object=label)
                 )
-        facts.instances.clear()  # they are not needed again
+        facts.instances.clear()  # saves memory; no longer needed
 
 
 def _check_group(
     file: pq.ParquetFile, index: int, min_area: int | None, report: Any
 ) -> RowFacts | None:
-    """Check the row of a row group."""
+    """Check the row of a row group; None if it cannot be read."""
     try:
         row = file.read_row_group(index).to_pylist()[0]
     except (*UNREADABLE, IndexError) as error:
@@ -164,9 +174,9 @@ def _check_group(
     report = partial(report, image_id=row.get("image_id"))
     try:
         image = check_row(row, min_area, report)
-        named = (row["image_id"], row["scene_id"], row["generator"])
-        if not all(isinstance(name, str) for name in named) or not isinstance(row["seed"], int):
-            raise TypeError("its names are no text, or its seed is no number")
+        names = (row["image_id"], row["scene_id"], row["generator"])
+        if not all(isinstance(name, str) for name in names) or not isinstance(row["seed"], int):
+            raise TypeError("a name is not text, or the seed is not an integer")
         return RowFacts(
             image_id=row["image_id"],
             scene_id=row["scene_id"],
@@ -176,12 +186,12 @@ def _check_group(
             magnitudes="" if image is None else pack(magnitudes(thumbnail(image))),
             instances=[(t["id"], f"{t['name']} ({t['category']})") for t in row["objects"]],
         )
-    except Exception as error:  # a row of a stranger may hold anything
-        report(f"is not a row of ours: {_short(error)}")
+    except Exception as error:  # an untrusted row may hold anything
+        report(f"does not fit the schema: {_short(error)}")
         return None
 
 
 def _short(error: Exception) -> str:
-    """The first line of an error, without the file's name that some begin with."""
+    """The first line of an error."""
     lines = str(error).splitlines()
     return lines[0][:200] if lines else type(error).__name__

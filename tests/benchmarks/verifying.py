@@ -30,7 +30,7 @@ PAPER_PANORAMAS = 183_440
 
 MEASURE = """
 import json, os, resource, sys, time
-from pipeline.verify.dataset import verify
+from pipeline.verify.verify import verify
 def memory():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 before, start = memory(), time.process_time()

@@ -1,4 +1,4 @@
-"""A packed run of a few shards, and a way to forge it."""
+"""A packed run of a few shards, and copies of it to forge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 class Forgery:
-    """A copy of a dataset that a test may change."""
+    """A copy of a dataset that a test changes."""
 
     def __init__(self, shards: Path) -> None:
         self.shards = shards
@@ -43,7 +43,7 @@ class Forgery:
         return pq.read_table(self.path(name)).to_pylist()
 
     def write(self, name: str, rows: list[dict], *, in_manifest: bool = True) -> None:
-        """Write a shard as packing would, whole and with right checksums; its rows may lie."""
+        """Write a shard as packing does, complete and with correct checksums, of forged rows."""
         schema = make_schema(PASSES.passes)
         with pq.ParquetWriter(self.path(name), schema, write_page_checksum=True) as writer:
             for row in rows:
@@ -53,17 +53,17 @@ class Forgery:
             footer = data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
             hashes = {"sha256": data, "footer_sha256": footer}
             entry = {key: hashlib.sha256(part).hexdigest() for key, part in hashes.items()}
-            self.tell(name, {**entry, "panoramas": len(rows), "bytes": len(data)})
+            self.edit_manifest(name, {**entry, "panoramas": len(rows), "bytes": len(data)})
 
-    def tell(self, name: str, entry: dict) -> None:
-        """Change what the manifest says of a shard."""
+    def edit_manifest(self, name: str, entry: dict) -> None:
+        """Change entries of a shard in the manifest."""
         path = self.shards / "manifest.json"
         manifest = json.loads(path.read_text())
         manifest.setdefault(name, {}).update(entry)
         path.write_text(json.dumps(manifest))
 
     def change(self, name: str, number: int, forge: Callable[[dict], None]) -> None:
-        """Change one row of a shard and leave no other trace."""
+        """Change one row of a shard, consistently with the manifest."""
         rows = self.rows(name)
         forge(rows[number])
         self.write(name, rows)
