@@ -1,1 +1,1 @@
-"""What a dataset holds, counted from its shards, and figures of it."""
+"""Statistics of a dataset, counted from its shards, and their figures."""

@@ -1,4 +1,4 @@
-"""Count batches of annotation columns, on whole arrays; what two parts count adds up."""
+"""Vectorised counts over batches of annotation columns. Counts of two parts can be added."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.annotations.sizes import SIZES
+from pipeline.sphere import Floats
 
 COLUMNS = (
     "scene_id",
@@ -36,46 +37,53 @@ COLUMNS = (
 )
 
 SOLID_ANGLE_FIRST, SOLID_ANGLE_PER_DECADE, SOLID_ANGLE_BINS = -8, 20, 182
-"""Bin k begins at 10 ** (first + k / per_decade) steradian; the last one ends beyond 4 pi. A pixel
-at the horizon of an 8K panorama has 6e-7; what is smaller than the first edge counts there."""
+"""Bin k starts at 10 ** (first + k / per_decade) steradian; the last bin ends beyond 4 pi. A pixel
+at the horizon of an 8K panorama has 6e-7. Smaller values count in the first bin."""
 
 POSITION_DEGREES = 10
-"""Edge of the cells in which positions are counted, in longitude and latitude."""
+"""Size of the cells in which positions are counted, in longitude and latitude."""
 
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
 
-FACTS = ("pipeline", "infinigen", "bpy", "profile", "samples", "device", "settings_hash")
-"""Fields of `provenance` that are counted by value; `resolution` is added to them."""
+PROVENANCE_FIELDS = (
+    "pipeline",
+    "infinigen",
+    "bpy",
+    "profile",
+    "samples",
+    "device",
+    "settings_hash",
+)
+"""Fields of `provenance` that are counted by value, together with `resolution`."""
 
 KINDS = ("instances", "objects")
 PANORAMA_NUMBERS = ("exposure_stops",)
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
 @dataclass
 class Counts:
-    """What is counted of one split and generator.
+    """Counts of one split and generator.
 
-    Sums of solid angles are kept as whole 1e-9 steradian, so that the order in which rows arrive
-    cannot change a digit.
+    Sums of solid angles are integers in units of 1e-9 steradian, so that they do not depend on the
+    order of the rows.
     """
 
     scenes: set[str] = field(default_factory=set)
-    """Their names; all panoramas of a scene are in one split and of one generator."""
+    """Scene ids; all panoramas of a scene have the same split and generator."""
     numbers: dict[str, list[Floats]] = field(
         default_factory=lambda: {name: [] for name in (*KINDS, *PANORAMA_NUMBERS)}
     )
-    """One number for each panorama."""
-    facts: dict[str, Counter[str]] = field(
-        default_factory=lambda: {name: Counter() for name in (*FACTS, "resolution")}
+    """One number per panorama: its instances, its objects, and `PANORAMA_NUMBERS`."""
+    made_with: dict[str, Counter[str]] = field(
+        default_factory=lambda: {name: Counter() for name in (*PROVENANCE_FIELDS, "resolution")}
     )
     things: Counter[tuple[bool, str, str]] = field(default_factory=Counter)
-    """Instances by (is_structure, what is counted, its value)."""
+    """Instances by (is_structure, property, value)."""
     nanosteradians: Counter[tuple[bool, str]] = field(default_factory=Counter)
-    """By (is_structure, size)."""
+    """Solid angle by (is_structure, size class)."""
     categories: dict[str, Counter[tuple[str, bool]]] = field(
         default_factory=lambda: {"instances": Counter(), "panoramas": Counter()}
     )
@@ -88,15 +96,15 @@ class Counts:
     smallest_area: int | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count a batch of `COLUMNS`."""
+        """Add a batch of `COLUMNS`."""
         self._add_panoramas(batch)
         objects = batch.column("objects")
         things = objects.flatten()
         structure = _bools(things.field("is_structure"))
         row = pc.list_parent_indices(objects).to_numpy()
         rows = batch.num_rows
-        for name, chosen in {"instances": row, "objects": row[~structure]}.items():
-            self.numbers[name].append(np.bincount(chosen, minlength=rows).astype(np.float64))
+        for name, selected in {"instances": row, "objects": row[~structure]}.items():
+            self.numbers[name].append(np.bincount(selected, minlength=rows).astype(np.float64))
         if not len(things):
             return
         self._add_categories(things.field("category"), structure, row)
@@ -108,9 +116,9 @@ class Counts:
         size = things.field("size").to_numpy(zero_copy_only=False)
         for name in SIZES:
             for kind in (False, True):
-                chosen = (size == name) & (structure == kind)
-                self.things[kind, "size", name] += int(np.count_nonzero(chosen))
-                nano = np.rint(solid_angle[chosen] * 1e9).astype(np.int64)
+                selected = (size == name) & (structure == kind)
+                self.things[kind, "size", name] += int(np.count_nonzero(selected))
+                nano = np.rint(solid_angle[selected] * 1e9).astype(np.int64)
                 self.nanosteradians[kind, name] += int(nano.sum())
         smallest = pc.min(things.field("area")).as_py()
         self.smallest_area = min(smallest, self.smallest_area or smallest)
@@ -119,7 +127,7 @@ class Counts:
 
     @staticmethod
     def sum(parts: Iterable[Counts]) -> Counts:
-        """What several parts count together."""
+        """The sum of several counts."""
         total = Counts()
         for part in parts:
             total.scenes |= part.scenes
@@ -127,8 +135,8 @@ class Counts:
             total.nanosteradians += part.nanosteradians
             for name in total.numbers:
                 total.numbers[name] += part.numbers[name]
-            for name in total.facts:
-                total.facts[name] += part.facts[name]
+            for name in total.made_with:
+                total.made_with[name] += part.made_with[name]
             for name in total.categories:
                 total.categories[name] += part.categories[name]
             total.solid_angles += part.solid_angles
@@ -142,17 +150,17 @@ class Counts:
         for name in PANORAMA_NUMBERS:
             self.numbers[name].append(_floats(provenance.field(name)))
         self.scenes.update(batch.column("scene_id").to_pylist())
-        for name in FACTS:
+        for name in PROVENANCE_FIELDS:
             values = pc.fill_null(pc.cast(provenance.field(name), pa.string()), "unknown")
-            self.facts[name].update(values.to_pylist())
+            self.made_with[name].update(values.to_pylist())
         sides = zip(*(batch.column(name).to_pylist() for name in ("width", "height")), strict=True)
-        self.facts["resolution"].update(f"{width} × {height}" for width, height in sides)
+        self.made_with["resolution"].update(f"{width} × {height}" for width, height in sides)
 
     def _add_categories(self, category: pa.Array, structure: Bools, row: Ints) -> None:
         encoded = category.dictionary_encode()
         names = encoded.dictionary.to_pylist()
         label = encoded.indices.to_numpy().astype(np.int64) * 2 + structure
-        once = np.unique(row * 2 * len(names) + label) % (2 * len(names))  # a panorama counts once
+        once = np.unique(row * 2 * len(names) + label) % (2 * len(names))  # once per panorama
         for what, labels in {"instances": label, "panoramas": once}.items():
             numbers = np.bincount(labels)
             for index in np.flatnonzero(numbers):
@@ -166,16 +174,16 @@ class Counts:
                 bins[structure == kind], minlength=SOLID_ANGLE_BINS
             )
 
-    def _add_positions(self, boxes: pa.Array, chosen: Bools) -> None:
-        """Count where the chosen instances are; a box is longitude, latitude and two extents."""
-        lon, lat = boxes.flatten().to_numpy().reshape(-1, 4)[chosen, :2].T
+    def _add_positions(self, boxes: pa.Array, selected: Bools) -> None:
+        """Count the centres of the spherical boxes of the selected instances."""
+        lon, lat = boxes.flatten().to_numpy().reshape(-1, 4)[selected, :2].T
         rows, columns = self.positions.shape
         column = np.floor((lon + 180) / POSITION_DEGREES).astype(np.int64) % columns
         row = np.floor((90 - lat) / POSITION_DEGREES).astype(np.int64).clip(0, rows - 1)
         np.add.at(self.positions, (row, column), 1)
 
     def report(self) -> dict[str, Any]:
-        """The GROUP of this module's docstring."""
+        """The GROUP of the docstring of `pipeline.statistics.measure`."""
         panoramas = sum(map(len, self.numbers["instances"]))
         return {
             "panoramas": panoramas,
@@ -201,7 +209,7 @@ class Counts:
                     {"value": value, "panoramas": number}
                     for value, number in sorted(values.items(), key=lambda item: (-item[1], item))
                 ]
-                for name, values in self.facts.items()
+                for name, values in self.made_with.items()
             },
             **{name: _numbers(_joined(self.numbers[name])) for name in PANORAMA_NUMBERS},
         }
@@ -244,8 +252,10 @@ class Counts:
 
 
 def _numbers(values: ArrayLike) -> dict[str, float]:
-    """Mean and quantiles of the values that are known; nothing where none is."""
-    known = np.sort(np.asarray(values, np.float64))  # sorted, so that their order cannot matter
+    """Mean and quantiles of the values that are not NaN; empty without any."""
+    known = np.sort(
+        np.asarray(values, np.float64)
+    )  # sorted, so that the order of rows does not matter
     known = known[~np.isnan(known)]
     if not known.size:
         return {}
@@ -257,7 +267,7 @@ def _numbers(values: ArrayLike) -> dict[str, float]:
 
 
 def _binned_quantiles(histogram: Ints) -> dict[str, float]:
-    """Quantiles in steradian, evenly spread within each bin on the logarithmic scale."""
+    """Quantiles in steradian, interpolated within each bin on the logarithmic scale."""
     if not histogram.any():
         return {}
     below = np.concatenate([[0], np.cumsum(histogram)])
@@ -276,7 +286,7 @@ def _share(count: int, of: int) -> dict[str, float]:
 
 
 def rounded(value: float, digits: int = 6) -> float:
-    """A number to some significant digits: what is left does not depend on the order of sums."""
+    """Round to significant digits, which removes rounding errors of sums in another order."""
     return float(f"{value:.{digits}g}")
 
 
@@ -289,11 +299,11 @@ def _bools(column: pa.Array) -> Bools:
 
 
 def _floats(column: pa.Array) -> Floats:
-    """An Arrow column of floats; what is null becomes NaN."""
+    """An Arrow column of floats; nulls become NaN."""
     return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)
 
 
 def solid_angle_edges() -> NDArray[np.float64]:
-    """The edges of the solid-angle bins in steradian, one more than there are bins."""
+    """The edges of the solid-angle bins in steradian, `SOLID_ANGLE_BINS` + 1 of them."""
     steps = np.arange(SOLID_ANGLE_BINS + 1) / SOLID_ANGLE_PER_DECADE
     return np.power(10.0, SOLID_ANGLE_FIRST + steps)

@@ -1,8 +1,7 @@
-"""Figures of a dataset's statistics, as PNG files that read well at a width of 800 pixels.
+"""Figures of a dataset's statistics: PNG files for a width of 800 pixels on the page.
 
-Drawn without pyplot, which would keep global state, and saved without dates and versions, so that
-equal statistics give equal bytes. The colours are Okabe and Ito's, which people who see colours
-differently can tell apart.
+They are drawn without pyplot, which keeps global state, and saved without dates and versions, so
+that equal statistics give equal bytes. The palette is Okabe and Ito's, for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -35,26 +34,26 @@ OBJECTS_LIGHT = "#7FB8D8"
 INK, FAINT = "#222222", "#666666"
 
 INCHES_WIDE, DPI = 8.0, 200
-"""1600 pixels: shown 800 wide, a point of type is 1.4 pixels on the page."""
+"""1600 pixels. Shown at half the size, one point of type is 1.4 pixels."""
 
 TEXT, TITLE = 11, 14
-MOST_CATEGORIES = 30
-MOST_BINS = 40
+MAX_CATEGORIES = 30
+MAX_BINS = 40
 
-FEW_PER_CELL, COARSER = 4, 3
-"""Positions are shown in cells so many times as wide where a cell has fewer objects on average."""
+MIN_PER_CELL, COARSER = 4, 3
+"""With fewer objects per cell on average, cells of positions are merged 3 × 3."""
 
 Statistics = dict[str, Any]
 
 
 def draw_figures(statistics: Statistics, folder: Path) -> list[Path]:
-    """Draw every figure of `pipeline.statistics.measure`'s statistics into a folder.
+    """Draw all figures of the statistics of `pipeline.statistics.measure`.
 
     Returns:
         The files: sizes.png, instances.png, categories.png, solid_angles.png and positions.png.
 
     Raises:
-        UserError: The disk is full; figures that were drawn stay.
+        UserError: The disk is full; figures that were written stay.
     """
     figures = {
         "sizes": sizes(statistics),
@@ -74,14 +73,14 @@ def draw_figures(statistics: Statistics, folder: Path) -> list[Path]:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG file without metadata that would change from day to day."""
+    """Encode a figure as PNG, without metadata that changes."""
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     return file.getvalue()
 
 
 def sizes(statistics: Statistics) -> Figure:
-    """Shares of small, medium and large instances, beside the paper's."""
+    """Shares of small, medium and large instances, compared with the paper's."""
     total, paper = statistics["total"], statistics["paper"]["sizes_percent"]
     figure, axes = _figure("Sizes of the instances", _thresholds(statistics), height=4.6)
     series = {
@@ -109,19 +108,19 @@ def sizes(statistics: Statistics) -> Figure:
 
 
 def instances(statistics: Statistics) -> Figure:
-    """How many instances a panorama has, with the means of the dataset and of the paper."""
+    """Histogram of the instances per panorama, with the means of the dataset and the paper."""
     total = statistics["total"]
-    counted = np.array(total["instances"]["per_panorama"]["histogram"]).reshape(-1, 2)
+    histogram = np.array(total["instances"]["per_panorama"]["histogram"]).reshape(-1, 2)
     mean = total["instances"]["per_panorama"].get("mean", 0.0)
     paper = statistics["paper"]["masks_per_panorama"]
     figure, axes = _figure(
         "Instances per panorama",
         f"{total['panoramas']:,} panoramas, walls, floors and ceilings included",
     )
-    high = max(counted[:, 0].max(initial=0), round(paper))
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 10**4) if high / step < MOST_BINS)
+    high = max(histogram[:, 0].max(initial=0), round(paper))
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 10**4) if high / step < MAX_BINS)
     edges = np.arange(0, high + step + 1, step)
-    heights, _ = np.histogram(counted[:, 0], bins=edges, weights=counted[:, 1])
+    heights, _ = np.histogram(histogram[:, 0], bins=edges, weights=histogram[:, 1])
     axes.bar(edges[:-1], heights, width=step * 0.92, align="edge", color=OBJECTS)
     top = max(heights.max(initial=0), 1) * 1.25
     marks = [(paper, f"the paper: {paper}", PAPER), (mean, f"this dataset: {mean:.1f}", INK)]
@@ -139,16 +138,16 @@ def instances(statistics: Statistics) -> Figure:
             color=colour,
         )
     axes.set_ylim(0, top)
-    axes.set_xlim(0, max(edges[-1], 1.35 * max(mean, paper)))  # room for the right label
+    axes.set_xlim(0, max(edges[-1], 1.35 * max(mean, paper)))  # space for the right label
     axes.set_xlabel(f"instances in a panorama (bars of {step})", fontsize=TEXT)
     _count_axis(axes, "panoramas")
     return figure
 
 
 def categories(statistics: Statistics) -> Figure:
-    """The most frequent categories, and in how many panoramas they occur."""
+    """The most frequent categories, and the share of panoramas that show them."""
     total = statistics["total"]
-    shown = total["categories"][:MOST_CATEGORIES]
+    shown = total["categories"][:MAX_CATEGORIES]
     others = len(total["categories"]) - len(shown)
     figure, axes = _figure(
         "Most frequent categories" if others else "Categories",
@@ -176,7 +175,7 @@ def categories(statistics: Statistics) -> Figure:
 
 
 def solid_angles(statistics: Statistics) -> Figure:
-    """How large instances appear, on a logarithmic scale."""
+    """Histogram of solid angles on a logarithmic scale."""
     total = statistics["total"]
     figure, axes = _figure(
         "How large the instances appear", "solid angle, as seen from the camera", height=4.8
@@ -185,14 +184,14 @@ def solid_angles(statistics: Statistics) -> Figure:
     everything = np.array(total["instances"]["solid_angles"]["histogram"])
     objects = np.array(total["objects"]["solid_angles"]["histogram"])
     steps = edges[::merged]
-    whole, loose = (values.reshape(-1, merged).sum(axis=1) for values in (everything, objects))
-    axes.stairs(whole, steps, fill=True, color=STRUCTURE)
-    axes.stairs(loose, steps, fill=True, color=OBJECTS)
-    seen = np.flatnonzero(whole)
+    all_bins, object_bins = (v.reshape(-1, merged).sum(axis=1) for v in (everything, objects))
+    axes.stairs(all_bins, steps, fill=True, color=STRUCTURE)
+    axes.stairs(object_bins, steps, fill=True, color=OBJECTS)
+    seen = np.flatnonzero(all_bins)
     low = seen[0] if seen.size else 0
     axes.set_xscale("log")
     axes.set_xlim(steps[max(low - 3, 0)], 4 * np.pi)
-    axes.set_ylim(0, max(whole.max(initial=0), 1) * 1.1)
+    axes.set_ylim(0, max(all_bins.max(initial=0), 1) * 1.1)
     axes.xaxis.set_major_locator(LogLocator(10))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -204,10 +203,10 @@ def solid_angles(statistics: Statistics) -> Figure:
 
 
 def positions(statistics: Statistics) -> Figure:
-    """Where on the sphere the objects lie, as a panorama."""
+    """Density of the objects on the sphere, drawn as a panorama."""
     total, degrees = statistics["total"], statistics["position_bins"]["degrees"]
     counts = np.array(total["positions"])
-    if counts.sum() < FEW_PER_CELL * counts.size:
+    if counts.sum() < MIN_PER_CELL * counts.size:
         rows, columns = counts.shape
         counts = counts.reshape(rows // COARSER, COARSER, columns // COARSER, COARSER)
         counts, degrees = counts.sum(axis=(1, 3)), degrees * COARSER
@@ -235,25 +234,25 @@ def positions(statistics: Statistics) -> Figure:
 
 
 def position_density(counts: NDArray[np.int64], panoramas: int) -> NDArray[np.float64]:
-    """Objects per panorama and steradian, of counts (rows, columns) by latitude and longitude.
+    """Objects per panorama and steradian, from counts (rows, columns) by latitude and longitude.
 
-    Towards the poles neighbouring cells are taken together, so that all of them have about the
-    same solid angle: a single lamp in a cell at the zenith would else outshine everything.
+    Towards the poles, neighbouring cells of a row are merged so that all cells have about the same
+    solid angle: otherwise a single lamp in a cell at the zenith would dominate the figure.
     """
     rows, columns = counts.shape
     edges = np.linspace(np.pi / 2, -np.pi / 2, rows + 1)
     density = np.zeros(counts.shape)
     for row, values in enumerate(counts):
-        wanted = columns * np.cos((edges[row] + edges[row + 1]) / 2)
-        cells = max(n for n in range(1, columns + 1) if columns % n == 0 and n <= 1.3 * wanted + 1)
+        ideal = columns * np.cos((edges[row] + edges[row + 1]) / 2)
+        cells = max(n for n in range(1, columns + 1) if columns % n == 0 and n <= 1.3 * ideal + 1)
         solid_angle = (np.sin(edges[row]) - np.sin(edges[row + 1])) * 2 * np.pi / cells
-        together = values.reshape(cells, -1).sum(axis=1) / (solid_angle * max(panoramas, 1))
-        density[row] = np.repeat(together, columns // cells)
+        merged = values.reshape(cells, -1).sum(axis=1) / (solid_angle * max(panoramas, 1))
+        density[row] = np.repeat(merged, columns // cells)
     return density
 
 
 def _figure(title: str, subtitle: str, height: float = 4.5) -> tuple[Figure, Axes]:
-    """An empty figure with title and subtitle at the left, and axes with two spines."""
+    """An empty figure with title and subtitle at the left, and axes with left and bottom spines."""
     figure = Figure(figsize=(INCHES_WIDE, height), dpi=DPI, facecolor="white")
     figure.text(0.02, 1 - 0.13 / height, title, fontsize=TITLE, weight="bold", va="top", color=INK)
     figure.text(0.02, 1 - 0.43 / height, subtitle, fontsize=TEXT, va="top", color=FAINT)
@@ -266,7 +265,7 @@ def _figure(title: str, subtitle: str, height: float = 4.5) -> tuple[Figure, Axe
 
 
 def _thresholds(statistics: Statistics) -> str:
-    """The size thresholds in words, of the first resolution."""
+    """The size thresholds of the first resolution, as text."""
     first = statistics["size_thresholds"][0] if statistics["size_thresholds"] else None
     if first is None:
         return ""
@@ -277,14 +276,14 @@ def _thresholds(statistics: Statistics) -> str:
 
 
 def _count_axis(axes: Axes, label: str) -> None:
-    """The vertical axis counts things: whole numbers, with commas."""
+    """Format the vertical axis as integers with thousands separators."""
     axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_ylabel(label, fontsize=TEXT)
 
 
 def _key(axes: Axes, x: float, y: float) -> None:
-    """Name the two colours, right-aligned at a place of the axes."""
+    """A legend of the two colours, right-aligned at (x, y) of the axes."""
     for row, (name, colour) in enumerate({"structure": STRUCTURE, "objects": OBJECTS}.items()):
         axes.annotate(
             f"■ {name}",
@@ -300,7 +299,7 @@ def _key(axes: Axes, x: float, y: float) -> None:
 
 
 def _degrees_above(axes: Axes) -> None:
-    """A second scale: the diameter in degrees of a disc with that solid angle."""
+    """Add a second scale: the diameter, in degrees, of a disc with that solid angle."""
     twin = axes.twiny()
     twin.set_xscale("log")
     twin.set_xlim(axes.get_xlim())

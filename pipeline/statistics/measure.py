@@ -1,13 +1,12 @@
-"""Count what a dataset holds: annotation columns in, one dictionary of plain JSON types out.
+"""Statistics of a dataset: annotation columns in, one dictionary of plain JSON types out.
 
-Shards are read in batches, without images and without the run-length masks, and everything is
-counted on whole columns. Counts are kept for each pair of split and generator, and added up. What
-grows with the dataset is one name for each scene and three numbers for each panorama.
+Shards are read in batches, without images and masks. Counts are kept per split and generator, and
+then added up. Memory grows with the dataset by one name per scene and three numbers per panorama.
 
     {
       "format": 2,
       "paper": {"masks_per_panorama", "sizes_percent": {small, medium, large}},
-      "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   whole pixels
+      "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   integer pixels
       "solid_angle_bins": {"log10_first_edge", "per_decade", "bins"},
       "position_bins": {"degrees"},
       "total": GROUP, "splits": {"train": GROUP, …}, "generators": {"indoors": GROUP, …}
@@ -15,13 +14,13 @@ grows with the dataset is one name for each scene and three numbers for each pan
 
     GROUP
       panoramas, scenes
-      instances, objects   KIND; objects are the instances that are no structure
+      instances, objects   KIND; objects are the instances that are not structure
       categories           [{category, is_structure, instances, panoramas}], most instances first
-      sphere_percent       share of the sphere: of small, medium and large instances; of objects,
-                           structure and none (what has no annotation)
+      sphere_percent       share of the sphere covered by small, medium and large instances, by
+                           objects, structure and none (not annotated)
       smallest_area        pixels of the smallest instance
-      positions            objects by the centre of their spherical box; 18 rows from the zenith
-                           down, 36 columns from longitude -180° on
+      positions            objects by the centre of their spherical box: 18 rows from the zenith
+                           down, 36 columns from longitude -180°
       made_with            {versions, profile, samples, resolution, …: [{value, panoramas}]}
       exposure_stops       NUMBERS over panoramas
 
@@ -30,12 +29,12 @@ grows with the dataset is one name for each scene and three numbers for each pan
       per_panorama         NUMBERS, and histogram: [[instances, panoramas], …]
       sizes                {small, medium, large: {count, percent}}
       crosses_seam, touches_pole   {count, percent}
-      solid_angles         histogram (counts by bin), and quantiles in steradian, read off it:
-                           right to half a bin, 6 %
+      solid_angles         histogram (counts by bin), and quantiles in steradian computed from it,
+                           accurate to half a bin, 6 %
 
-    NUMBERS: {mean, min, p5, p25, median, p75, p95, max}; empty where there is nothing to count
+    NUMBERS: {mean, min, p5, p25, median, p75, p95, max}; empty without values
 
-Percentages are of the KIND's count. The same shards always give the same dictionary.
+Percentages refer to the KIND's count. Equal shards give equal dictionaries.
 """
 
 from __future__ import annotations
@@ -65,19 +64,19 @@ from pipeline.statistics.counts import (
     SOLID_ANGLE_PER_DECADE,
     Counts,
 )
-from pipeline.statistics.validate import unfit
+from pipeline.statistics.validate import validation_error
 
 FORMAT = 2
-"""Raised when the layout changes, so that older files can be told apart."""
+"""Version of the layout of statistics.json; increased when the layout changes."""
 
-_VERIFY = "run make verify, which names them"
+_REMEDY = "run make verify, which lists them"
 
 
 def measure(shards: ShardReader) -> dict[str, Any]:
-    """The statistics of a dataset, laid out as this module's docstring says.
+    """The statistics of a dataset, with the layout of this module's docstring.
 
     Raises:
-        UserError: A shard cannot be read, or holds a row that is not as our packer writes it.
+        UserError: A shard cannot be read, or a row does not fit the schema.
     """
     return measure_batches(shards.batches(COLUMNS))
 
@@ -96,20 +95,23 @@ def write_statistics(shards: ShardReader, path: Path) -> dict[str, Any]:
 
 
 def measure_batches(batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, Any]:
-    """The same for (shard name, batch of `COLUMNS`) pairs in any order."""
+    """The statistics of (shard name, batch of `COLUMNS`) pairs, in any order.
+
+    Raises:
+        UserError: A row does not fit the schema.
+    """
     cells: dict[tuple[str, str], Counts] = {}
     for shard, batch in batches:
         split = shard.rsplit("-", 1)[0]
-        damage = unfit(batch)
-        if damage:
-            raise UserError(f"{shard} has rows that do not fit the schema ({damage}); {_VERIFY}")
+        if problem := validation_error(batch):
+            raise UserError(f"{shard} has rows that do not fit the schema ({problem}); {_REMEDY}")
         names = batch.column("generator")
         try:
             for name in pc.unique(names):
                 cell = cells.setdefault((split, name.as_py()), Counts())
                 cell.add(batch.filter(pc.equal(names, name)))
         except UnicodeDecodeError as error:
-            raise UserError(f"{shard} has rows with words that are no text; {_VERIFY}") from error
+            raise UserError(f"{shard} has names that are not UTF-8; {_REMEDY}") from error
     total = Counts.sum(cells.values())
     order = {split: place for place, split in enumerate(SPLITS)}
     splits = sorted({split for split, _ in cells}, key=lambda split: order.get(split, len(order)))
@@ -122,7 +124,7 @@ def measure_batches(batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, 
         },
         "size_thresholds": [
             _thresholds(*(int(side) for side in resolution.split(" × ")))
-            for resolution in sorted(total.facts["resolution"])
+            for resolution in sorted(total.made_with["resolution"])
         ],
         "solid_angle_bins": {
             "log10_first_edge": SOLID_ANGLE_FIRST,
@@ -145,6 +147,6 @@ def measure_batches(batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, 
 
 
 def _thresholds(width: int, height: int) -> dict[str, Any]:
-    """The smallest areas that are medium and large; areas are whole pixels, thresholds are not."""
+    """The smallest areas that are medium and large, in integer pixels."""
     medium, large = map(math.ceil, size_thresholds(width, height))
     return {"width": width, "height": height, "medium_from": medium, "large_from": large}

@@ -1,4 +1,4 @@
-"""Can a batch of rows be counted? Shards may be damaged, or a stranger's."""
+"""Validate untrusted rows before counting them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from pipeline.statistics.counts import COLUMNS, PANORAMA_NUMBERS
 
 _SCHEMA = make_schema()
 _DEGREES = 360
-"""No angle of a spherical box is larger."""
+"""Largest angle of a spherical box."""
 _SPHERE = 4 * np.pi * (1 + 1e-6)
-"""Steradian; pixels' solid angles are summed, so a whole sphere may have a bit more than 4 pi."""
-_MOST = 1e12
-"""No stops are more: a sum of them stays a number that JSON has."""
+"""Largest solid angle in steradian: 4 pi and rounding errors of the sum over pixels."""
+_MAX_STOPS = 1e12
+"""Limit of `exposure_stops`, so that sums stay finite."""
 
 
-def unfit(batch: pa.RecordBatch) -> str | None:
-    """Why a batch of `COLUMNS` cannot be counted, in a few words; None where it can.
+def validation_error(batch: pa.RecordBatch) -> str | None:
+    """Why a batch of `COLUMNS` cannot be counted; None if it can.
 
-    Shards may be damaged, or a stranger's. What is let through here is counted without surprises:
-    nothing is null but numbers of the provenance, and numbers are in their range.
+    In a valid batch nothing is null except numbers of the provenance, and numbers are in range.
     """
     leaves = {}
     for path in COLUMNS:
@@ -34,7 +33,7 @@ def unfit(batch: pa.RecordBatch) -> str | None:
             return f"{name} {error}"
     provenance = leaves.pop("provenance")
     for name in PANORAMA_NUMBERS:
-        if not _within(provenance.field(name).drop_null(), -_MOST, _MOST):
+        if not _within(provenance.field(name).drop_null(), -_MAX_STOPS, _MAX_STOPS):
             return f"provenance.{name} is out of range"
     ranges = {
         "width": (1, 2**31),
@@ -53,15 +52,15 @@ def unfit(batch: pa.RecordBatch) -> str | None:
         return "objects.bfov is out of range"
     sizes = pc.is_in(leaves["objects.size"], value_set=pa.array(SIZES))
     if not pc.all(sizes, min_count=0).as_py():
-        return f"objects.size is none of {', '.join(SIZES)}"
+        return f"objects.size is not one of {', '.join(SIZES)}"
     return None
 
 
 def _leaf(batch: pa.RecordBatch, path: str) -> pa.Array:
-    """A column, or what is inside it, such as `objects.area`, of all rows.
+    """The values of a column, or of a field inside it such as `objects.area`, of all rows.
 
     Raises:
-        ValueError: It is missing, of another type than our schema has, or something in it is null.
+        ValueError: The field is missing, has another type than the schema, or holds a null.
     """
     name, *inside = path.split(".")
     array, kind = batch.column(name), _SCHEMA.field(name).type
@@ -84,7 +83,7 @@ def _leaf(batch: pa.RecordBatch, path: str) -> pa.Array:
 
 
 def _has(found: pa.DataType, kind: pa.DataType) -> bool:
-    """Whether it is the schema's type; a struct may have more fields, as older shards have.
+    """Whether a type fits that of the schema. Structs may have more fields, as in older shards.
 
     >>> _has(pa.struct({"a": pa.int32(), "b": pa.int32()}), pa.struct({"b": pa.int32()}))
     True
@@ -96,6 +95,6 @@ def _has(found: pa.DataType, kind: pa.DataType) -> bool:
 
 
 def _within(numbers: pa.Array, low: float, high: float) -> bool:
-    """Whether all numbers are from low to high; NaN is not."""
+    """Whether all numbers are in [low, high] and not NaN."""
     values = numbers.to_numpy(zero_copy_only=False)
     return bool(np.all((values >= low) & (values <= high)))

@@ -1,4 +1,4 @@
-"""Shards with made-up annotations and without pictures, and the statistics of them."""
+"""Shards with random annotations and without images, and their statistics."""
 
 import pytest
 
