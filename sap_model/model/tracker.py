@@ -12,7 +12,7 @@ and with equally many points.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -26,6 +26,10 @@ from torch import Tensor
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the colours in [0, 1], as in SAM2's `load_video_frames`."""
+
+
+AT_ONCE = 24
+"""Queries that go through the mask decoder together."""
 
 
 class Points(NamedTuple):
@@ -61,6 +65,26 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.levels[0])
+
+
+class Query(NamedTuple):
+    """One object on one view that is segmented as a single image."""
+
+    view: int
+    """Index of the view among the encoded ones."""
+    spots: tuple[tuple[float, float, int], ...]
+    """Clicks: u, v in pixels of the model's input, and the label; at least one."""
+    mask: NDArray[np.float32] | None = None
+    """(S / 4, S / 4) logits of a mask prompt."""
+
+
+class Answer(NamedTuple):
+    """What the model says of a query."""
+
+    logits: NDArray[np.float32]
+    """(S / 4, S / 4)."""
+    iou: float
+    """The model's own estimate of the mask's IoU."""
 
 
 class Visit(NamedTuple):
@@ -153,6 +177,50 @@ class ScanTracker(SAM2VideoPredictor):
             if frame - reach in followed:
                 followed[frame - reach]["maskmem_features"] = None
                 followed[frame - reach]["pred_masks"] = None
+
+    @torch.inference_mode()
+    def decode(self, features: Features, queries: Sequence[Query]) -> list[Answer]:
+        """Segment views as single images, without memory and without the object score's gate.
+
+        Args:
+            features: Of the views that the queries point into.
+            queries: Each has the same answer whichever others it is asked with, but for rounding.
+
+        Returns:
+            An answer for each query, in their order. A single click without a mask prompt is
+            answered with the best of SAM2's three candidates, where the model was trained so.
+        """
+        answers: dict[int, Answer] = {}
+        groups: dict[tuple[int, bool], list[int]] = {}
+        for index, query in enumerate(queries):
+            groups.setdefault((len(query.spots), query.mask is not None), []).append(index)
+        for chosen in groups.values():
+            for start in range(0, len(chosen), AT_ONCE):
+                indices = chosen[start : start + AT_ONCE]
+                found = self._decode(features, [queries[index] for index in indices])
+                answers.update(zip(indices, found, strict=True))
+        return [answers[index] for index in range(len(queries))]
+
+    def _decode(self, features: Features, queries: list[Query]) -> list[Answer]:
+        """Queries with equally many clicks, and with masks or without."""
+        views = torch.tensor([query.view for query in queries], device=self.device)
+        *fine, coarse = (level[views] for level in features.levels)
+        spots = np.array([query.spots for query in queries], np.float32)
+        points = self._to_prompt(Points(spots[..., :2].copy(), spots[..., 2].astype(np.int32)))
+        given = [query.mask for query in queries if query.mask is not None]
+        masks = torch.from_numpy(np.stack(given))[:, None].to(self.device) if given else None
+        with self._precision(), self._gating(False):
+            outputs = self._forward_sam_heads(
+                backbone_features=coarse + self.no_mem_embed.view(1, -1, 1, 1),
+                point_inputs=points,
+                mask_inputs=masks,
+                high_res_features=fine,
+                multimask_output=masks is None and self._use_multimask(True, points),
+            )
+        logits = outputs[3][:, 0].float().cpu().numpy()
+        return [
+            Answer(mask, float(iou)) for mask, iou in zip(logits, self._ious.cpu(), strict=True)
+        ]
 
     def _segment(
         self, state: dict, outputs: dict, frame: int, points: Points | None, alone: bool
