@@ -24,6 +24,7 @@ from sap_model.model.checkpoints import sap_weights
 from sap_model.model.tracker import ScanTracker
 from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
 from sap_model.predict.prompts import Views
+from sap_model.predict.warp import WarpPredictor, ZoomPredictor
 from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import ErpWindowViews, Fusion, PerspectiveViews
@@ -63,6 +64,8 @@ class MethodSpec:
     """Overlap of the scan in place of the one that is asked for."""
     gated: bool = True
     """Whether an object that is judged absent has no mask; SAM2's image predictor has no gate."""
+    geometry: type[WarpPredictor] | None = None
+    """The predictor of a method that joins views by geometry instead of memory."""
 
 
 METHODS = {
@@ -76,6 +79,16 @@ METHODS = {
         gated=False,
     ),
     "scan": MethodSpec("SAM2 along the scan, without training (SAM2+scan)", "official"),
+    "warp": MethodSpec(
+        "the scan without memory: masks are warped into the neighbouring views (not the paper's)",
+        "official",
+        geometry=WarpPredictor,
+    ),
+    "zoom": MethodSpec(
+        "warp, and a narrower view for small objects (not the paper's)",
+        "official",
+        geometry=ZoomPredictor,
+    ),
     "sap": MethodSpec("SAP: the scan, with weights fine-tuned on it", "fine-tuned"),
     "erp": MethodSpec(
         "the scan over patches of the panorama itself (table 6)", "fine-tuned", ErpWindowViews
@@ -93,6 +106,9 @@ METHODS = {
 }
 """Name: what it is. Weights of `erp`, `sap-no-overlap` and `sap-no-scan` were trained that way."""
 
+GEOMETRY_OPTIONS = ("refine", "mask_prompts", "encode_batch")
+"""Arguments of `WarpPredictor` among the options of `make`; memory has no meaning there."""
+
 
 def make(
     name: str,
@@ -109,8 +125,10 @@ def make(
         model: With the weights that the method is meant for; not needed for the oracle.
         scan: The trajectory, the paper's unless told otherwise.
         view_size: L of the views; the model's input size, or 1024 without a model.
-        fusion: "max" (the paper's) or "mean".
-        options: Further arguments of `SapPredictor`.
+        fusion: "max" (the paper's) or "mean". `warp` and `zoom` always take the mean: a wrong
+            mask that was warped would otherwise never be outvoted.
+        options: Further arguments of `SapPredictor`; `warp` and `zoom` take `GEOMETRY_OPTIONS` of
+            them.
 
     Raises:
         UserError: There is no such method, or it needs a model.
@@ -120,6 +138,9 @@ def make(
         return Oracle(spec.views, scan or Scan(), view_size or 1024, fusion)
     if model is None:
         raise UserError(f"method {name} needs a model with {spec.weights} weights; load one")
+    if spec.geometry is not None:
+        given = {name: value for name, value in options.items() if name in GEOMETRY_OPTIONS}
+        return ClickMethod(spec.geometry(model, _scan(spec, scan), view_size, **given))
     predictor = SapPredictor(
         model,
         _scan(spec, scan),
@@ -162,7 +183,7 @@ def checkpoint_of(
 class ClickMethod:
     """A predictor as a method: it sees the clicks and nothing else."""
 
-    def __init__(self, predictor: SapPredictor) -> None:
+    def __init__(self, predictor: SapPredictor | WarpPredictor) -> None:
         self.predictor = predictor
 
     def set_panorama(self, image: NDArray[np.uint8]) -> None:

@@ -369,4 +369,4 @@ def _innermost(soft: NDArray[np.float32], image_size: int) -> tuple[float, float
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
     v, u = np.unravel_index(int(depth.argmax()), depth.shape)
     scale = image_size / len(soft)
-    return (u + 0.5) * scale - 0.5, (v + 0.5) * scale - 0.5, float(depth[v, u])
+    return float((u + 0.5) * scale - 0.5), float((v + 0.5) * scale - 0.5), float(depth[v, u])

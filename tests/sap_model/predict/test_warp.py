@@ -93,7 +93,9 @@ def test_mask_follows_an_object_into_views_that_do_not_see_the_click():
     method = WarpPredictor(model)
     method.set_panorama(painted(band))
     spot = Click(208, 256, POSITIVE)
-    clicked = {sighting.view for sighting in PerspectiveViews(method.scan, SIZE, WIDTH).visible(*spot[:2])}
+    clicked = {
+        sighting.view for sighting in PerspectiveViews(method.scan, SIZE, WIDTH).visible(*spot[:2])
+    }
     (found,) = method.predict_many([[spot]])
     asked = {query.view for query in model.queries}
     assert asked > clicked
