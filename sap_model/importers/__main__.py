@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sap_model.importers import coco, hunyuan, pavs
-from sap_model.parser import Parser, run_command, whole
+from sap_model.parser import Parser, flag, run_command, whole
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -20,8 +20,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def convert(options: argparse.Namespace) -> None:
     """A benchmark → shards."""
     given = {k: v for k, v in vars(options).items() if k not in ("command", "importer")}
-    counts = options.importer(**given)
-    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+    print("\n".join(options.importer(**given).lines()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,10 +33,16 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument("source", type=Path, help="the benchmark as it was downloaded")
         added.add_argument("out", type=Path, help="a new folder for the shards")
         added.add_argument("--min-area", type=whole, default=1, help="smallest object, pixels")
+        added.add_argument("--split", default="validation", help="train or validation")
+        added.add_argument(
+            "--skip-bad", type=flag, nargs="?", const=True, default=False,
+            help="1 leaves out what is damaged, and lists it",
+        )  # fmt: skip
         return added
 
     one = importer("coco", coco.import_coco, "a COCO JSON and a folder of panoramas")
     one.add_argument("--images", type=Path, help="folder of the panoramas")
+    one.add_argument("--crowds", default="skip", help="iscrowd 1: skip, or instances")
     one = importer("pavs", pavs.import_pavs, "PAV-SOD's PAVS10K: three frames of each video")
     one.add_argument("--frames", default="Frames", help="folder of the frames in SOURCE")
     one.add_argument("--masks", default="Instances", help="folder of the masks in SOURCE")

@@ -7,9 +7,11 @@
     IMAGES/<file_name>
 
 `segmentation` is a list of polygons or a run-length encoding, compressed or not. Polygons become
-pixels as pycocotools draws them. Masks may overlap (see
-`sap_model.importers.annotated_row`). Crowds
-(iscrowd 1) are no instances and are left out.
+pixels as pycocotools draws them. Masks may overlap (see `sap_model.importers.annotated_row`).
+
+Crowds (iscrowd 1) are groups of objects to COCO and are left out; annotation tools write it for
+single objects with a brushed mask, too, and those can be taken as instances. Annotations without a
+mask (a box or keypoints only) are left out. All of that is counted by reason.
 
 An object's `id` is the annotation's where all of the file fit into 16 bits; else objects of each
 panorama are numbered from 1 in the order of their annotations' ids. `name` tells the annotation's
@@ -18,44 +20,53 @@ id in any case. A panorama's `scene_id` is its file's name without suffix.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco
-from rlemasklib import RLEMask
+from typing import Literal, get_args
 
 from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
 from sap_model.importers.annotated_row import MOST_ID, Found, Source
+from sap_model.importers.coco_json import CocoFile, Entry, flag_of, place_of, read_coco, shown
+from sap_model.importers.coco_masks import BadMaskError, is_given, overshoot, to_mask
 from sap_model.importers.files import files_of, inside
+from sap_model.importers.tally import Tally
 from sap_model.importers.write_dataset import store
 
-Entry = dict[str, Any]
+Crowds = Literal["skip", "instances"]
 
 
 def import_coco(
-    source: Path, out: Path, images: Path | None = None, min_area: int = 1
-) -> dict[str, int]:
-    """Convert a COCO dataset; see `store` for what is returned.
+    source: Path,
+    out: Path,
+    images: Path | None = None,
+    min_area: int = 1,
+    crowds: Crowds = "skip",
+    split: str = "validation",
+    skip_bad: bool = False,
+) -> Tally:
+    """Convert a COCO dataset.
 
     Args:
         source: The JSON, or a folder with one.
         out: Where the shards go.
         images: Folder of the pictures; by default the JSON's, or images/ there or beside it.
         min_area: Objects with fewer pixels are left out.
+        crowds: Whether annotations with iscrowd 1 are left out or taken.
+        split: Of all rows.
+        skip_bad: Leave out pictures and annotations that are damaged instead of refusing all.
 
     Raises:
         UserError: The JSON is none of COCO's, or it does not fit the pictures.
     """
-    file = _json_of(source)
-    panoramas = list(_panoramas(file, _read(file), images))
-    return store(out, "coco", {"file": file.name}, panoramas, min_area=min_area)
+    if crowds not in get_args(Crowds):
+        raise UserError(f"CROWDS={crowds} is unknown; choose {' or '.join(get_args(Crowds))}")
+    tally = Tally(skip_bad)
+    file = read_coco(_json_of(source))
+    panoramas = list(_panoramas(file, images, crowds, tally))
+    options = {"file": file.path.name, "crowds": crowds}
+    return store(out, "coco", options, panoramas, min_area=min_area, split=split, tally=tally)
 
 
 def _json_of(source: Path) -> Path:
@@ -67,105 +78,116 @@ def _json_of(source: Path) -> Path:
     return found[0]
 
 
-def _read(file: Path) -> Entry:
-    try:
-        data = json.loads(file.read_bytes())
-        return {key: list(data[key]) for key in ("images", "annotations", "categories")}
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise UserError(f"{file} is no COCO JSON with images, annotations, categories") from None
-
-
-def _panoramas(file: Path, data: Entry, folder: Path | None) -> Iterator[Source]:
+def _panoramas(
+    file: CocoFile, folder: Path | None, crowds: Crowds, tally: Tally
+) -> Iterator[Source]:
     """What the file says about each image, checked as far as that goes without the pictures."""
-    where: Any = "its lists"
-    try:
-        categories = {}
-        for where in data["categories"]:
-            structure = bool(where.get("is_structure", False))
-            categories[where["id"]] = str(where["name"]), structure
-        shown: dict[Any, list[Entry]] = {}
-        for where in data["images"]:
-            where["file_name"], where["width"], where["height"]
-            if shown.setdefault(where["id"], []):
-                raise ValueError("an id twice")
-        for where in data["annotations"]:
-            where["segmentation"], categories[where["category_id"]]
-            if not isinstance(where["id"], int):
-                raise TypeError("an id that is no number")
-            if not where.get("iscrowd"):
-                shown[where["image_id"]].append(where)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        entry = json.dumps(where)[:80]
-        raise UserError(f"{file}: {entry} … is not as COCO has it ({error})") from None
-    ids = [entry["id"] for entries in shown.values() for entry in entries]
-    if len(set(ids)) < len(ids):
-        raise UserError(f"{file}: annotations share an id; correct it")
-    keep = all(1 <= number <= MOST_ID for number in ids)
-    for image in data["images"]:
-        entries = sorted(shown[image["id"]], key=lambda entry: entry["id"])
-        name = str(image["file_name"])
+    shown_in: list[list[Entry]] = [[] for _ in file.images]
+    for index, entry in enumerate(file.annotations):
+        image, category = (place_of(file, index, name) for name in ("image_id", "category_id"))
+        is_crowd = flag_of(entry.get("iscrowd"))
+        if image is None or category is None:
+            field, name = ("image_id", "images") if image is None else ("category_id", "categories")
+            tally.bad(
+                f"{file.path}: annotations[{index}].{field} {shown(entry.get(field))} is not in "
+                f"{name}; add it or remove the annotation"
+            )
+        elif is_crowd is None:
+            tally.bad(
+                f"{file.path}: annotations[{index}].iscrowd is {shown(entry['iscrowd'])}; write 0 "
+                "or 1"
+            )
+        elif is_crowd and crowds == "skip":
+            tally.leave_out("crowds (iscrowd 1; CROWDS=instances takes them)")
+        elif not is_given(entry.get("segmentation")):
+            only = [name for name in ("keypoints", "bbox") if entry.get(name)]
+            what = {"keypoints": "keypoints only", "bbox": "a box only"}
+            tally.leave_out(f"with {what[only[0]]}" if only else "without a segmentation")
+        else:
+            shown_in[image].append(entry)
+    keep = all(_fits_16_bits(entry["id"]) for entries in shown_in for entry in entries)
+    used: dict[Path, int] = {}
+    for index, (about, entries) in enumerate(zip(file.images, shown_in, strict=True)):
+        try:
+            picture = _picture(file, folder, index)
+            first = used.setdefault(picture, index)
+            if first != index:
+                raise UserError(
+                    f"{file.path}: images[{first}] and images[{index}] name one file, "
+                    f"{shown(about['file_name'])}; give each its own"
+                )
+        except UserError as error:
+            tally.bad(str(error))
+            tally.leave_out("in pictures that were skipped", len(entries))
+            continue
+        if all(isinstance(entry["id"], int) for entry in entries):
+            entries.sort(key=lambda entry: entry["id"])
+        name = str(about["file_name"])
         yield Source(
             scene=name.rpartition(".")[0] or name,
             frame=0,
-            picture=_picture(file, folder, name),
-            objects=partial(_objects, file, image, entries, categories, keep),
+            picture=picture,
+            objects=partial(_objects, file, about, entries, keep, tally),
+            annotations=len(entries),
         )
 
 
-def _picture(file: Path, folder: Path | None, name: str) -> Path:
-    if folder:
-        return inside(folder, name)
-    here = file.parent
-    places = [inside(place, name) for place in (here, here / "images", here.parent / "images")]
-    return next((place for place in places if place.is_file()), places[0])
+def _fits_16_bits(number: object) -> bool:
+    return isinstance(number, int) and 1 <= number <= MOST_ID
+
+
+def _picture(file: CocoFile, folder: Path | None, index: int) -> Path:
+    image = file.images[index]
+    for field, kind in (("file_name", str), ("width", int), ("height", int)):
+        if not isinstance(image.get(field), kind):
+            raise UserError(
+                f"{file.path}: images[{index}].{field} is {shown(image.get(field))}; "
+                f"{'text' if kind is str else 'an integer'} is expected"
+            )
+    name = image["file_name"]
+    here = file.path.parent
+    folders = [folder] if folder else [here, here / "images", here.parent / "images"]
+    places = [inside(place, name) for place in folders]
+    try:
+        return next((place for place in places if place.is_file()), places[0])
+    except OSError as error:  # a name that no file can have
+        raise UserError(
+            f"{file.path}: images[{index}].file_name {shown(name)}: {error.strerror}; correct it"
+        ) from None
 
 
 def _objects(
-    file: Path,
+    file: CocoFile,
     image: Entry,
     entries: list[Entry],
-    categories: dict[Any, tuple[str, bool]],
     keep_ids: bool,
+    tally: Tally,
     shape: tuple[int, int],
 ) -> Iterator[Found]:
     if (image["height"], image["width"]) != shape:
         raise UserError(
-            f"{file}: {image['file_name']} has {shape[1]} × {shape[0]} pixels, its entry says "
-            f"{image['width']} × {image['height']}; import the pictures that were annotated"
+            f"{file.path}: {image['file_name']} has {shape[1]} × {shape[0]} pixels as viewers show "
+            f"it, its entry says {image['width']} × {image['height']}; import the pictures that "
+            "were annotated"
         )
     for number, entry in enumerate(entries, start=1):
         try:
             mask = to_mask(entry["segmentation"], shape)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{file}: annotation {entry['id']} is damaged ({error})") from None
-        category, is_structure = categories[entry["category_id"]]
-        instance = InstanceInfo(f"annotation {entry['id']}", category, is_structure)
+        except BadMaskError as error:
+            tally.bad(
+                f"{file.path}: annotation {shown(entry['id'])} is damaged: {error}; draw it again"
+            )
+            continue
+        beyond = overshoot(entry["segmentation"], shape)
+        if beyond and not mask.any():
+            tally.leave_out("outside of their picture")
+            continue
+        if beyond:
+            tally.note(image["file_name"], f"cut at the border: annotation {entry['id']}, {beyond}")
+        category = file.categories[file.categories_by_id[entry["category_id"]]]
+        instance = InstanceInfo(
+            f"annotation {entry['id']}",
+            category["name"],
+            bool(flag_of(category.get("is_structure"))),
+        )
         yield entry["id"] if keep_ids else number, instance, mask
-
-
-def to_mask(segmentation: Any, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """COCO's polygons or run-length encoding as a mask (H, W).
-
-    Raises:
-        ValueError, TypeError, KeyError: It is neither, or of another size.
-    """
-    height, width = shape
-    if isinstance(segmentation, dict):
-        # rlemasklib checks that the runs fill the picture; pycocotools reads past their end
-        counts = segmentation["counts"]
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"size {segmentation['size']} instead of {[height, width]}")
-        key = "ucounts" if isinstance(counts, list) else "counts"
-        rle = RLEMask.from_dict({"size": [height, width], key: counts})
-        return rle.to_array().view(np.bool_)
-    for polygon in segmentation:
-        if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError("a polygon with less than three points, or half a point")
-        if not all(math.isfinite(value) and abs(value) <= 2 * width for value in polygon):
-            raise ValueError("a polygon far outside the picture")
-    if not segmentation:
-        return np.zeros(shape, bool)
-    parts = coco.frPyObjects([list(map(float, polygon)) for polygon in segmentation], height, width)
-    return coco.decode(coco.merge(parts)).view(np.bool_)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from pipeline.pictures.decode import Raster, read_raster
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PICTURES = (
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".exr", ".hdr",
+)  # fmt: skip
+"""Suffixes by which pictures are found in a folder; what they are follows from their content."""
+
 MASKS = (".png", ".bmp", ".tif", ".tiff")
 """Formats without loss: JPEG would give every mask a border of other values."""
 
-MOST_PIXELS_WIDE = 16383
-"""WebP, in which shards hold pictures, knows no larger ones."""
 MOST_INSTANCES = 255
 """A label image with more values was smoothed or is something else."""
 
@@ -45,8 +47,11 @@ def inside(folder: Path, name: str) -> Path:
         UserError: The name leads out of the folder.
     """
     parts = PurePosixPath(name.replace("\\", "/"))
-    if not name or parts.is_absolute() or ".." in parts.parts or "\0" in name:
-        raise UserError(f"the file name {name!r} leads out of {folder}; correct the annotations")
+    absolute = parts.is_absolute() or PureWindowsPath(name).drive
+    if not parts.name or absolute or ".." in parts.parts or "\0" in name:
+        raise UserError(
+            f"the file name {name[:200]!r} leads out of {folder}; name files in that folder"
+        )
     return folder / parts
 
 
@@ -73,30 +78,6 @@ def folders_of(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """A panorama (H, W, 3) uint8 RGB.
-
-    Turning by EXIF is ignored, because masks belong to the pixels as they are stored.
-
-    Raises:
-        UserError: It is missing, damaged, or no whole panorama: not twice as wide as high.
-    """
-    picture = _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    height, width = picture.shape[:2]
-    if width != 2 * height:
-        raise UserError(
-            f"{path} has {width} × {height} pixels, but an equirectangular panorama is exactly "
-            "twice as wide as high; stretch it and its masks (those without smoothing), or leave "
-            "it out"
-        )
-    if width > MOST_PIXELS_WIDE:
-        raise UserError(
-            f"{path} is {width} pixels wide, more than the {MOST_PIXELS_WIDE} that WebP can hold; "
-            "reduce it and its masks"
-        )
-    return np.ascontiguousarray(picture[..., ::-1])
-
-
 def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask of one object: what is brighter than half of the brightest value.
 
@@ -110,32 +91,54 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     Raises:
         UserError: It is missing, damaged or of another size.
     """
-    image = _of_shape(path, shape)
-    if image.ndim == 3 and image.shape[2] == 4 and image[..., 3].min() < image[..., 3].max():
-        image = image[..., 3]
-    elif image.ndim == 3:
-        image = image[..., :3].max(axis=2)
+    image = _of_shape(path, shape).values
+    if image.ndim == 3:
+        has_opacity = image.shape[2] in (2, 4)
+        opacity = image[..., -1]
+        if has_opacity and opacity.min() < opacity.max():
+            image = opacity
+        else:
+            image = image[..., : image.shape[2] - has_opacity].max(axis=2)
     return image > image.max() / 2
 
 
-def read_labels(path: Path, shape: tuple[int, int]) -> NDArray[np.uint32]:
+def read_labels(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint32]:
     """Values of an image in which each instance has a value or colour of its own; 0 is none.
 
     Args:
         path: Grey, of 8 or 16 bits, or colours, by a palette or not; opacity is ignored.
-        shape: (H, W) of the panorama.
+        shape: (H, W) of the panorama; None takes any.
 
     Returns:
-        (H, W) uint32: the grey value, or 2^16 red + 2^8 green + blue.
+        (H, W) uint32: the grey value, or 2^16 red + 2^8 green + blue. Of a palette, colours too,
+        unless two of its entries that occur have the same one: then the entries' numbers.
 
     Raises:
-        UserError: It is missing, damaged or of another size.
+        UserError: It is missing, damaged, of another size, or of a format with loss; or its values
+            are no integers, or colours of 16 bits.
     """
-    image = _of_shape(path, shape)
-    if image.ndim == 2:
-        return image.astype(np.uint32)
-    blue, green, red = (image[..., channel].astype(np.uint32) for channel in range(3))
-    return (red << 16 | green << 8 | blue).astype(np.uint32, copy=False)
+    raster = _of_shape(path, shape)
+    if raster.contents.lossy:
+        raise UserError(
+            f"{path} is {raster.contents.format} with loss, which changes values at every border; "
+            "save the masks as PNG"
+        )
+    values = raster.values
+    if values.dtype not in (np.uint8, np.uint16):
+        raise UserError(f"{path} holds {values.dtype} values; save the masks as 8 or 16-bit PNG")
+    if values.ndim == 3 and values.shape[2] <= 2:
+        values = values[..., 0]
+    if values.ndim == 2:
+        return values.astype(np.uint32)
+    if values.dtype != np.uint8:
+        raise UserError(f"{path} holds colours of 16 bits; save the masks as grey values")
+    red, green, blue = (values[..., channel].astype(np.uint32) for channel in range(3))
+    colours = (red << 16 | green << 8 | blue).astype(np.uint32, copy=False)
+    if raster.indices is not None:
+        entries = np.unique(raster.indices)
+        if len(np.unique(colours)) < len(entries):
+            return raster.indices.astype(np.uint32)
+    return colours
 
 
 def values_of(labels: NDArray[np.uint32], path: Path) -> list[int]:
@@ -153,24 +156,12 @@ def values_of(labels: NDArray[np.uint32], path: Path) -> list[int]:
     return values
 
 
-def _of_shape(path: Path, shape: tuple[int, int]) -> NDArray:
-    image = _read(path, cv2.IMREAD_UNCHANGED)
-    if image.shape[:2] != shape:
-        height, width = image.shape[:2]
+def _of_shape(path: Path, shape: tuple[int, int] | None) -> Raster:
+    raster = read_raster(path)
+    if shape is not None and raster.values.shape[:2] != shape:
+        height, width = raster.values.shape[:2]
         raise UserError(
             f"{path} has {width} × {height} pixels, its panorama {shape[1]} × {shape[0]}; bring "
             "them to one size (the mask without smoothing)"
         )
-    return image
-
-
-def _read(path: Path, flags: int) -> NDArray:
-    if not path.is_file():
-        raise UserError(f"{path} is missing; get the benchmark again, or correct its annotations")
-    try:
-        image = cv2.imread(str(path), flags)
-    except cv2.error:  # larger than OpenCV allows
-        image = None
-    if image is None:
-        raise UserError(f"{path} is damaged or no picture; get it again")
-    return image
+    return raster

@@ -22,16 +22,25 @@ from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
 from sap_model.importers.annotated_row import Found, Source
 from sap_model.importers.files import MASKS, PICTURES, files_of, folders_of, read_mask
+from sap_model.importers.tally import Tally
 from sap_model.importers.write_dataset import store
 
 
-def import_hunyuan(source: Path, out: Path, min_area: int = 1) -> dict[str, int]:
-    """Convert folders of panoramas; see `store` for what is returned.
+def import_hunyuan(
+    source: Path,
+    out: Path,
+    min_area: int = 1,
+    split: str = "validation",
+    skip_bad: bool = False,
+) -> Tally:
+    """Convert folders of panoramas.
 
     Args:
         source: The folder that holds one folder for each panorama.
         out: Where the shards go.
         min_area: Objects with fewer pixels are left out.
+        split: Of all rows.
+        skip_bad: Leave out panoramas that are damaged instead of refusing all.
 
     Raises:
         UserError: A folder has not one picture, or no masks; or as for `store`.
@@ -39,7 +48,21 @@ def import_hunyuan(source: Path, out: Path, min_area: int = 1) -> dict[str, int]
     folders = folders_of(source)
     if not folders:
         raise UserError(f"{source} holds no folders; each panorama needs one, with its masks/")
-    return store(out, "hunyuan", {}, map(_panorama, folders), min_area=min_area)
+    tally = Tally(skip_bad)
+    panoramas = _panoramas(folders, tally)
+    return store(out, "hunyuan", {}, panoramas, min_area=min_area, split=split, tally=tally)
+
+
+def _panoramas(folders: list[Path], tally: Tally) -> Iterator[Source]:
+    for folder in folders:
+        try:
+            yield _panorama(folder)
+            lossy = set(files_of(folder / "masks", PICTURES)) - set(
+                files_of(folder / "masks", MASKS)
+            )
+            tally.leave_out("masks with loss (JPEG, WebP)", len(lossy))
+        except UserError as error:
+            tally.bad(str(error))
 
 
 def _panorama(folder: Path) -> Source:
@@ -52,7 +75,8 @@ def _panorama(folder: Path) -> Source:
     masks = files_of(folder / "masks", MASKS)
     if not masks:
         raise UserError(f"{folder / 'masks'} holds no masks; each object needs one, as PNG")
-    return Source(folder.name, 0, (named or pictures)[0], partial(_objects, masks))
+    picture = (named or pictures)[0]
+    return Source(folder.name, 0, picture, partial(_objects, masks), annotations=len(masks))
 
 
 def _objects(masks: list[Path], shape: tuple[int, int]) -> Iterator[Found]:

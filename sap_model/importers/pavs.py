@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -40,9 +41,9 @@ from sap_model.importers.files import (
     folders_of,
     read_labels,
     read_mask,
-    read_picture,
     values_of,
 )
+from sap_model.importers.tally import Tally
 from sap_model.importers.write_dataset import store
 
 FRAMES_PER_VIDEO = 3
@@ -63,8 +64,10 @@ def import_pavs(
     seed: int = 0,
     per_video: int = FRAMES_PER_VIDEO,
     min_area: int = 1,
-) -> dict[str, int]:
-    """Convert a sample of PAVS10K; see `store` for what is returned.
+    split: str = "validation",
+    skip_bad: bool = False,
+) -> Tally:
+    """Convert a sample of PAVS10K.
 
     Args:
         source: The folder that holds the frames' and the masks' folder.
@@ -74,6 +77,8 @@ def import_pavs(
         seed: Of the draw.
         per_video: Frames drawn from each video; all of one that has fewer.
         min_area: Instances with fewer pixels are left out.
+        split: Of all rows.
+        skip_bad: Leave out frames that are damaged instead of refusing all.
 
     Raises:
         UserError: A folder is missing, or no frame has a mask; or as for `store`.
@@ -83,13 +88,14 @@ def import_pavs(
     videos = _videos(source / frames)
     if not videos:
         raise UserError(f"{source / frames} holds no folders of frames; extract the videos first")
-    panoramas = []
+    panoramas, tally = [], Tally(skip_bad)
     for video, folder in videos.items():
-        pairs = _pairs(folder, _masks_of(source / masks, video))
+        pairs = _pairs(folder, _masks_of(source / masks, video), tally)
         panoramas += list(_sources(video, sample(pairs, video, seed, per_video)))
     if not panoramas:
         raise UserError(f"no frame in {source / frames} has a mask in {source / masks}")
-    return store(out, "pavs", {"seed": seed, "per_video": per_video}, panoramas, min_area=min_area)
+    options = {"seed": seed, "per_video": per_video}
+    return store(out, "pavs", options, panoramas, min_area=min_area, split=split, tally=tally)
 
 
 def sample(pairs: list[Pair], video: str, seed: int, count: int) -> list[Pair]:
@@ -121,8 +127,8 @@ def _masks_of(folder: Path, video: str) -> Path | None:
     return found[0] if found else None
 
 
-def _pairs(frames: Path, masks: Path | None) -> list[Pair]:
-    """The frames of a video that have a mask, with it, in order."""
+def _pairs(frames: Path, masks: Path | None, tally: Tally) -> list[Pair]:
+    """The frames of a video that have a mask, with it, in order; counts masks without a frame."""
     if masks is None:
         return []
     keyed: dict[int | str, Path] = {}
@@ -135,6 +141,7 @@ def _pairs(frames: Path, masks: Path | None) -> list[Pair]:
             raise UserError(f"{frame} and another frame have the same number; delete one")
         if _key(frame) in keyed:
             pairs[_key(frame)] = frame, keyed[_key(frame)]
+    tally.leave_out("masks without a frame", len(keyed) - len(pairs))
     return list(pairs.values())
 
 
@@ -156,12 +163,12 @@ def _sources(video: str, pairs: list[Pair]) -> Iterator[Source]:
 def _labels(pairs: list[Pair]) -> dict[int | str, int]:
     """Ids from 1 of the colours, or of the files' names, that the frames of a video have."""
     found: set[int | str] = set()
-    for frame, mask in pairs:
+    for _, mask in pairs:
         if mask.is_dir():
             found |= {path.stem for path in files_of(mask, MASKS)}
         else:
-            height, width = read_picture(frame).shape[:2]
-            found |= set(values_of(read_labels(mask, (height, width)), mask))
+            with suppress(UserError):  # said when the frame's turn comes
+                found |= set(values_of(read_labels(mask), mask))
     order = sorted(found, key=lambda value: (isinstance(value, str), value))
     return {value: label for label, value in enumerate(order, start=1)}
 

@@ -1,7 +1,7 @@
 """Imported panoramas to shards, in the form that packing gives them.
 
 OUT/
-  data/validation-NNNNN.parquet   one panorama per row group
+  data/<split>-NNNNN.parquet      one panorama per row group
   manifest.json                   as `pipeline.shards.writer` writes it
   import.json                     which importer wrote this, with which options, and what it found
   .importing/                     rows that are not in a shard yet; may be deleted
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.annotations.sizes import SIZES
 from pipeline.errors import UserError
 from pipeline.layout import (
     disk_full_as_user_error,
@@ -28,10 +27,11 @@ from pipeline.layout import (
     write_atomic,
     write_json,
 )
-from pipeline.shards.schema import IMAGE_FILES, make_schema
+from pipeline.shards.schema import IMAGE_FILES, SPLITS, make_schema
 from pipeline.shards.splits import ROW_GROUP_BYTES, Panorama, cut_into_shards
 from pipeline.shards.writer import SHARD_BYTES, update_shards
 from sap_model.importers.annotated_row import Source, make_row
+from sap_model.importers.tally import Tally
 
 _OURS = "import.json"
 _STAGING = ".importing"
@@ -44,62 +44,79 @@ def store(
     sources: Iterable[Source],
     *,
     min_area: int = 1,
+    split: str = "validation",
+    tally: Tally | None = None,
     shard_bytes: int = SHARD_BYTES,
-) -> dict[str, int]:
+) -> Tally:
     """Write the shards of a benchmark.
 
     Args:
         out: The folder to be.
         importer: Name of the importer.
-        options: What it was told, in JSON types and without paths of this machine.
+        options: What decides its rows, in JSON types and without paths of this machine.
         sources: The panoramas, in the order of the rows to be.
         min_area: Objects with fewer pixels are left out.
+        split: Of all rows: "validation" to score on them, "train" to train on them.
+        tally: Counts so far, and whether what is damaged is skipped.
         shard_bytes: A shard grows up to this size.
 
     Returns:
-        `panoramas`, `instances`, how many of them are `small`, `medium` and `large`, and
-        `left_out`, those that are empty or too small.
+        The tally, complete.
 
     Raises:
-        UserError: OUT is somebody else's, or a file of the benchmark is missing or damaged; shards
-            that were there before are unchanged.
+        UserError: OUT is somebody else's, there is no such split, or a file of the benchmark is
+            missing or damaged and not skipped; shards that were there before are unchanged.
     """
+    if split not in SPLITS:
+        raise UserError(f"SPLIT={split} is no split; choose {' or '.join(SPLITS)}")
     _refuse_foreign(out, importer)
-    told = {**options, "min_area": min_area}
-    text = json.dumps([importer, told, __version__], sort_keys=True)
+    tally = tally or Tally()
+    options = {**options, "min_area": min_area}
+    text = json.dumps([importer, options, __version__], sort_keys=True)
     settings_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
-    counts = dict.fromkeys(("panoramas", "instances", *SIZES, "left_out"), 0)
     staging = out / _STAGING
     full = f"no room in {out}; the old shards are unchanged, free some space and import again"
     with disk_full_as_user_error(full), only_process(out, "importing into"):
-        about = {"importer": importer, "options": told, "pipeline": __version__}
+        about = {"importer": importer, "options": options, "pipeline": __version__}
         write_json(out / _OURS, about)
         shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
         try:
             panoramas: list[Panorama] = []
             known: set[str] = set()
             for source in sources:
-                row, images = make_row(source, importer, settings_hash, min_area)
-                if row["image_id"] in known:
-                    raise UserError(f"{source.picture}: two panoramas have this name; rename one")
+                try:
+                    row, images = make_row(source, importer, settings_hash, min_area, tally)
+                    if row["image_id"] in known:
+                        raise UserError(
+                            f"{source.picture}: two panoramas have this name; rename it"
+                        )
+                except UserError as error:
+                    if not tally.skip_bad:
+                        raise UserError(f"{error}, or import the rest with SKIP_BAD=1") from None
+                    tally.skipped.append(str(error))
+                    tally.leave_out("in pictures that were skipped", source.annotations)
+                    continue
                 known.add(row["image_id"])
                 panoramas.append(_stage(staging / f"{len(panoramas):06d}", row, images))
-                counts["left_out"] += row["summary"]["dropped"]
-                counts["instances"] += len(row["objects"])
-                for thing in row["objects"]:
-                    counts[thing["size"]] += 1
+                tally.instances += len(row["objects"])
+                tally.sizes.update(thing["size"] for thing in row["objects"])
             if not panoramas:
-                raise UserError("the benchmark holds no panorama to import; check its folder")
-            counts["panoramas"] = len(panoramas)
+                raise UserError(
+                    f"no panorama of {len(tally.skipped)} could be imported, the first: "
+                    f"{tally.skipped[0]}"
+                    if tally.skipped
+                    else "the benchmark holds no panorama to import; check its folder"
+                )
+            tally.panoramas = len(panoramas)
             plan = {
-                f"validation-{number:05d}.parquet": shard
+                f"{split}-{number:05d}.parquet": shard
                 for number, shard in enumerate(cut_into_shards(panoramas, shard_bytes))
             }
             update_shards(out, plan, make_schema())
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        write_json(out / _OURS, {**about, **counts})
-    return counts
+        write_json(out / _OURS, {**about, "split": split, **tally.to_json()})
+    return tally
 
 
 def _refuse_foreign(out: Path, importer: str) -> None:

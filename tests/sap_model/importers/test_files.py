@@ -1,6 +1,5 @@
 """Names and masks of other people's files."""
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import UserError
-from sap_model.importers.files import inside, read_labels, read_mask, read_picture, safe_name
+from sap_model.importers.files import inside, read_labels, read_mask, safe_name
 from tests.sap_model.importers.layouts import save
 
 
@@ -21,7 +20,9 @@ def test_any_name_becomes_one_part_of_a_path_and_two_stay_two(one, other):
     assert (names[0] == names[1]) == (one == other)
 
 
-@pytest.mark.parametrize("name", ["../a", "/a", "a/../../b", "..\\a", "", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../a", "/a", "a/../../b", "..\\a", "", ".", "a\0b", "C:\\a", "\\\\server\\a"]
+)
 def test_names_that_lead_out_of_a_folder_are_refused(tmp_path, name):
     with pytest.raises(UserError, match="leads out of"):
         inside(tmp_path, name)
@@ -61,12 +62,32 @@ def test_labels_of_palettes_grey_values_and_colours(tmp_path):
     assert np.array_equal(read_labels(tmp_path / "palette.png", (8, 16)), colours[ids])
 
 
-def test_a_picture_is_read_as_it_is_stored(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+def test_palettes_with_one_colour_twice_go_by_their_numbers(tmp_path):
+    ids = np.arange(8 * 16, dtype=np.uint8).reshape(8, 16) % 5
+    palette = Image.fromarray(ids, "P")
+    palette.putpalette([0] * 15)  # a tool that knows no colours
+    palette.save(tmp_path / "palette.png")
+    assert np.array_equal(read_labels(tmp_path / "palette.png", (8, 16)), ids)
+
+
+def test_masks_are_turned_as_exif_says(tmp_path):
+    mask = np.triu(np.ones((8, 16), np.uint8))
     turned = Image.Exif()
-    turned[0x0112] = 6  # shown turned by 90°
-    Image.fromarray(image).save(tmp_path / "a.png", exif=turned)
-    assert np.array_equal(read_picture(tmp_path / "a.png"), image)
-    grey = image[..., 0]
-    assert cv2.imwrite(str(tmp_path / "grey.png"), grey)
-    assert np.array_equal(read_picture(tmp_path / "grey.png"), np.dstack([grey] * 3))
+    turned[0x0112] = 3  # upside down
+    Image.fromarray(np.ascontiguousarray(mask[::-1, ::-1])).save(tmp_path / "m.png", exif=turned)
+    assert np.array_equal(read_mask(tmp_path / "m.png", (8, 16)), mask == 1)
+    assert np.array_equal(read_labels(tmp_path / "m.png", (8, 16)), mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "format", "reason"),
+    [
+        ("m.png", np.eye(8, 16, dtype=np.uint8) * 9, "JPEG", "JPEG with loss"),
+        ("m.webp", np.zeros((8, 16, 3), np.uint8), "WEBP", "WebP with loss"),
+        ("m.tif", np.zeros((8, 16), np.float32), "TIFF", "float32 values"),
+    ],
+)
+def test_labels_that_may_have_changed_are_refused(tmp_path, name, image, format, reason):
+    Image.fromarray(image).save(tmp_path / name, format)
+    with pytest.raises(UserError, match=reason):
+        read_labels(tmp_path / name, (8, 16))
