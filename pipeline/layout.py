@@ -1,11 +1,13 @@
 """Where every file of a run lies, and what its presence means.
 
-Files are the truth: each stage is done exactly when its marker exists, and a marker is written
-last, whole or not at all. Nothing else (no database, no memory of a process) decides what is left.
+Files are the truth: a stage is done exactly when its marker exists. A marker is written last,
+completely or not at all, and removed first. Nothing else, neither a database nor the memory of a
+process, decides what is left to do.
 
     OUT/                              a folder, or a URL of a store that fsspec reaches
       run.json                        the run's settings; written before the first scene
-      driver.lock                     held by the driver that works here, and what it was asked
+      driver.lock                     held by the driver that works here; says its host, process and
+                                      number of scenes; in a store, driver.lock.<n>
       done/<scene_id>.json            marker: every panorama of the scene is annotated
       failed/<scene_id>.json          marker: quarantined, with the reason and the log's tail
       scenes/<scene_id>/
@@ -16,24 +18,20 @@ last, whole or not at all. Nothing else (no database, no memory of a process) de
         panoramas/<k>/                image.webp, ids.png, …; marker: row.json, panorama k is
                                       annotated
         attempts/<stage>-<n>.{json,log}   every attempt: when, where, how it ended, what it cost
-      scratch/                        half-made things of a run on this machine
+      scratch/                        unfinished work of a run on this machine
       shards/data/<split>-NNNNN.parquet
       shards/manifest.json            what each shard was made from
-      shards/.lock                    held by the process that packs
+      shards/.lock                    held by the process that packs; in a store, .lock.<n>
       preview/index.html
-      verified/<shard>.json           what verifying found in a shard, for publishing to go by
+      verified/<shard>.json           what `verify` found in a shard; publishing needs it
       card/                           README.md, LICENSE, statistics.json, figures/
       coco/                           the COCO export
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +45,12 @@ STAGES = ("generate", "render", "annotate")
 RENDERED, ANNOTATED = "render.json", "row.json"
 """Markers in rendered/<k>/ and panoramas/<k>/."""
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of writing that free space, a quota or a file-size limit would fix."""
-
 LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
-"""What a process that was killed in `storage.open_atomic` leaves beside the file `name`."""
+"""Names of what a process leaves beside the file `name` if it is killed while it writes it."""
 
 
 class DamagedFileError(UserError, ValueError):
-    """A file of OUT that is not what was written there.
+    """A file of OUT is truncated or was changed.
 
     Also a ValueError, for the callers who can do without the file.
     """
@@ -93,7 +88,7 @@ class SceneFolder:
 
     @property
     def scratch(self) -> Path:
-        """Anything half-made, of a scene folder that an attempt works in."""
+        """Unfinished files, in a scene folder that an attempt works in."""
         return self.path / "scratch"
 
     def rendered(self, index: int) -> Path:
@@ -120,6 +115,10 @@ class RunFolder:
         return self.path / "run.json"
 
     @property
+    def driver_lock(self) -> Path:
+        return self.path / "driver.lock"
+
+    @property
     def scenes(self) -> Path:
         return self.path / "scenes"
 
@@ -138,6 +137,10 @@ class RunFolder:
     @property
     def shards(self) -> Path:
         return self.path / "shards"
+
+    @property
+    def shards_lock(self) -> Path:
+        return self.shards / ".lock"
 
     @property
     def preview(self) -> Path:
@@ -159,45 +162,8 @@ class RunFolder:
         return SceneFolder(self.scenes / scene_id)
 
 
-@contextmanager
-def disk_full_as_user_error(message: str) -> Iterator[None]:
-    """Turn a full disk into a UserError.
-
-    Args:
-        message: What had no room, and what to do; follows "the disk is full: ".
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        raise UserError(f"the disk is full: {message}") from error
-
-
-@contextmanager
-def only_process(folder: Path, doing: str) -> Iterator[None]:
-    """Hold a folder's `.lock`; the kernel drops it with its process, also after `kill -9`.
-
-    Args:
-        folder: Made where it is missing.
-        doing: What the lock's holder does with the folder, such as "packing".
-
-    Raises:
-        UserError: Another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is {doing} {folder}; wait for it, then run the same command again"
-            ) from None
-        yield
-
-
 def write_json(path: Path, data: Any) -> None:
-    """Write JSON atomically, keys sorted, so that equal data gives equal bytes."""
+    """Write JSON atomically; keys are sorted, so equal data gives equal bytes."""
     write_atomic(path, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 
@@ -206,16 +172,16 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
 
     Args:
         path: The file.
-        remedy: What the user can do about a damaged one; by default, delete its folder.
+        remedy: What the user can do about a damaged file; by default, delete its folder.
 
     Raises:
-        DamagedFileError: It is truncated, or something else than a JSON object.
-        FileNotFoundError: There is none.
+        DamagedFileError: The file is truncated or holds no JSON object.
+        FileNotFoundError: The file is missing.
     """
     remedy = remedy or f"delete {path.parent} and run the same command again"
     try:
         data = json.loads(storage.read_bytes(path))
-    except ValueError:  # also of bytes that are no text
+    except ValueError:  # also raised by bytes that are not UTF-8
         raise DamagedFileError(f"{path} is damaged (truncated, or no JSON); {remedy}") from None
     if not isinstance(data, dict):
         raise DamagedFileError(f"{path} is damaged (no JSON object); {remedy}")

@@ -21,13 +21,13 @@ from pipeline.card.example import example_picture
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
 from pipeline.card.template_context import template_context
 from pipeline.errors import UserError
-from pipeline.layout import disk_full_as_user_error, write_json
-from pipeline.shards.files import open_folder
+from pipeline.layout import write_json
 from pipeline.shards.manifest import Shard, find_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.figures import draw_figures
-from pipeline.storage import write_atomic
+from pipeline.storage import disk_full_as_user_error, open_path, write_atomic
+from pipeline.storage.ranges import open_ranges
 
 TEMPLATE = CARD_FOLDER / "README.md.jinja"
 PRETTY_NAME = "SAP Panorama"
@@ -72,8 +72,8 @@ def write_card(
         raise UserError(
             f"the statistics count {measured}, but {shards} holds {reader.splits}; measure again"
         )
-    where, found = find_shards(open_folder(shards, storage_options), None)
-    with where.open(found[0].name, found[0].bytes) as file:
+    where, found = find_shards(open_path(shards, storage_options, read_only=True), None)
+    with open_ranges(where / found[0].name, found[0].bytes) as file:
         schema = pq.read_schema(file)
     picture, image_id = example_picture(reader)
     card = DatasetCard.from_template(

@@ -12,9 +12,9 @@ from typing import Any
 from pipeline.commands.run import begun_with, run_folder
 from pipeline.config import Card, Coco, OnRun, Publish, Stats, Verify
 from pipeline.errors import UserError
-from pipeline.layout import RunFolder, only_process
+from pipeline.layout import RunFolder
 from pipeline.settings import RunSettings
-from pipeline.storage import is_remote
+from pipeline.storage import exclusive_lock, is_remote
 
 SHOWN_FINDINGS = 200
 SECONDS_BETWEEN_LINES = 10.0
@@ -125,7 +125,7 @@ def publish(options: Publish) -> None:
     settings, rows_hash = begun_with(run)
     check_access(options.repo)
     pack(run, settings, rows_hash=rows_hash)
-    with only_process(run.shards, "publishing"):  # nobody packs anew what is being sent
+    with exclusive_lock(run.shards_lock, "publishing"):  # nobody packs anew what is being sent
         sha256 = _verified(run, settings, options.workers, check)
         _write_card(run, options.repo, licence)
         shards = {f"data/{name}": run.shards / "data" / name for name in sha256}

@@ -63,7 +63,7 @@ def status(options: Status) -> None:
     """What OUT has done, is doing and has failed."""
     from pipeline.farm.report import status_json, status_text
 
-    storage.RETRY_SECONDS = BRIEF
+    storage.errors.RETRY_SECONDS = BRIEF
     run = run_folder(options)
     begun_with(run)
     print(status_json(run) if options.json else status_text(run))
@@ -73,7 +73,7 @@ def failures(options: Failures) -> None:
     """Why seeds were given up, and how to make each of them again."""
     from pipeline.farm.report import failures_json, failures_text
 
-    storage.RETRY_SECONDS = BRIEF
+    storage.errors.RETRY_SECONDS = BRIEF
     run = run_folder(options)
     begun_with(run)
     print(failures_json(run) if options.json else failures_text(run, options.limit))

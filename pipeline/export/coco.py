@@ -54,10 +54,10 @@ from pipeline.export.instances_json import (
     check_existing_json,
     make_entries,
 )
-from pipeline.layout import LEFTOVER, disk_full_as_user_error, only_process
+from pipeline.layout import LEFTOVER
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
-from pipeline.storage import open_atomic
+from pipeline.storage import disk_full_as_user_error, exclusive_lock, open_atomic
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def export_coco(
     reader = ShardReader(shards, storage_options=storage_options)
     full = f"no room for the export in {folder}; free some space and run the same command again"
     try:
-        with disk_full_as_user_error(full), only_process(folder, "exporting into"):
+        with disk_full_as_user_error(full), exclusive_lock(folder / ".lock", "exporting into"):
             return _export(reader, folder, image_format, licence, progress)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(

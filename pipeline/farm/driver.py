@@ -42,8 +42,9 @@ from pipeline.farm.scene import (
     summarize,
 )
 from pipeline.farm.scheduler import Queue, RenderBacklog, ResourceRequest, Scheduler
-from pipeline.layout import DISK_FULL, STAGES, DamagedFileError, RunFolder
+from pipeline.layout import STAGES, DamagedFileError, RunFolder
 from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
+from pipeline.storage import DISK_FULL
 
 
 def disk_full(
@@ -95,7 +96,7 @@ def explained(error: OSError, run: RunFolder) -> Exception:
 WAIT_SECONDS = 1.0
 NODES_SECONDS = 10.0  # between two looks at which nodes the cluster has
 IDLE_SECONDS = 60.0  # after which the driver says what it waits for, if nothing runs
-AROUND_SECONDS = 3600.0 + 4 * storage.RETRY_SECONDS
+AROUND_SECONDS = 3600.0 + 4 * storage.errors.RETRY_SECONDS
 """What fetching and bringing may take besides a stage's limit, before a worker counts as hung."""
 
 

@@ -30,7 +30,7 @@ from pipeline.farm.child import (
     REJECTED_STATUS,
     Limits,
 )
-from pipeline.layout import DISK_FULL
+from pipeline.storage import DISK_FULL
 
 POLL_SECONDS = 0.5
 WEIGH_SECONDS = 10.0  # between two looks at the size of the child's folder

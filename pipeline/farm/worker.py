@@ -5,7 +5,6 @@ The Ray worker never imports bpy: generate and render are a fresh Blender proces
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import re
 import resource
@@ -44,8 +43,9 @@ from pipeline.farm.scene import (
     viewpoint_count,
 )
 from pipeline.farm.supervisor import FULL_BYTES, run_child
-from pipeline.layout import ANNOTATED, DISK_FULL, RENDERED, SceneFolder, write_json
+from pipeline.layout import ANNOTATED, RENDERED, SceneFolder, write_json
 from pipeline.settings import from_json
+from pipeline.storage import DISK_FULL
 
 GPU_MEMORY = re.compile(r"(out of|insufficient|not enough)\b.{0,40}\bmemory\b", re.IGNORECASE)
 """What CUDA, OptiX, HIP and Cycles say of a GPU without memory."""
@@ -400,7 +400,7 @@ def workspace(
     new.mkdir()
     try:
         with open(new / ".lock", "w") as lock:
-            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+            storage.try_lock(lock)
             new.rename(folder)  # now others may look at its lock
             here = SceneFolder(folder / "scenes" / out.scene_id)
             yield Workspace(out, here, stage, number, token)
@@ -420,9 +420,9 @@ def sweep(root: Path) -> None:
             continue
         try:
             with open(folder / ".lock", "r+") as lock:
-                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+                if storage.try_lock(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
         except FileNotFoundError:
             shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # at work, or not ours
+        except OSError:  # not ours
             continue

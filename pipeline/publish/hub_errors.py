@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.errors import UserError
-from pipeline.layout import DISK_FULL
+from pipeline.storage import DISK_FULL
 
 PASSING_STATUS = {
     408: "the Hub waited too long for the request",

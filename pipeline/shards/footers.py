@@ -1,7 +1,7 @@
-"""A shard's footer, which says where its rows lie, and what is wrong with a shard that has none.
+"""A shard's footer, which says where its rows lie.
 
-Footers are read here, and not by pyarrow, because then one request to a remote store is enough and
-the footer can be held against the hash in the manifest.
+Footers are read here, and not by pyarrow: one request to a remote store is enough, and the footer
+is compared with its hash in the manifest.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.shards.files import Folder
-from pipeline.shards.manifest import Shard, check_size
+from pipeline.shards.manifest import Shard, check_size, remedy
+from pipeline.storage.ranges import open_ranges
 
 FOOTER_BYTES_PER_ROW = 8 * 2**10
 """A bit more than a row adds to a footer (6.3 KB measured), so that one request fetches it."""
 
 FOOTER_BYTES = 64 * 2**10
-"""What is fetched at first of a footer in any case."""
+"""Bytes of a footer that are fetched first in any case."""
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a shard says about itself."""
+    """What a shard says about its rows."""
 
     metadata: pq.FileMetaData
     leaves: tuple[str, ...]  # Parquet's columns, such as objects.list.element.area
@@ -36,7 +38,7 @@ class Footer:
         """Numbers of the leaves of columns, in order.
 
         Raises:
-            KeyError: There is no such column. Arrow would leave it out without a word.
+            KeyError: There is no such column; Arrow would silently leave it out.
         """
         found = set()
         for name in columns:
@@ -52,69 +54,76 @@ class Footer:
         return sorted(found)
 
 
-def read_footer(folder: Folder, shard: Shard) -> Footer:
-    """A shard's footer, held against what the manifest says about the shard.
+def read_footer(folder: Path, shard: Shard) -> Footer:
+    """A shard's footer, compared with what the manifest says about the shard.
 
     Raises:
         UserError: The shard is missing, damaged or another one; or the store cannot be read.
     """
-    where = folder.path(shard.name)
-    with damage_as_user_error(folder, shard.name):
-        with folder.open(shard.name, shard.bytes) as file:
+    path = folder / shard.name
+    where, fix = storage.show(path), remedy(path)
+    with damage_as_user_error(path):
+        with open_ranges(path, shard.bytes) as file:
             check_size(folder, shard, file.size())
             tail = _read_tail(file, FOOTER_BYTES + FOOTER_BYTES_PER_ROW * (shard.rows or 0))
         metadata = pq.read_metadata(pa.BufferReader(tail))
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if metadata.num_rows < 1 or len(groups) != metadata.num_rows or set(groups) != {1}:
-        raise UserError(f"{where} is not one of our shards: they hold one row per row group")
-    # not from metadata.schema, which keeps the whole footer alive for as long as the process lives
+        raise UserError(f"{where} is not one of our shards: they hold one row per row group; {fix}")
+    # not from metadata.schema, which keeps the whole footer in memory until the process ends
     first, columns = metadata.row_group(0), range(metadata.num_columns)
     leaves = tuple(first.column(column).path_in_schema for column in columns)
     if shard.rows not in (None, metadata.num_rows):
         raise UserError(
             f"{where} does not fit manifest.json: it holds {metadata.num_rows} rows instead of "
-            f"{shard.rows}; {folder.remedy}"
+            f"{shard.rows}; {fix}"
         )
-    sha256 = hashlib.sha256(memoryview(tail)[:-8]).hexdigest()
-    if shard.footer_sha256 not in (None, sha256):
-        raise UserError(
-            f"{where} does not fit manifest.json: its footer is another one; {folder.remedy}"
-        )
+    if shard.footer_sha256 not in (None, _sha256(tail)):
+        raise UserError(f"{where} does not fit manifest.json: its footer is another one; {fix}")
     return Footer(metadata, leaves)
 
 
+def footer_sha256(path: Path) -> str | None:
+    """Hash of a shard's footer, as the manifest holds it; None where there is no complete shard."""
+    try:
+        size = storage.size(path)
+        with open_ranges(path, size) as file:
+            return _sha256(_read_tail(file, FOOTER_BYTES))
+    except (OSError, pa.ArrowException):
+        return None
+
+
 @contextmanager
-def damage_as_user_error(folder: Folder, shard: str, rows: range | None = None) -> Iterator[None]:
-    """Turn what Arrow and the local disk complain about into a UserError that names the place.
+def damage_as_user_error(path: Path, rows: range | None = None) -> Iterator[None]:
+    """Turn errors of Arrow and the local disk into a UserError that names the place.
 
     Args:
-        folder: Where the shard lies.
-        shard: Its name.
+        path: The shard.
         rows: Rows of it that are being read.
     """
-    where, place = folder.path(shard), ""
+    where, place = storage.show(path), ""
     if rows is not None:
         place = f" at row {rows[0]}" if len(rows) == 1 else f" in rows {rows[0]} to {rows[-1]}"
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{where} is missing; {folder.remedy}") from error
+        raise UserError(f"{where} is missing; {remedy(path)}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno:
-            raise UserError(f"{where} cannot be read: {error.strerror}") from error
+            raise storage.user_error(error, path) from error
         if "CRC" in str(error):
             raise UserError(
-                f"{where} is damaged{place}: its data do not fit their checksum; {folder.remedy}"
+                f"{where} is damaged{place}: its data do not fit their checksum; {remedy(path)}"
             ) from error
-        raise UserError(f"{where} is truncated or damaged{place}; {folder.remedy}") from error
+        raise UserError(f"{where} is truncated or damaged{place}; {remedy(path)}") from error
 
 
 def _read_tail(file: pa.NativeFile, guess: int) -> bytes:
-    """A Parquet file's footer with the eight bytes behind it, its length and `PAR1`.
+    """A Parquet file's footer with the eight bytes behind it: its length and `PAR1`.
 
     Args:
         file: The file.
-        guess: Bytes to fetch at first; what is missing then takes a second request.
+        guess: Bytes to fetch first; a longer footer takes a second request.
 
     Raises:
         ArrowInvalid: It is not the end of a Parquet file.
@@ -129,3 +138,8 @@ def _read_tail(file: pa.NativeFile, guess: int) -> bytes:
         file.seek(size - length)
         tail = file.read(length - len(tail)) + tail
     return tail[-length:]
+
+
+def _sha256(tail: bytes) -> str:
+    """Hash of a footer without the eight bytes behind it."""
+    return hashlib.sha256(memoryview(tail)[:-8]).hexdigest()

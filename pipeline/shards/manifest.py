@@ -1,4 +1,4 @@
-"""Which shards a folder holds: as its manifest says, or else as their names count.
+"""The shards of a folder: those that its manifest names, or else those that are numbered.
 
 Both may come from strangers. A name that is not one of ours is refused, so that no path leads out
 of the folder.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.layout import DamagedFileError
-from pipeline.shards.files import Folder
 from pipeline.shards.schema import SHARD_NAME
+from pipeline.storage.ranges import open_ranges
 
 MANIFEST = "manifest.json"
 
@@ -37,66 +39,99 @@ class Shard:
     row_hashes: tuple[str, ...] | None = None
 
 
-def find_shards(folder: Folder, split: str | None) -> tuple[Folder, list[Shard]]:
+@dataclass(frozen=True)
+class DatasetFiles:
+    """Where the files of a dataset lie.
+
+    Attributes:
+        data: The folder of the shards.
+        sizes: Bytes of each shard in it, by name; None where the store does not report the size.
+        manifest: The manifest, if there is one, and `manifest_bytes`, its size if known.
+    """
+
+    data: Path
+    sizes: dict[str, int | None]
+    manifest: Path | None
+    manifest_bytes: int | None
+
+
+def find_shards(folder: Path, split: str | None) -> tuple[Path, list[Shard]]:
     """The shards of a dataset and the folder that they lie in.
 
     Args:
         folder: The folder with data/ and manifest.json, or its data/, or a run's OUT.
-        split: Only this split; all of them where it is None.
+        split: Only this split; all splits where it is None.
 
     Returns:
         The folder of the shards, and the shards in order.
 
     Raises:
-        UserError: There are none; or one is missing, or has not the size that the manifest says.
+        UserError: There are none; or one is missing or has another size than the manifest says.
     """
-    folder, present, manifest = locate_dataset(folder)
-    if manifest is not None:
-        shards = read_manifest(*manifest)
+    found = locate_dataset(folder)
+    if found.manifest is not None:
+        shards = read_manifest(found.manifest, found.manifest_bytes)
     else:
-        shards = [Shard(name, present.get(name)) for name in expected_names(present)]
+        shards = [Shard(name, found.sizes.get(name)) for name in expected_names(found.sizes)]
     shards = [shard for shard in shards if split is None or shard.name.startswith(f"{split}-")]
     if not shards:
-        kind = f"{split} shards" if split else "shards"
-        raise UserError(f"{folder.path()} holds no {kind}; {folder.fill}")
+        raise UserError(nothing_in(found.data, f"{split} shards" if split else "shards"))
     for shard in shards:
-        if shard.name not in present:
-            raise UserError(f"{folder.path(shard.name)} is missing; {folder.remedy}")
-        check_size(folder, shard, present[shard.name])
-    return folder, shards
+        if shard.name not in found.sizes:
+            path = found.data / shard.name
+            raise UserError(f"{storage.show(path)} is missing; {remedy(path)}")
+        check_size(found.data, shard, found.sizes[shard.name])
+    return found.data, shards
 
 
-def locate_dataset(
-    folder: Folder,
-) -> tuple[Folder, dict[str, int | None], tuple[Folder, int | None] | None]:
-    """The folder of the shards, their sizes, and the folder and size of the manifest if any."""
-    listing = folder.listing()
-    if "data" not in listing.folders and "shards" in listing.folders:  # a run's OUT
-        folder = folder.folder("shards")
-        listing = folder.listing()
-    root, above = folder, listing
-    if "data" in listing.folders:
-        folder = folder.folder("data")
-        listing = folder.listing()
+def locate_dataset(folder: Path) -> DatasetFiles:
+    """Where the shards and the manifest of a dataset lie.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    content = storage.listing(folder)
+    if "data" not in content.folders and "shards" in content.folders:  # a run's OUT
+        folder = folder / "shards"
+        content = storage.listing(folder)
+    root, above = folder, content
+    if "data" in content.folders:
+        folder = folder / "data"
+        content = storage.listing(folder)
     elif folder.name == "data":
         root = folder.parent
-        above = root.listing()
-    present = {name: size for name, size in listing.files.items() if SHARD_NAME.fullmatch(name)}
-    has_manifest = folder.name == "data" and MANIFEST in above.files
-    return folder, present, (root, above.files[MANIFEST]) if has_manifest else None
+        above = storage.listing(root)
+    sizes = {name: size for name, size in content.files.items() if SHARD_NAME.fullmatch(name)}
+    if folder.name != "data" or MANIFEST not in above.files:
+        return DatasetFiles(folder, sizes, None, None)
+    return DatasetFiles(folder, sizes, root / MANIFEST, above.files[MANIFEST])
 
 
-def check_size(folder: Folder, shard: Shard, found: int | None) -> None:
-    """UserError where a shard has another size than it should have, as far as both are known."""
+def remedy(path: Path) -> str:
+    """What the user can do about a file of a dataset that is missing or damaged."""
+    if storage.is_remote(path):
+        return "upload it again, or ask whoever published it"
+    return "pack the run again or download it again"
+
+
+def nothing_in(folder: Path, kind: str) -> str:
+    """What the user reads about a folder without shards."""
+    fix = "check the address" if storage.is_remote(folder) else "pack the run or download them"
+    return f"{storage.show(folder)} holds no {kind}; {fix}"
+
+
+def check_size(folder: Path, shard: Shard, found: int | None) -> None:
+    """UserError where a shard has another size than expected, as far as both are known."""
     if None not in (found, shard.bytes) and found != shard.bytes:
+        path = folder / shard.name
         raise UserError(
-            f"{folder.path(shard.name)} is truncated or changed: it has {found} bytes instead of "
-            f"{shard.bytes}; {folder.remedy}"
+            f"{storage.show(path)} is truncated or changed: it has {found} bytes instead of "
+            f"{shard.bytes}; {remedy(path)}"
         )
 
 
 def expected_names(names: Iterable[str]) -> list[str]:
-    """The names up to the last number of each split: one in between may be missing."""
+    """All names up to the last number of each split; files in between may be missing."""
     last: dict[str, int] = {}
     for name in names:
         split, number = name.removesuffix(".parquet").split("-")
@@ -108,18 +143,22 @@ def expected_names(names: Iterable[str]) -> list[str]:
     ]
 
 
-def read_manifest(folder: Folder, size: int | None) -> list[Shard]:
-    """The shards that a folder's manifest names, in order.
+def read_manifest(path: Path, size: int | None = None) -> list[Shard]:
+    """The shards that a manifest names, in order.
+
+    Args:
+        path: The manifest.
+        size: Its bytes if known, which saves a request to a store.
 
     Raises:
         DamagedFileError: It is no manifest of ours.
     """
-    with folder.open(MANIFEST, size) as file:
-        data = file.read()
-    shards = parse_manifest(data)
+    with open_ranges(path, size) as file:
+        shards = parse_manifest(file.read())
     if shards is None:
-        where = folder.path(MANIFEST)
-        raise DamagedFileError(f"{where} is damaged (no manifest of shards); {folder.remedy}")
+        raise DamagedFileError(
+            f"{storage.show(path)} is damaged (no manifest of shards); {remedy(path)}"
+        )
     return shards
 
 

@@ -9,7 +9,9 @@ for; the last ones are kept.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -23,14 +25,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
+from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.shards.files import REQUESTS_AT_ONCE, in_order, open_folder
 from pipeline.shards.footers import Footer, damage_as_user_error, read_footer
 from pipeline.shards.manifest import find_shards
 from pipeline.shards.schema import IMAGE_FILES, SPLITS
+from pipeline.storage.ranges import open_ranges
 
 FOOTERS_KEPT = 32
 """Footers in memory; that of a full 4K shard (80 rows) takes 3.3 MB there, measured."""
+
+REQUESTS_AT_ONCE = 8
+"""Requests to a remote store at a time; Arrow has as many threads for reading."""
 
 BATCH_BYTES = 16 * 2**20
 """A batch takes about this much memory, unless a single row takes more."""
@@ -58,7 +64,7 @@ class ShardReader:
         folder: OUT/shards, its data/, or a download of either; or a URL that fsspec knows, such
             as `hf://datasets/user/name` or `s3://bucket/prefix`.
         split: Only this split; all of them by default.
-        storage_options: What fsspec is told besides the URL.
+        storage_options: What fsspec gets besides the URL, such as `{"anon": True}`.
 
     Raises:
         UserError: There are no shards, or one is missing or truncated; or the store cannot be
@@ -71,7 +77,8 @@ class ShardReader:
         split: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._folder, self._shards = find_shards(open_folder(folder, storage_options), split)
+        path = storage.open_path(folder, storage_options, read_only=True)
+        self._folder, self._shards = find_shards(path, split)
         self._keep_footers()
         self._ends = list(accumulate(self._map(self._count, range(len(self._shards)))))
 
@@ -90,7 +97,8 @@ class ShardReader:
     @property
     def paths(self) -> list[Path | str]:
         """Paths of the shards in order, or their URLs (without credentials)."""
-        return [self._folder.path(name) for name in self.shards]
+        paths = [self._folder / name for name in self.shards]
+        return [storage.show(path) for path in paths] if self._is_remote else list(paths)
 
     @property
     def splits(self) -> dict[str, int]:
@@ -176,7 +184,14 @@ class ShardReader:
 
     def _map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`map`, with several requests under way where each has to wait for its answer."""
-        return in_order(function, items, REQUESTS_AT_ONCE if self._folder.remote else 1)
+        return in_order(function, items, REQUESTS_AT_ONCE if self._is_remote else 1)
+
+    @property
+    def _is_remote(self) -> bool:
+        return storage.is_remote(self._folder)
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / self._shards[shard].name
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -212,7 +227,7 @@ class ShardReader:
         try:
             return footer.numbers(columns)
         except KeyError as error:
-            where = self._folder.path(self._shards[shard].name)
+            where = storage.show(self._path(shard))
             known = ", ".join(dict.fromkeys(leaf.split(".")[0] for leaf in footer.leaves))
             raise UserError(
                 f"{where} has no column {error.args[0]}; it has {known} and their parts"
@@ -230,26 +245,52 @@ class ShardReader:
             raise
 
     def _read_groups(self, piece: Piece, columns: Sequence[str] | None) -> pa.RecordBatch:
-        shard, count = self._shards[piece.shard], len(piece.rows)
+        path, count = self._path(piece.shard), len(piece.rows)
         with (
-            damage_as_user_error(self._folder, shard.name, piece.rows),
-            self._folder.open(shard.name, shard.bytes) as source,
+            damage_as_user_error(path, piece.rows),
+            open_ranges(path, self._shards[piece.shard].bytes) as source,
             pq.ParquetFile(
                 source,
                 metadata=piece.footer.metadata,
-                pre_buffer=self._folder.remote,  # one request for what lies together
+                pre_buffer=self._is_remote,  # one request for what lies together
                 page_checksum_verification=True,
             ) as file,
         ):
             names = None if columns is None else list(columns)
             batches = list(file.iter_batches(count, row_groups=piece.rows, columns=names))
             if [batch.num_rows for batch in batches] != [count]:
-                raise pa.ArrowInvalid("not the rows that the footer tells of")
+                raise pa.ArrowInvalid("not the rows that the footer names")
             return batches[0]
 
     def _rows(self, piece: Piece, batch: pa.RecordBatch) -> list[dict[str, Any]]:
-        with damage_as_user_error(self._folder, self._shards[piece.shard].name, piece.rows):
+        with damage_as_user_error(self._path(piece.shard), piece.rows):
             return batch.to_pylist()
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int
+) -> Iterator[Result]:
+    """`map(function, items)`, working on a few items ahead in as many threads.
+
+    Args:
+        function: What to do with each item.
+        items: The items, which are taken only when there is room for another.
+        at_once: How many are worked on at a time; with 1 there are no threads.
+    """
+    if at_once == 1:
+        yield from map(function, items)
+        return
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="shards")
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) == at_once:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def decode_image(image: Mapping[str, Any]) -> NDArray[np.uint8]:

@@ -28,17 +28,9 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.layout import (
-    ANNOTATED,
-    DamagedFileError,
-    RunFolder,
-    disk_full_as_user_error,
-    only_process,
-    read_json,
-    write_json,
-)
-from pipeline.lease import lease
+from pipeline.layout import ANNOTATED, DamagedFileError, RunFolder, read_json, write_json
 from pipeline.settings import RunSettings, settings_hash
+from pipeline.shards.footers import footer_sha256
 from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 from pipeline.shards.splits import (
     Panorama,
@@ -48,6 +40,7 @@ from pipeline.shards.splits import (
     draw_splits,
     made_anew,
 )
+from pipeline.storage import Lock, disk_full_as_user_error, exclusive_lock
 
 SHARD_BYTES = 512 * 2**20
 ROW_DIGITS = 16
@@ -101,9 +94,7 @@ def pack(
         f"no room for new shards in {run.shards}; the old ones are unchanged, free some space and "
         "pack again"
     )
-    remote = storage.is_remote(run.path)
-    hold = lease(run.shards / ".lock", "packing") if remote else only_process(run.shards, "packing")
-    with disk_full_as_user_error(full), hold:
+    with disk_full_as_user_error(full), exclusive_lock(run.shards_lock, "packing") as lock:
         found = collect(run, settings, rows_hash or settings_hash(settings))
         if not found.panoramas:
             late = f" ({found.waiting} wait for an earlier seed)" if found.waiting else ""
@@ -117,7 +108,7 @@ def pack(
             for split in SPLITS
             for number, shard in enumerate(cut_into_shards(splits[split], shard_bytes))
         }
-        written, removed = update_shards(run.shards, plan, schema)
+        written, removed = update_shards(run.shards, plan, schema, lock)
     return {
         **{split: len(splits[split]) for split in SPLITS},
         "left_out": found.left_out,
@@ -131,9 +122,19 @@ def pack(
 
 
 def update_shards(
-    folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema
+    folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema, lock: Lock
 ) -> tuple[int, int]:
-    """Make the folder hold exactly the planned shards; returns how many were written, removed."""
+    """Make a folder hold exactly the planned shards.
+
+    Args:
+        folder: Where data/ and manifest.json lie.
+        plan: The panoramas of each shard, by its name.
+        schema: Of the rows.
+        lock: The folder's, which is checked before each write.
+
+    Returns:
+        How many shards were written, and how many were removed.
+    """
     data, manifest = folder / "data", folder / "manifest.json"
     try:
         known = read_json(manifest)
@@ -148,14 +149,16 @@ def update_shards(
                 _write_shard(fresh / name, panoramas, schema)
                 entry = _entry(fresh / name, source, panoramas)
                 written += 1
-                if storage.is_remote(folder):  # where this machine need not hold all of them
+                lock.check()
+                if storage.is_remote(folder):  # this machine may not have room for all of them
                     storage.put(fresh / name, data / name)
             entries[name] = entry
         shards = sorted(fresh.iterdir())
         write_json(fresh / manifest.name, entries)
+        lock.check()
         for path in shards:  # nothing needs space any more
             storage.put(path, data / path.name)
-        if entries != known:  # else its time stays, which tells that the preview page is current
+        if entries != known:  # else its time stays: the preview page is current while it does
             storage.put(fresh / manifest.name, manifest)
     names = storage.names(data)
     stale = [name for name in names if SHARD_NAME.fullmatch(name) and name not in plan]
@@ -196,7 +199,7 @@ def _entry(shard: Path, source: str, panoramas: Sequence[Panorama]) -> dict[str,
         "panoramas": len(panoramas),
         "rows": [panorama.row_sha256[:ROW_DIGITS] for panorama in panoramas],
         "bytes": shard.stat().st_size,
-        "footer_sha256": _footer_sha256(shard),
+        "footer_sha256": footer_sha256(shard),
         "sha256": sha256,
     }
 
@@ -207,27 +210,13 @@ def _is_current(shard: Path, entry: Any, source: str) -> bool:
     The footer holds the offsets, sizes and image ids of all rows, so truncated and exchanged
     files are noticed without reading gigabytes; `pipeline.verify` reads them.
     """
-    wanted: dict[str, Any] = {"source": source, "footer_sha256": _footer_sha256(shard)}
+    wanted: dict[str, Any] = {"source": source, "footer_sha256": footer_sha256(shard)}
     try:
         wanted["bytes"] = storage.size(shard)
         complete = {"sha256", "rows", "panoramas"} <= entry.keys()
         return complete and wanted == {key: entry[key] for key in wanted}
     except (OSError, KeyError, TypeError, AttributeError):
         return False
-
-
-def _footer_sha256(shard: Path) -> str | None:
-    """Hash of a Parquet file's footer; None where there is no whole file."""
-    try:
-        with shard.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(size - 8)
-            length, magic = int.from_bytes(file.read(4), "little"), file.read(4)
-            file.seek(size - 8 - length)
-            footer = file.read(length)
-    except (OSError, ValueError):
-        return None
-    return hashlib.sha256(footer).hexdigest() if magic == b"PAR1" else None
 
 
 def _write_shard(path: Path, panoramas: Iterable[Panorama], schema: pa.Schema) -> None:

@@ -25,9 +25,8 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
-from pipeline.layout import disk_full_as_user_error
 from pipeline.statistics.counts import solid_angle_edges
-from pipeline.storage import write_atomic
+from pipeline.storage import disk_full_as_user_error, write_atomic
 
 OBJECTS, STRUCTURE, PAPER = "#0072B2", "#E69F00", "#7F7F7F"
 OBJECTS_LIGHT = "#7FB8D8"

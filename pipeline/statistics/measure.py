@@ -53,7 +53,7 @@ from pipeline.annotations.sizes import (
     size_thresholds,
 )
 from pipeline.errors import UserError
-from pipeline.layout import disk_full_as_user_error, write_json
+from pipeline.layout import write_json
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
 from pipeline.statistics.counts import (
@@ -65,6 +65,7 @@ from pipeline.statistics.counts import (
     Counts,
 )
 from pipeline.statistics.validate import validation_error
+from pipeline.storage import disk_full_as_user_error
 
 FORMAT = 2
 """Version of the layout of statistics.json; increased when the layout changes."""

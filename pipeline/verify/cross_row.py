@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.settings import RunSettings
-from pipeline.shards.files import Folder
 from pipeline.shards.reader import decode_image
 from pipeline.shards.schema import SPLITS
 from pipeline.shards.splits import draw_splits
 from pipeline.shards.writer import VALIDATION_FRACTION, VALIDATION_PANORAMAS
+from pipeline.storage.ranges import open_ranges
 from pipeline.verify.findings import Finding
 from pipeline.verify.near_duplicates import TOLERANCE, candidates, difference, thumbnail, unpack
 from pipeline.verify.shard_checks import RowFacts
@@ -92,7 +93,7 @@ def _check_splits(rows: list[LocatedRow], settings: RunSettings) -> Iterator[Fin
                 yield row.finding(f"its scene belongs to {split}")
 
 
-def find_near_duplicates(rows: list[LocatedRow], folder: Folder) -> Iterator[Finding]:
+def find_near_duplicates(rows: list[LocatedRow], folder: Path) -> Iterator[Finding]:
     """Find panoramas that show the same; each pair is confirmed on the images themselves."""
     with_image = [row for row in rows if row.facts.magnitudes]
     if not with_image:
@@ -116,7 +117,7 @@ def find_near_duplicates(rows: list[LocatedRow], folder: Folder) -> Iterator[Fin
             )
 
 
-def _thumbnail(row: LocatedRow, folder: Folder) -> NDArray[np.float32]:
-    with folder.open(row.shard) as source, pq.ParquetFile(source) as file:
+def _thumbnail(row: LocatedRow, folder: Path) -> NDArray[np.float32]:
+    with open_ranges(folder / row.shard) as source, pq.ParquetFile(source) as file:
         values = file.read_row_group(row.row, columns=["image"]).to_pylist()[0]
     return thumbnail(decode_image(values["image"]))

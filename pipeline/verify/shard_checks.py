@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.shards.files import Folder
 from pipeline.shards.footers import read_footer
 from pipeline.shards.manifest import Shard
 from pipeline.shards.schema import IMAGE_FILES, make_schema
+from pipeline.storage.ranges import open_ranges
 from pipeline.verify.findings import Finding
 from pipeline.verify.near_duplicates import magnitudes, pack, thumbnail
 from pipeline.verify.row_checks import check_row
@@ -40,7 +41,7 @@ class ShardTask:
         min_area: The run's smallest annotated area in pixels; None if unknown.
     """
 
-    folder: Folder
+    folder: Path
     shard: Shard
     min_area: int | None
 
@@ -110,14 +111,14 @@ def check_shard(task: ShardTask) -> ShardReport:
 
 
 @contextmanager
-def _on_disk(folder: Folder, shard: Shard) -> Iterator[Path]:
+def _on_disk(folder: Path, shard: Shard) -> Iterator[Path]:
     """The shard as a local file; a remote shard is downloaded once."""
-    if not folder.remote:
-        yield Path(folder.path(shard.name))
+    if not storage.is_remote(folder):
+        yield folder / shard.name
         return
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / shard.name
-        with folder.open(shard.name) as source, open(path, "wb") as copy:
+        with open_ranges(folder / shard.name) as source, open(path, "wb") as copy:
             while block := source.read(BLOCK_BYTES):
                 copy.write(block)
         yield path

@@ -18,8 +18,15 @@ from pipeline.errors import UserError
 from pipeline.farm.child import die_with
 from pipeline.layout import DamagedFileError, read_json, write_json
 from pipeline.settings import RunSettings
-from pipeline.shards.files import Folder, open_folder
-from pipeline.shards.manifest import MANIFEST, Shard, expected_names, locate_dataset, read_manifest
+from pipeline.shards.manifest import (
+    MANIFEST,
+    Shard,
+    expected_names,
+    locate_dataset,
+    nothing_in,
+    read_manifest,
+)
+from pipeline.storage import is_remote, open_path
 from pipeline.verify.cross_row import LocatedRow, check_rows, find_near_duplicates
 from pipeline.verify.findings import Finding
 from pipeline.verify.shard_checks import RowFacts, ShardReport, ShardTask, check_shard
@@ -91,7 +98,7 @@ def verify(
 
 def _list_shards(
     address: Path | str, *, needs_manifest: bool
-) -> tuple[Folder, list[Shard], list[Finding]]:
+) -> tuple[Path, list[Shard], list[Finding]]:
     """List the shards in a folder and compare them with its manifest.
 
     Unlike the reader, this does not stop at the first missing shard: all errors are reported.
@@ -102,18 +109,20 @@ def _list_shards(
     Raises:
         UserError: There are no shards, or the folder cannot be read.
     """
-    folder, sizes, manifest = locate_dataset(open_folder(address))
+    dataset = locate_dataset(open_path(address, read_only=True))
+    folder, sizes = dataset.data, dataset.sizes
     findings: list[Finding] = []
     listed: dict[str, Shard] = {}
-    if manifest is not None:
+    if dataset.manifest is not None:
         try:
-            listed = {shard.name: shard for shard in read_manifest(*manifest)}
+            shards = read_manifest(dataset.manifest, dataset.manifest_bytes)
+            listed = {shard.name: shard for shard in shards}
         except DamagedFileError:
             findings.append(Finding(f"{MANIFEST} is damaged and lists no shards"))
     elif needs_manifest:
         findings.append(Finding(f"{MANIFEST} is missing"))
     if not sizes and not listed:
-        raise UserError(f"{folder.path()} holds no shards to verify; {folder.fill}")
+        raise UserError(nothing_in(folder, "shards to verify"))
     for name in sorted(set(listed or expected_names(sizes)) - set(sizes)):
         findings.append(Finding("is missing", shard=name))
     for name in sorted(set(sizes) - set(listed)) if listed else ():
@@ -166,7 +175,7 @@ class _RecordedCheck:
     records: Path | None
 
     def __call__(self, task: ShardTask) -> ShardReport:
-        if self.records is None or task.folder.remote:
+        if self.records is None or is_remote(task.folder):
             return check_shard(task)
         path = self.records / f"{task.shard.name}.json"
         report = _read_record(path, task)
@@ -189,7 +198,7 @@ def _read_record(path: Path, task: ShardTask) -> ShardReport | None:
     """The recorded report of an unchanged file; None if the shard must be checked."""
     try:
         record = read_json(path)
-        with open(task.folder.path(task.shard.name), "rb") as file:
+        with open(task.folder / task.shard.name, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if record["key"] != _record_key(task, sha256):
             return None

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.layout import only_process, read_json, write_json
-from pipeline.storage import write_atomic
+from pipeline.layout import read_json, write_json
+from pipeline.storage import exclusive_lock, write_atomic
 from sap_model.evaluate.jobs import PanoramaRef, fingerprint_of
 from sap_model.evaluate.results import METRICS, RESULTS, check_results
 from sap_model.evaluate.tables import CLICKS, Table, seam_pole_table, size_table
@@ -93,7 +93,7 @@ def write_report(folder: Path, benchmark: str, wanted: list[PanoramaRef]) -> str
         benchmark: Folder name of the benchmark that was just evaluated.
         wanted: Its panoramas.
     """
-    with only_process(folder, "reporting on"):
+    with exclusive_lock(folder / ".lock", "reporting on"):
         lines, tables, rows = [], [], []
         methods: list[Evaluated] = []
         for path in sorted((folder / "results").iterdir()):

@@ -15,8 +15,8 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
-from pipeline.layout import only_process
 from pipeline.shards.reader import ShardReader
+from pipeline.storage import exclusive_lock
 from sap_model.evaluate.jobs import Job, check_provenance, panoramas, pending_jobs
 from sap_model.evaluate.settings import EvalSettings, provenance
 from sap_model.evaluate.worker import Worker
@@ -64,7 +64,7 @@ def evaluate(
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"EVAL={folder} is a file; choose a folder")
-    with only_process(folder, "evaluating into"):
+    with exclusive_lock(folder / ".lock", "evaluating into"):
         wanted = panoramas(settings, ShardReader(settings.data, settings.split))
         for method in settings.methods:
             check_provenance(folder, settings, method, provenance(settings, method))

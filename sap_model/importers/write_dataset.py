@@ -20,16 +20,11 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from pipeline.layout import (
-    disk_full_as_user_error,
-    only_process,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from pipeline.layout import read_json, write_atomic, write_json
 from pipeline.shards.schema import IMAGE_FILES, SPLITS, make_schema
 from pipeline.shards.splits import ROW_GROUP_BYTES, Panorama, cut_into_shards
 from pipeline.shards.writer import SHARD_BYTES, update_shards
+from pipeline.storage import disk_full_as_user_error, exclusive_lock
 from sap_model.importers.annotated_row import Source, make_row
 from sap_model.importers.tally import Tally
 
@@ -76,7 +71,7 @@ def store(
     settings_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
     staging = out / _STAGING
     full = f"no room in {out}; the old shards are unchanged, free some space and import again"
-    with disk_full_as_user_error(full), only_process(out, "importing into"):
+    with disk_full_as_user_error(full), exclusive_lock(out / ".lock", "importing into") as lock:
         about = {"importer": importer, "options": options, "pipeline": __version__}
         write_json(out / _OURS, about)
         shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
@@ -112,7 +107,7 @@ def store(
                 f"{split}-{number:05d}.parquet": shard
                 for number, shard in enumerate(cut_into_shards(panoramas, shard_bytes))
             }
-            update_shards(out, plan, make_schema())
+            update_shards(out, plan, make_schema(), lock)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         write_json(out / _OURS, {**about, "split": split, **tally.to_json()})

@@ -21,8 +21,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import UserError
-from pipeline.layout import only_process, read_json, write_json
+from pipeline.layout import read_json, write_json
 from pipeline.shards.reader import ShardReader
+from pipeline.storage import exclusive_lock
 from sap_model.evaluate.jobs import panoramas
 from sap_model.evaluate.report import read_benchmark
 from sap_model.evaluate.results import RESULTS, check_results
@@ -110,7 +111,7 @@ def ablate(settings: TrainSettings, run: Path, scored: Scored | None = None) -> 
             as for `train` and `evaluate`.
     """
     scored = scored or Scored()
-    with only_process(run, "ablating in"):
+    with exclusive_lock(run / ".lock", "ablating in"):
         watched = validation_folders(settings.data)
         trained_on = same_data(settings.data, run)
         results, made = [], {}

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.errors import UserError
-from pipeline.layout import disk_full_as_user_error, only_process, read_json, write_json
-from pipeline.storage import open_atomic, write_atomic
+from pipeline.layout import read_json, write_json
+from pipeline.storage import disk_full_as_user_error, exclusive_lock, open_atomic, write_atomic
 from sap_model.train.settings import TrainSettings, settings_hash, to_json
 from sap_model.train.validation import Score
 
@@ -50,7 +50,7 @@ def only_run(folder: Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(only_process(folder, "training"))
+            held.enter_context(exclusive_lock(folder / ".lock", "training"))
         except OSError as error:
             raise UserError(
                 f"{folder} cannot be written: {error.strerror}; choose another RUN"

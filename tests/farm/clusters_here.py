@@ -260,7 +260,8 @@ def die_with_parent() -> None:
 DRIVER = """
 import json, sys
 from dataclasses import replace
-from pipeline import lease, storage
+from pipeline import storage
+from pipeline.storage import lease
 from pipeline.errors import UserError
 from pipeline.farm import driver
 from pipeline.farm.child import Limits

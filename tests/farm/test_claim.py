@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm.claim import claim, lock_path, read_claim
+from pipeline.farm.claim import claim, read_claim
 from pipeline.layout import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, SETTINGS, Farm, wait_until
 
@@ -50,7 +50,7 @@ def test_settings_may_change_until_there_is_a_scene(farm: Farm) -> None:
 def test_second_driver_is_refused_until_the_first_is_killed(farm: Farm) -> None:
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(farm.run.path)], cwd=CHECKOUT)
     wait_until(lambda: (now := read_claim(farm.run)) and now.held)
-    assert f"process {first.pid}" in refusal(farm.run)
+    assert f"process ({first.pid} on " in refusal(farm.run)
     first.send_signal(signal.SIGKILL)
     first.wait()
     last = read_claim(farm.run)
@@ -114,9 +114,9 @@ def test_damaged_run_json(text: str, farm: Farm) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', '{"unknown": 1}'])
 def test_damaged_lock_file_is_nobodys(text: str, farm: Farm) -> None:
     with claim(farm.run, SETTINGS, 1):
-        lock_path(farm.run).write_text(text)
+        farm.run.driver_lock.write_text(text)
         assert read_claim(farm.run) is None
-        assert "another driver is working" in refusal(farm.run)
+        assert "another process" in refusal(farm.run)
 
 
 def test_removed_or_replaced_folder_is_no_longer_held(farm: Farm) -> None:

@@ -1,6 +1,7 @@
 """Packing: identical bytes in any order, whole or not at all, and nothing written twice."""
 
 import fcntl
+import os
 import shutil
 from contextlib import suppress
 
@@ -13,6 +14,7 @@ from pipeline.settings import scene_id
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import leaf_columns, make_schema
 from pipeline.shards.writer import pack
+from pipeline.storage import LockedError
 from tests.shards.conftest import SEEDS
 from tests.shards.packing import SMALL, image_ids, shards
 from tests.synthetic import PASSES, SETTINGS, finish_scene
@@ -155,7 +157,7 @@ def test_a_second_packer_is_refused(packable):
     before = shards(packable)
     with open(packable.shards / ".lock") as lock:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another process is packing") as caught:
+        with pytest.raises(LockedError, match=f"{os.getpid()} .* packing") as caught:
             pack(packable, SETTINGS, validation_fraction=0)
     assert "\n" not in str(caught.value)
     assert shards(packable) == before

@@ -41,7 +41,7 @@ AT_ONCE = 2  # CPUs of a node
 
 DRIVER = """
 import sys
-from pipeline import lease
+from pipeline.storage import lease
 from pipeline.cli import main
 lease.BEAT_SECONDS, lease.LEASE_SECONDS = 3.0, 20.0
 main(sys.argv[1:])
