@@ -124,6 +124,7 @@ def test_missing_files(root: Path, tmp_path: Path) -> None:
     storage.remove_folder(root, "a.json")
 
 
+@pytest.mark.usefixtures("quick_lease")
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_are_taken_literally(root: Path, tmp_path: Path, name: str) -> None:
     folder, other = root / name, root / "a"
@@ -236,10 +237,11 @@ def test_transient_errors_are_retried(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_store_that_stays_down_is_one_line(
-    store: S3, address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    store: S3, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(errors, "RETRY_SECONDS", 0.0)
-    path = storage.open_path(address) / "a.json"
+    at_once = {"config_kwargs": {"retries": {"max_attempts": 0}}}
+    path = storage.open_path(address, at_once) / "a.json"
     store.down = True
     for call in (storage.read_bytes, storage.exists, storage.listing):
         with pytest.raises(UserError, match=r"a\.json cannot be used .*503") as caught:
