@@ -28,9 +28,7 @@ SCRATCH =
 WAITING_GIB =
 JSON =
 CPUS =
-NODE_CPUS =
-NODE_MEMORY_GIB =
-LEDGER =
+RUNS =
 GPU_SPEED =
 PRICE_CPU_HOUR =
 PRICE_GPU_HOUR =
@@ -74,8 +72,8 @@ SAVE_EVERY =
 GPUS =
 EXTRAS = render
 SETTINGS := OUT SCENES GENERATOR SEED PANOS PROFILE WIDTH SAMPLES PASSES MIN_AREA WORKERS \
-            RENDER_CPUS KEEP_SCENES RAY_ADDRESS SCRATCH WAITING_GIB JSON CPUS NODE_CPUS NODE_MEMORY_GIB \
-            LEDGER GPU_SPEED PRICE_CPU_HOUR PRICE_GPU_HOUR PRICE_GIB_MONTH LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
+            RENDER_CPUS KEEP_SCENES RAY_ADDRESS SCRATCH WAITING_GIB JSON CPUS \
+            RUNS GPU_SPEED PRICE_CPU_HOUR PRICE_GPU_HOUR PRICE_GIB_MONTH LIMIT DATA FORMAT LICENSE REPO PRIVATE DRY_RUN \
             REPLACE METHODS BENCHMARK SPLIT SIZE CHECKPOINT SAM2 IMAGE_SIZE FUSION CLICKS STRUCTURE \
             OBJECTS EVAL RUN MIX SA1B SAV METHOD CLIP_OBJECTS CLIP_FRAMES BATCH_SIZE MICRO_BATCH_SIZE STEPS LR MIN_PIXELS PRECISION \
             CHECKPOINTING VALIDATE_EVERY SAVE_EVERY GPUS EXTRAS
@@ -112,7 +110,7 @@ help: ## list the targets
 	@echo "Settings of render: SCENES=1 OUT=out GENERATOR=indoors|rooms|house|indoors:3,rooms:1"
 	@echo "  PROFILE=auto|draft|cpu|farm WIDTH= SAMPLES= PANOS=2 PASSES=depth,normal SEED=0"
 	@echo "  MIN_AREA=100 WORKERS= RENDER_CPUS= KEEP_SCENES=1 RAY_ADDRESS= SCRATCH= WAITING_GIB=200   (see README.md)"
-	@echo "Settings of plan: SCENES= CPUS= GPUS=0 and those of render; NODE_CPUS= NODE_MEMORY_GIB= LEDGER=OUT,OUT"
+	@echo "Settings of plan: SCENES= CPUS= GPUS=0 and those of render; RUNS=OUT,OUT"
 	@echo "  GPU_SPEED=50 PRICE_CPU_HOUR= PRICE_GPU_HOUR= PRICE_GIB_MONTH= JSON=1"
 	@echo "Settings of eval: METHODS=oracle,sam2,scan,sap SIZE=large|nano|… CHECKPOINT=FILE|user/name|sap-nano SAM2=official"
 	@echo "  DATA=OUT/shards SPLIT=validation BENCHMARK= IMAGE_SIZE=1024 (nano: 256) CLICKS=3 FUSION=max LIMIT= EVAL=OUT/eval"
@@ -138,10 +136,10 @@ status: $(STAMPS)/render ## what OUT has done, is doing and has failed, read fro
 failures: $(STAMPS)/render ## why seeds were given up, and how to make each of them again (LIMIT= of each kind)
 	@$(PYTHON) -m pipeline failures $(out) $(call flag,json,JSON) $(call flag,limit,LIMIT)
 
-plan: $(STAMPS)/render ## what a run will take (SCENES= CPUS= GPUS= LEDGER=OUT,OUT)
+plan: $(STAMPS)/render ## what a run will take (SCENES= CPUS= GPUS= RUNS=OUT,OUT)
 	@$(PYTHON) -m pipeline plan $(call flag,scenes,SCENES) $(call flag,cpus,CPUS) \
-	  $(call flag,gpus,GPUS) $(call flag,node-cpus,NODE_CPUS) $(call flag,node-memory-gib,NODE_MEMORY_GIB) \
-	  $(call flag,waiting-gib,WAITING_GIB) $(call flag,ledger,LEDGER) $(call flag,gpu-speed,GPU_SPEED) \
+	  $(call flag,gpus,GPUS) \
+	  $(call flag,waiting-gib,WAITING_GIB) $(call flag,runs,RUNS) $(call flag,gpu-speed,GPU_SPEED) \
 	  $(call flag,generator,GENERATOR) $(call flag,seed,SEED) $(call flag,panos,PANOS) \
 	  $(call flag,profile,PROFILE) $(call flag,width,WIDTH) $(call flag,samples,SAMPLES) \
 	  $(call flag,price-cpu-hour,PRICE_CPU_HOUR) $(call flag,price-gpu-hour,PRICE_GPU_HOUR) \

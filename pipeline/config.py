@@ -53,18 +53,8 @@ class Plan(Settings):
     cpus: int = setting(help="CPUs of all machines together", at_least=1, required="64")
     scenes: int = setting(1, help="finished scenes that are wanted", at_least=1)
     gpus: int = setting(0, help="GPUs of all machines together", at_least=0)
-    node_cpus: int | None = setting(
-        None, help="CPUs of one machine, at most", at_least=1, default_text="64"
-    )
-    node_memory_gib: float | None = setting(
-        None,
-        help="memory of one machine",
-        unit="GiB",
-        above=0,
-        default_text="not part of the plan",
-    )
     waiting_gib: float = like(FarmSettings, "waiting_gib")
-    ledger: tuple[str, ...] = setting((), help="OUT folders of earlier runs to learn from")
+    runs: tuple[str, ...] = setting((), help="OUT folders of earlier runs to learn from")
     gpu_speed: float | None = setting(
         None, help="CPU cores that render as fast as one GPU", above=0, default_text="50"
     )
@@ -76,8 +66,8 @@ class Plan(Settings):
     json: bool = setting(False, help="print JSON")
     run: Given[RunSettings] = group(
         RunSettings,
-        every="the first LEDGER's, else {}",
-        profile="the first LEDGER's, else farm with GPUS and cpu without",
+        every="the first of RUNS, else {}",
+        profile="the first of RUNS, else farm with GPUS and cpu without",
     )
 
 

@@ -1,21 +1,21 @@
-"""Numbers as people read them. Sizes of files are in decimal units, as the Hugging Face Hub's."""
+"""Numbers as people read them. Sizes are in binary units throughout the project."""
 
 from __future__ import annotations
 
 
 def format_bytes(size: float) -> str:
-    """Format a number of bytes with one decimal.
+    """Format a number of bytes.
 
-    >>> format_bytes(0), format_bytes(2_012_699), format_bytes(1_300_000_000_000)
-    ('0 bytes', '2.0 MB', '1.3 TB')
+    >>> format_bytes(0), format_bytes(1536), format_bytes(1.3 * 2**40)
+    ('0 bytes', '1.5 KiB', '1.3 TiB')
     """
-    if size < 1000:
+    if size < 1024:
         return f"{size:.0f} bytes"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
             return f"{size:.1f} {unit}"
-    return f"{size / 1000:,.1f} TB"
+    return f"{size / 1024:,.1f} TiB"
 
 
 def format_count(count: int, noun: str) -> str:

@@ -1,34 +1,83 @@
-"""The command that says what a run will take: plan."""
+"""The command that estimates a run before it starts: plan."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 from pipeline.config import Plan
 from pipeline.farm.child import GIB
-from pipeline.planning.ledgers import settings_of
-from pipeline.planning.machines import Cluster, Rates
-from pipeline.planning.plan import plan as make_plan
-from pipeline.planning.plan_text import plan_text
+from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate, settings_of
+from pipeline.settings import RunSettings
+from pipeline.units import format_bytes
+
+PAPER_PANORAMAS, PAPER_GPU_HOURS = 183_440, 40_000
 
 
 def plan(options: Plan) -> None:
-    """Hours, storage and price of a run, before it begins."""
-    ledgers = list(dict.fromkeys(options.ledger))
-    if ledgers and "profile" not in options.run.values:
-        settings = replace(settings_of(ledgers[0]), **options.run.values)
+    """Estimate hours, storage and price of a run."""
+    runs = list(dict.fromkeys(options.runs))
+    if runs and "profile" not in options.run.values:
+        settings = replace(settings_of(runs[0]), **options.run.values)
     else:
         profile = options.run.values.get("profile", "farm" if options.gpus else "cpu")
         settings = options.run.build(profile=profile)
-    memory = None if options.node_memory_gib is None else round(options.node_memory_gib * GIB)
-    disk = round(options.waiting_gib * GIB)
-    result = make_plan(
-        options.scenes,
-        settings,
-        Cluster(options.cpus, options.gpus, options.node_cpus, memory, disk),
-        ledgers=ledgers,
-        gpu_speed=options.gpu_speed,
-        rates=Rates(options.price_cpu_hour, options.price_gpu_hour, options.price_gib_month),
+    prices = (options.price_cpu_hour, options.price_gpu_hour, options.price_gib_month)
+    cluster = Cluster(
+        options.cpus, options.gpus, round(options.waiting_gib * GIB), *(p or 0.0 for p in prices)
     )
-    print(json.dumps(result.to_json(), indent=1) if options.json else plan_text(result))
+    result = estimate(options.scenes, settings, cluster, runs=runs, gpu_speed=options.gpu_speed)
+    if options.json:
+        print(json.dumps({**asdict(result), "settings": asdict(settings)}, indent=1))
+    else:
+        print("\n".join(_lines(result, options.scenes, settings, cluster)))
+
+
+def _lines(found: Estimate, scenes: int, settings: RunSettings, cluster: Cluster) -> Iterator[str]:
+    """The estimate as text, with the paper's dataset for comparison."""
+    mix = ",".join(f"{name}:{share:g}" for name, share in settings.generators)
+    gpus = f" and {cluster.gpus:,} GPUs" if cluster.gpus else ""
+    yield (
+        f"{scenes:,} scenes of {mix}, up to {settings.panos} panoramas each, "
+        f"PROFILE={settings.profile} WIDTH={settings.width}, on {cluster.cpus:,} CPUs{gpus}"
+    )
+    yield "(90 % intervals in brackets; they do not cover assumptions)"
+    yield ""
+    yield f"panoramas    {_interval(found.panoramas, 0)}"
+    yield f"hours        {_interval(found.hours)}, limited by the {found.bottleneck}"
+    yield f"CPU-hours    {_interval(found.cpu_hours)}"
+    if cluster.gpus:
+        yield f"GPU-hours    {_interval(found.gpu_hours)}"
+    if found.seeds - scenes >= 0.5:
+        yield f"quarantined  {found.seeds - scenes:,.0f} seeds, included above"
+    yield f"shards       {format_bytes(found.shard_bytes.value)}"
+    yield f"OUT          {format_bytes(found.out_bytes)} with shards, panoramas, records and logs"
+    yield f"scratch      at most {format_bytes(found.scratch_bytes)} of scene files and raw renders"
+    yield f"memory       up to {format_bytes(found.memory_bytes)} per attempt, one attempt per CPU"
+    if found.price.value:
+        yield f"price        {_interval(found.price)} for all machines, and OUT for a month"
+    yield ""
+    yield from found.notes
+    yield "not included: installing, packing, preview, verifying, publishing"
+    yield ""
+    scale = PAPER_PANORAMAS / found.panoramas.value
+    gpu = f" and {found.gpu_hours.value * scale:,.0f} GPU-hours" if cluster.gpus else ""
+    yield (
+        f"The paper's {PAPER_PANORAMAS:,} panoramas, 4096 wide, took {PAPER_GPU_HOURS:,} GPU-hours "
+        f"({PAPER_GPU_HOURS * 3600 / PAPER_PANORAMAS:,.0f} GPU-seconds each)."
+    )
+    yield (
+        f"As many of this plan, {settings.width} wide, would take "
+        f"{found.cpu_hours.value * scale:,.0f} CPU-hours{gpu}."
+    )
+
+
+def _interval(found: Interval, digits: int = 1) -> str:
+    """
+    >>> _interval(Interval(1234.5, 1000, 1500)), _interval(Interval(20, 20, 20), 0)
+    ('1,234.5 [1,000.0, 1,500.0]', '20')
+    """
+    digits += digits > 0 and found.high < 10
+    value, low, high = (f"{number:,.{digits}f}" for number in found)
+    return value if low == high else f"{value} [{low}, {high}]"

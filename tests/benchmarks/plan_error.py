@@ -1,27 +1,24 @@
-"""A plan held against what a run really took.
+"""The error of `make plan` against a real run.
 
 python -m tests.benchmarks.plan_error OUT --cpus N [--gpus N] [--hours MEASURED]
 
-Two plans of the run: by the reference measurements, and by the first half of its own scenes for the
-second half. Measured hours are those between the first start and the last end of an attempt;
-`--hours` says them where the run was stopped in between. The run must have had the CPUs for itself.
+Two estimates: of the complete run by the reference measurements, and of its second half by its
+first half. Measured hours run from the first start to the last end of an attempt; `--hours` gives
+them for a run that was interrupted. The run must have had the CPUs for itself.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Attempt, read_attempts
-from pipeline.farm.records import Done, read_done
+from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate, read_costs, settings_of
+from pipeline.farm.records import Done, names_of, read_all_done
 from pipeline.layout import RunFolder
-from pipeline.planning.ledgers import read_samples, settings_of
-from pipeline.planning.machines import Cluster
-from pipeline.planning.measured import Measured, reference
-from pipeline.planning.plan import Plan, Spread, plan
-from pipeline.settings import RunSettings
 
 
 def main() -> None:
@@ -33,59 +30,49 @@ def main() -> None:
     options = parser.parse_args()
     settings, cluster = settings_of(options.out), Cluster(options.cpus, options.gpus)
     run = RunFolder(storage.open_path(options.out))
-    names = sorted(name.removesuffix(".json") for name in storage.names(run.done_folder))
-    records = sorted((read_done(run, name) for name in names), key=lambda one: one.seed)
-    size = reference()["ledger_bytes"]["value"]
+    names = sorted(names_of(run.done_folder))
+    records = sorted(read_all_done(run, names), key=lambda record: record.seed)
 
-    print(f"\nThe whole run ({len(records)} scenes), planned by the reference\n")
+    print(f"\nThe complete run ({len(records)} scenes), estimated by the reference\n")
     try:
-        report(plan(len(records), settings, cluster), run, records, options.hours)
+        report(estimate(len(records), settings, cluster), run, records, options.hours)
     except UserError as error:
         print(error)
-    half = len(records) // 2
-    early, later = records[:half], records[half:]
-    kinds = {one.generator for one in early}
-    later = [one for one in later if one.generator in kinds]  # others cannot be known
-    found, about = read_samples(run, settings.panos, {one.scene_id for one in early})
-    known = Measured(tuple(found), (f"{options.out}, first half",), (), size)
-    print(f"\nThe later {len(later)} scenes, planned by the first {half} ({about})\n")
-    report(later_plan(known, later, settings, cluster), run, later, None)
+    early, later = records[: len(records) // 2], records[len(records) // 2 :]
+    generators = {record.generator for record in early}
+    later = [record for record in later if record.generator in generators]
+    shares = [record.generator for record in later]
+    mix = tuple((name, shares.count(name) / len(later)) for name in sorted(set(shares)))
+    costs = read_costs(run, settings.panos, {record.scene_id for record in early})
+    print(f"\nThe later {len(later)} scenes, estimated by the first {len(early)}\n")
+    settings = replace(settings, generators=mix)
+    report(estimate(len(later), settings, cluster, costs=costs), run, later, None)
 
 
-def later_plan(known: Measured, later: list[Done], settings: RunSettings, cluster: Cluster) -> Plan:
-    """A plan of the later scenes; of their seeds where all generators are known."""
-    kinds = sorted({one.generator for one in known.samples if one.good})
-    if len(kinds) == len(settings.generators):
-        settings = replace(settings, seed=later[0].seed)
-    else:
-        settings = replace(settings, generators=tuple((name, 1.0) for name in kinds))
-    return plan(len(later), settings, cluster, measured=known)
-
-
-def report(planned: Plan, run: RunFolder, records: list[Done], hours: float | None) -> None:
-    tried: list[Attempt] = [
+def report(
+    estimated: Estimate, run: RunFolder, records: Sequence[Done], hours: float | None
+) -> None:
+    attempts: list[Attempt] = [
         one for record in records for one in read_attempts(run.scene(record.scene_id))
     ]
     if hours is None:
-        ends = [one.ended for one in tried if one.ended is not None]
-        hours = (max(ends) - min(one.started for one in tried)) / 3600
-    cpu = sum(cost.cpu_seconds for one in records for cost in one.costs.values()) / 3600
-    gpu = sum(cost.gpu_seconds for one in records for cost in one.costs.values()) / 3600
-    kept = sum(one.bytes.get("panoramas", 0) for one in records)
-    count = sum(len(one.panoramas) for one in records)
-    print("| figure | planned | 90 % interval | measured | error |\n|---|---|---|---|---|")
-    _row("panoramas", planned.panoramas, count)
-    _row("hours", planned.hours, hours)
-    _row("CPU-hours", planned.cpu_hours, cpu)
-    if gpu:
-        _row("GPU-hours", planned.gpu_hours, gpu)
-    _row("MB of panoramas", planned.panorama_bytes.map(lambda size: size / 1e6), kept / 1e6)
+        ends = [one.ended for one in attempts if one.ended is not None]
+        hours = (max(ends) - min(one.started for one in attempts)) / 3600
+    costs = [cost for record in records for cost in record.costs.values()]
+    print("| figure | estimated | 90 % interval | measured | error |\n|---|---|---|---|---|")
+    _row("panoramas", estimated.panoramas, sum(len(record.panoramas) for record in records))
+    _row("hours", estimated.hours, hours)
+    _row("CPU-hours", estimated.cpu_hours, sum(cost.cpu_seconds for cost in costs) / 3600)
+    if gpu := sum(cost.gpu_seconds for cost in costs) / 3600:
+        _row("GPU-hours", estimated.gpu_hours, gpu)
+    kept = sum(record.bytes.get("panoramas", 0) for record in records)
+    _row("MiB of panoramas", estimated.shard_bytes.scaled(2**-20), kept / 2**20)
 
 
-def _row(name: str, planned: Spread, measured: float) -> None:
-    error = f"{planned.value / measured - 1:+.0%}" if measured else ""
+def _row(name: str, estimated: Interval, measured: float) -> None:
+    error = f"{estimated.value / measured - 1:+.0%}" if measured else ""
     print(
-        f"| {name} | {planned.value:.2f} | {planned.low:.2f} to {planned.high:.2f} | "
+        f"| {name} | {estimated.value:.2f} | {estimated.low:.2f} to {estimated.high:.2f} | "
         f"{measured:.2f} | {error} |"
     )
 

@@ -83,7 +83,7 @@ def test_the_hub_reads_licence_library_data_and_results(readme, made):
 def test_files_stand_with_their_real_hashes(readme, made):
     for file in SHIPPED.values():
         digest = hashlib.sha256((made.weights / file).read_bytes()).hexdigest()
-        assert re.search(rf"^\| `{file}` \|.* MB \| `{digest}` \|$", readme, re.MULTILINE)
+        assert re.search(rf"^\| `{file}` \|.* MiB \| `{digest}` \|$", readme, re.MULTILINE)
 
 
 def test_every_phase_has_a_row_from_its_record(readme, made):

@@ -1,1 +1,0 @@
-"""Before a run: what it will take, from the costs of earlier ones."""
