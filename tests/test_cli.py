@@ -93,13 +93,13 @@ def test_values_arrive_unchanged(value):
     if value != "--help":
         assert read("--out", value).out == value
     listed = json.dumps([value, "other"], ensure_ascii=False)
-    assert read("CPUS=1", f"LEDGER={listed}", command="plan").ledger == (value, "other")
-    ledgers = ["--ledger=other", f"--ledger={value}"]
-    assert read("--cpus=1", *ledgers, command="plan").ledger == ("other", value)
+    assert read("CPUS=1", f"RUNS={listed}", command="plan").runs == (value, "other")
+    runs = ["--runs=other", f"--runs={value}"]
+    assert read("--cpus=1", *runs, command="plan").runs == ("other", value)
 
 
 def test_a_folder_with_a_comma_is_one_of_a_json_list():
-    assert read("CPUS=1", 'LEDGER=["a, b", "c"]', command="plan").ledger == ("a, b", "c")
+    assert read("CPUS=1", 'RUNS=["a, b", "c"]', command="plan").runs == ("a, b", "c")
 
 
 CONFIGS = {
