@@ -77,8 +77,8 @@ def test_a_run_is_told_from_others(tmp_path):
     run_folder.open_run(tmp_path, SETTINGS)
     run_folder.open_run(tmp_path, SETTINGS)
     assert run_folder.holds(tmp_path, SETTINGS)
-    other = dataclasses.replace(SETTINGS, lr=1.0, frames=3)
-    with pytest.raises(UserError, match=r"other settings \(FRAMES, LR\)"):
+    other = dataclasses.replace(SETTINGS, lr=1.0, clip_frames=3)
+    with pytest.raises(UserError, match=r"other settings \(CLIP_FRAMES, LR\)"):
         run_folder.open_run(tmp_path, other)
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):

@@ -63,7 +63,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(settings, tmp_p
     several = World(0, 3, torch.device("cpu"))
     monkeypatch.setattr(train, "processes", lambda: nullcontext(several))
     monkeypatch.setattr(World, "gather", lambda self, value: [value] * self.size)
-    assert "BATCH 2 in parts of 1 cannot be divided among 3" in refused(tmp_path / "run")
+    assert "multiple of 3" in refused(tmp_path / "run")
     assert not run_folder.states(tmp_path / "run")
 
 
