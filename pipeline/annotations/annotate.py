@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 from rlemasklib import RLEMask
 
 from pipeline.annotations.boxes import (
@@ -125,6 +126,16 @@ def _describe(
         "iscrowd": 0,
         "segmentation": {"size": [crop.height, crop.width], "counts": counts},
     }
+
+
+def paint_ids(objects: Iterable[Mapping[str, Any]], shape: tuple[int, ...]) -> Ids:
+    """The id map (H, W) of annotated masks that may overlap: smaller ones lie in front."""
+    ids = np.zeros(shape, np.uint16)
+    for thing in sorted(objects, key=lambda thing: thing["area"], reverse=True):
+        x, y, w, h = map(int, thing["bbox"])
+        mask = coco.decode(thing["segmentation"]).view(np.bool_)
+        ids[y : y + h, x : x + w][mask[y : y + h, x : x + w]] = thing["id"]
+    return ids
 
 
 def _encode(ids: Ids, labels: list[int]) -> Iterator[tuple[int, Box, str]]:

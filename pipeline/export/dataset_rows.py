@@ -79,9 +79,9 @@ def dataset_source(reader: ShardReader) -> dict[str, object]:
     firsts, start = [], 0
     for count in reader.splits.values():
         shard, number = reader.locate(start)
-        values = reader.row(start, ("seed", "scene_id", "provenance.settings_hash"))
+        values = reader.row(start, ("seed", "generator", "scene_id", "provenance.settings_hash"))
         try:
-            seed, scene = int(values["seed"]), str(values["scene_id"])
+            seed, scene = seed_of(values), str(values["scene_id"])
             firsts.append((seed, scene, str(values["provenance"]["settings_hash"])))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(schema_mismatch(f"row {number} of {shard}")) from error
@@ -102,7 +102,7 @@ def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[D
                     f"{place} has image_id {reprlib.repr(values['image_id'])}, which is unsafe as "
                     "a file name; do not trust this dataset"
                 )
-            webp, seed = values["image"]["bytes"], int(values["seed"])
+            webp, seed = values["image"]["bytes"], seed_of(values)
             complete = is_webp(webp)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(schema_mismatch(place)) from error
@@ -110,6 +110,16 @@ def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[D
             raise UserError(f"{place} has an incomplete WebP image; download or pack again")
         stem = f"{name['scene']}-{name['k']}"
         yield DatasetRow(split, place, (seed, name["scene"]), stem, webp, values)
+
+
+def seed_of(values: Mapping[str, Any]) -> int:
+    """The seed of a row; -1 of an imported panorama, which has none.
+
+    Raises:
+        KeyError, TypeError, ValueError: The row has no seed.
+    """
+    imported = values["generator"] == "import" and values["seed"] is None
+    return -1 if imported else int(values["seed"])
 
 
 def schema_mismatch(place: str) -> str:

@@ -39,13 +39,14 @@ class LocatedRow:
 
     @property
     def seed(self) -> int:
-        return self.facts.seed
+        """The seed; -1 of an imported panorama."""
+        return -1 if self.facts.seed is None else self.facts.seed
 
     @property
     def order(self) -> tuple[int, str, int]:
         """The packing order: by seed, then by panorama number."""
         index = self.facts.image_id.rpartition("/")[2]
-        return self.facts.seed, self.facts.scene_id, int(index) if index.isdecimal() else -1
+        return self.seed, self.facts.scene_id, int(index) if index.isdecimal() else -1
 
     def finding(self, text: str) -> Finding:
         return Finding(text, self.shard, self.row, self.facts.image_id)
@@ -66,12 +67,13 @@ def check_rows(rows: list[LocatedRow], settings: RunSettings | None) -> Iterator
         other = splits.setdefault(row.facts.scene_id, row)
         if other.split != row.split:
             yield row.finding(f"its scene is also in another split: {other}")
-    for before, after in pairwise(rows):
+    made = [row for row in rows if row.facts.seed is not None]  # imported ones come in any order
+    for before, after in pairwise(made):
         if before.split == after.split and before.order > after.order:
             yield after.finding(f"comes after {before.facts.image_id}, which has the larger seed")
     seeds: dict[int, LocatedRow] = {}
-    for row in rows:
-        other = seeds.setdefault(row.facts.seed, row)
+    for row in made:
+        other = seeds.setdefault(row.seed, row)
         if other.facts.scene_id != row.facts.scene_id:
             yield row.finding(f"has the seed of another scene, {other.facts.scene_id}")
     if rows:
@@ -104,6 +106,8 @@ def find_near_duplicates(rows: list[LocatedRow], folder: Path) -> Iterator[Findi
         one, other = with_image[i], with_image[j]
         if j in reported or one.facts.image_id == other.facts.image_id:  # has a finding already
             continue
+        if one.facts.seed is None and one.facts.scene_id == other.facts.scene_id:
+            continue  # frames of an imported video may show the same
         try:
             grey_levels = difference(_thumbnail(one, folder), _thumbnail(other, folder))
         except (OSError, pa.ArrowException, UserError):

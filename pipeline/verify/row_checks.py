@@ -40,7 +40,7 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
     Returns:
         The image (H, W, 3) uint8 RGB, or None if it cannot be decoded.
     """
-    missing = list(_nulls(row, ""))
+    missing = list(missing_values(row))
     for path in missing:
         report(f"{path} is missing")
     if missing:
@@ -53,10 +53,7 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
         values = row["camera"][name]
         if len(values) != 3 or not all(map(math.isfinite, values)):
             report(f"camera.{name} is {values}, not three finite numbers")
-    size = (row["height"], row["width"])
-    if size[1] != 2 * size[0] or size[0] < 1:
-        report(f"is {size[1]} × {size[0]} pixels; the width is not twice the height")
-    images = {name: _decode(row, name, size, report) for name in IMAGE_FILES if name in row}
+    images = decode_images(row, report)
     if (ids := images["ids"]) is not None:
         _check_objects(ids, row["objects"], min_area, report)
     if (image := images["image"]) is not None:
@@ -65,31 +62,26 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
     return image
 
 
-def _nulls(value: Any, path: str) -> Iterator[str]:
+def missing_values(value: Any, path: str = "") -> Iterator[str]:
     """Paths of all nulls. The schema allows them, but the packer writes none."""
     if value is None:
         yield path
     elif isinstance(value, Mapping):
         for name, part in value.items():
-            yield from _nulls(part, f"{path}.{name}" if path else name)
+            yield from missing_values(part, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for index, part in enumerate(value):
-            yield from _nulls(part, f"{path}[{index}]")
+            yield from missing_values(part, f"{path}[{index}]")
 
 
 def _check_names(row: Row, report: Report) -> None:
-    """scene_id is <generator>-<seed>, image_id is <scene_id>/<k>, and files are named after it."""
+    """scene_id is <generator>-<seed>, and image_id is <scene_id>/<k>."""
     scene_id, image_id = row["scene_id"], row["image_id"]
     if scene_id != f"{row['generator']}-{row['seed']:010d}" or not SCENE_ID.fullmatch(scene_id):
         report(f"scene_id is {scene_id!r}, with generator {row['generator']!r}, seed {row['seed']}")
     named = IMAGE_ID.fullmatch(image_id)
     if not named or named[1] != scene_id:
         report(f"image_id is {image_id!r}, with scene_id {scene_id!r}")
-    for name in IMAGE_FILES:
-        if name in row:
-            expected = f"{image_id.replace('/', '-')}-{IMAGE_FILES[name]}"
-            if row[name]["path"] != expected:
-                report(f"{name}.path is {row[name]['path']!r}, not {expected!r}")
 
 
 def _check_provenance(provenance: Row, report: Report) -> None:
@@ -107,6 +99,21 @@ def _check_categories(objects: list[Row], report: Report) -> None:
                 f"(is_structure {thing['is_structure']}), not {category} ({is_structure})",
                 object=thing["id"],
             )
+
+
+def decode_images(row: Row, report: Report) -> dict[str, NDArray | None]:
+    """Decode the image columns of a row, which are named after it and all have its size."""
+    size = (row["height"], row["width"])
+    if size[1] != 2 * size[0] or size[0] < 1:
+        report(f"is {size[1]} × {size[0]} pixels; the width is not twice the height")
+    images = {}
+    for name in IMAGE_FILES:
+        if name in row:
+            expected = f"{row['image_id'].replace('/', '-')}-{IMAGE_FILES[name]}"
+            if row[name]["path"] != expected:
+                report(f"{name}.path is {row[name]['path']!r}, not {expected!r}")
+            images[name] = _decode(row, name, size, report)
+    return images
 
 
 def _decode(row: Row, name: str, size: tuple[int, int], report: Report) -> NDArray | None:
@@ -146,7 +153,7 @@ def _check_objects(
     for thing in objects:
         if expected := truth.get(thing["id"]):
             _check_mask(ids, thing, expected, report)
-            for text in _differences(thing, expected, degrees_per_pixel=360 / ids.shape[1]):
+            for text in differences(thing, expected, degrees_per_pixel=360 / ids.shape[1]):
                 report(text, object=thing["id"])
 
 
@@ -175,21 +182,26 @@ def _check_min_area(
 
 def _check_mask(ids: NDArray[np.uint16], thing: Row, expected: Row, report: Report) -> None:
     """Decode the mask with pycocotools, and compare it with the id map."""
-    segmentation = thing["segmentation"]
-    if list(segmentation["size"]) != list(ids.shape):
-        report(f"mask size is {segmentation['size']}, not {list(ids.shape)}", object=thing["id"])
+    if wrong := wrong_runs(thing["segmentation"], ids.shape):
+        report(f"mask {wrong}", object=thing["id"])
         return
-    if (pixels := _pixels(segmentation["counts"])) != ids.size:
-        error = "does not decode" if pixels is None else f"has {pixels} pixels, not {ids.size}"
-        report(f"mask {error}", object=thing["id"])
-        return
-    mask = coco.decode(segmentation).view(np.bool_)
+    mask = coco.decode(thing["segmentation"]).view(np.bool_)
     x, y, w, h = (int(value) for value in expected["bbox"])
     crop = np.s_[y : y + h, x : x + w]
     common = np.count_nonzero(mask[crop] & (ids[crop] == thing["id"]))
-    wrong = np.count_nonzero(mask) + expected["area"] - 2 * common
-    if wrong:
-        report(f"mask and id map differ in {wrong} pixels", object=thing["id"])
+    differing = np.count_nonzero(mask) + expected["area"] - 2 * common
+    if differing:
+        report(f"mask and id map differ in {differing} pixels", object=thing["id"])
+
+
+def wrong_runs(segmentation: Row, shape: tuple[int, ...]) -> str:
+    """What keeps pycocotools from decoding a mask of a map (H, W); empty if nothing does."""
+    if list(segmentation["size"]) != list(shape):
+        return f"size is {segmentation['size']}, not {list(shape)}"
+    pixels, expected = _pixels(segmentation["counts"]), shape[0] * shape[1]
+    if pixels == expected:
+        return ""
+    return "does not decode" if pixels is None else f"has {pixels} pixels, not {expected}"
 
 
 def _pixels(counts: str) -> int | None:
@@ -218,7 +230,9 @@ def _pixels(counts: str) -> int | None:
     return None if shift else sum(runs)
 
 
-def _differences(thing: Row, expected: Row, degrees_per_pixel: float) -> Iterator[str]:
+def differences(
+    thing: Row, expected: Row, degrees_per_pixel: float, source: str = "the id map"
+) -> Iterator[str]:
     """Fields that differ from those recomputed; the mask is compared in `_check_mask`."""
     for name, truth in expected.items():
         value: Any = thing[name]
@@ -228,7 +242,7 @@ def _differences(thing: Row, expected: Row, degrees_per_pixel: float) -> Iterato
             continue
         if name == "bfov" and _same_box(value, truth, degrees_per_pixel):
             continue
-        yield f"{name} is {value}, by the id map {truth}"
+        yield f"{name} is {value}, by {source} {truth}"
 
 
 def _same_box(one: list[float], other: list[float], tolerance: float) -> bool:

@@ -21,6 +21,7 @@ from pipeline.shards.manifest import Shard
 from pipeline.shards.schema import IMAGE_FILES, make_schema
 from pipeline.storage.ranges import open_ranges
 from pipeline.verify.findings import Finding
+from pipeline.verify.imported_rows import check_imported_row, is_imported
 from pipeline.verify.near_duplicates import magnitudes, pack, thumbnail
 from pipeline.verify.row_checks import check_row
 
@@ -51,6 +52,7 @@ class RowFacts:
     """The values of a row that are compared with other rows.
 
     Attributes:
+        seed: None of an imported panorama.
         magnitudes: Text of `near_duplicates.pack`; empty if the image cannot be decoded.
         instances: Id and description of each instance, used within the shard only.
     """
@@ -58,7 +60,7 @@ class RowFacts:
     image_id: str
     scene_id: str
     generator: str
-    seed: int
+    seed: int | None
     settings_hash: str
     magnitudes: str
     instances: list[tuple[int, str]] = field(default_factory=list)
@@ -174,9 +176,11 @@ def _check_group(
         return None
     report = partial(report, image_id=row.get("image_id"))
     try:
-        image = check_row(row, min_area, report)
+        imported = is_imported(row)
+        image = check_imported_row(row, report) if imported else check_row(row, min_area, report)
         names = (row["image_id"], row["scene_id"], row["generator"])
-        if not all(isinstance(name, str) for name in names) or not isinstance(row["seed"], int):
+        has_seed = isinstance(row["seed"], int) or imported
+        if not all(isinstance(name, str) for name in names) or not has_seed:
             raise TypeError("a name is not text, or the seed is not an integer")
         return RowFacts(
             image_id=row["image_id"],

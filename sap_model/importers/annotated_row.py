@@ -16,17 +16,16 @@ settings. `generator` is `import`, `provenance.profile` names the importer, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
 from pipeline import __version__
-from pipeline.annotations.annotate import Ids, InstanceInfo, annotate_mask
+from pipeline.annotations.annotate import InstanceInfo, annotate_mask, paint_ids
 from pipeline.annotations.stage import encode_png, encode_webp
 from pipeline.errors import UserError
 from pipeline.pictures.read import read_picture
@@ -104,7 +103,7 @@ def make_row(
     labels = [thing["id"] for thing in objects]
     if len(set(labels)) < len(labels) or not all(1 <= label <= MOST_ID for label in labels):
         raise UserError(f"the ids of {source.picture}'s objects are not 1 to {MOST_ID}, each once")
-    images = {"image": encode_webp(picture.pixels), "ids": encode_png(paint(objects, shape))}
+    images = {"image": encode_webp(picture.pixels), "ids": encode_png(paint_ids(objects, shape))}
     scene = safe_name(source.scene)
     row = {
         "image_id": f"{scene}/{source.frame}",
@@ -131,13 +130,3 @@ def make_row(
         },
     }
     return row, images
-
-
-def paint(objects: Iterable[dict[str, Any]], shape: tuple[int, int]) -> Ids:
-    """The id map (H, W) of objects that may overlap: smaller ones lie before larger ones."""
-    ids = np.zeros(shape, np.uint16)
-    for thing in sorted(objects, key=lambda thing: thing["area"], reverse=True):
-        x, y, w, h = map(int, thing["bbox"])
-        mask = coco.decode(thing["segmentation"]).view(np.bool_)
-        ids[y : y + h, x : x + w][mask[y : y + h, x : x + w]] = thing["id"]
-    return ids

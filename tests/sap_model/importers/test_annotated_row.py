@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.annotations.annotate import InstanceInfo, annotate, annotate_mask
-from sap_model.importers.annotated_row import paint
+from pipeline.annotations.annotate import InstanceInfo, annotate, annotate_mask, paint_ids
 from tests.synthetic import TABLE, disc, disc_ids
 
 INSTANCES = {
@@ -27,11 +26,11 @@ def test_an_empty_mask_is_no_object():
 
 def test_ids_are_exact_where_nothing_overlaps():
     ids = disc_ids(256)
-    assert np.array_equal(paint(annotate(ids, INSTANCES, 1)[0], ids.shape), ids)
+    assert np.array_equal(paint_ids(annotate(ids, INSTANCES, 1)[0], ids.shape), ids)
 
 
 def test_smaller_objects_lie_before_larger_ones():
     large, small = disc(180, 0, 40, 256), disc(170, 0, 10, 256)
     objects = [annotate_mask(mask, k, INSTANCES[k]) for k, mask in ((1, small), (2, large))]
     for order in (objects, objects[::-1]):
-        assert np.array_equal(paint(order, large.shape), np.where(small, 1, large * 2))
+        assert np.array_equal(paint_ids(order, large.shape), np.where(small, 1, large * 2))
