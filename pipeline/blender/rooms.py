@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +17,25 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     Args:
         seed: Scene seed; the same seed gives the same scene.
         scratch: Unused: v2 writes no files.
-        config: TOML file with the weights of `[scenes]` and `[skies]`.
+        config: TOML file with the weights of `[scenes]`, `[skies]` and `[decorations]`.
 
     Raises:
         KeyError: The config names a generator that InfiniGen does not have.
     """
     import procfunc as pf
-    from infinigen2 import GENERATORS_MANIFEST
     from infinigen2.exporters.realize_mesh import bake_shared_modifier_prefixes
-    from infinigen2.objects import boulder
-
-    # InfiniGen's rocks call an add-on that Blender would download while generating; a scene must
-    # not depend on a download, so a bowl is put where a rock was drawn.
-    from infinigen2.objects.bowl import bowl_rand
-    from procfunc.util.manifest import import_item
-
-    boulder.rock_rand = bowl_rand
 
     settings = tomllib.loads(config.read_text())
     scene_rng, sky_rng, draw_rng = np.random.default_rng(seed).spawn(3)
     scene_name = _draw(settings["scenes"], draw_rng)
     sky_name = _draw(settings["skies"], draw_rng)
+    _choose_decorations(settings["decorations"])
 
     pf.ops.object.clear_scene()
     print(f"stage: {scene_name}", flush=True)
-    scene = import_item(_path_of(scene_name, GENERATORS_MANIFEST))(scene_rng)
+    scene = _generator(scene_name)(scene_rng)
     print(f"stage: {sky_name}", flush=True)
-    sky = import_item(_path_of(sky_name, GENERATORS_MANIFEST))(sky_rng)
+    sky = _generator(sky_name)(sky_rng)
     bpy.context.scene.world = sky.environment.item()
 
     bake_shared_modifier_prefixes(scene.all_objects)
@@ -55,14 +48,38 @@ def _draw(weights: dict[str, float], rng: np.random.Generator) -> str:
     return str(rng.choice(names, p=shares / shares.sum()))
 
 
-def _path_of(name: str, manifest: Any) -> str:
-    """Dotted import path of a generator, from InfiniGen's own manifest (a pandas table)."""
-    paths = [path for path in manifest["name"] if path.rpartition(".")[2] == name]
+def _choose_decorations(weights: dict[str, float]) -> None:
+    """Strew these objects on furniture and floors, by weight.
+
+    InfiniGen strews random primitives: cones, rings and twisted cubes. Its rocks call an add-on
+    that Blender would download while generating, on which a scene must not depend; bowls take
+    their place.
+    """
+    import procfunc as pf
+    from infinigen2.objects import boulder, bowl
+    from infinigen2.scenes.room import decoration_objects
+
+    choices = [(_generator(name), weight) for name, weight in weights.items()]
+
+    def decoration_rand(rng: np.random.Generator) -> Any:
+        choice_rng, object_rng = rng.spawn(2)
+        return pf.control.choice(choice_rng, choices)(object_rng)
+
+    decoration_objects._decoration_primitive_rand = decoration_rand
+    boulder.rock_rand = bowl.bowl_rand
+
+
+def _generator(name: str) -> Callable[[np.random.Generator], Any]:
+    """A generator of InfiniGen v2 by its name in InfiniGen's manifest (a pandas table)."""
+    from infinigen2 import GENERATORS_MANIFEST
+    from procfunc.util.manifest import import_item
+
+    paths = [path for path in GENERATORS_MANIFEST["name"] if path.rpartition(".")[2] == name]
     if len(paths) != 1:
         raise KeyError(
             f"infinigen2 has {len(paths)} generators called {name}; see infinigen_configs"
         )
-    return str(paths[0])
+    return import_item(str(paths[0]))
 
 
 def _hide_all_but(kept: list[Any]) -> None:

@@ -2,7 +2,8 @@
 
 Both InfiniGen generators place a camera for a pinhole view, in a corner, and test clearance only
 inside that view. A panorama looks everywhere, so a viewpoint must be free in every direction of
-the sphere, inside a room, and see many instances.
+the sphere, inside a room, and see many instances. A place where one wall fills a quarter of the
+sphere is only chosen where there is no better one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MIN_DISTANCE = 0.8
 CANDIDATES = 600
 """Floor points tried per scene."""
 
-SCORED = 32
+SCORED = 64
 """Free positions whose view is looked at with all rays."""
 
 RAYS = 2000
@@ -48,6 +49,39 @@ MAX_BACKFACING = 0.2
 """Largest share of rays that meet a surface of the shell from behind: between walls, or outside."""
 
 
+MAX_SURFACE = 0.25
+"""Share of the sphere that one surface (floor and ceiling aside) should not exceed."""
+
+SURFACE_STEP = 0.1
+"""Points of a wall belong to one surface if their planes differ by less: metres, and parts of a
+unit normal."""
+
+FURNITURE_DISTANCE = (1.0, 4.0)
+"""Metres from which furniture shows best: whole, and not small."""
+
+FURNITURE_SHARE = 0.004
+"""Share of the sphere from which an object is well seen: about that of a medium mask."""
+
+WELL_SEEN_WEIGHT = 2
+"""How many other instances a well seen piece of furniture is worth, besides itself."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a position sees, by rays (so small instances may be missing).
+
+    Attributes:
+        visible: Ids of the instances, without the building's shell.
+        well_seen: Those of them that are furniture of a good size at a good distance.
+        largest_surface: Share of the sphere that the largest surface fills, in 0 to 1: one plane
+            of the shell or one object, floors and ceilings aside.
+    """
+
+    visible: frozenset[int]
+    well_seen: frozenset[int]
+    largest_surface: float
+
+
 @dataclass(frozen=True)
 class Viewpoint:
     """A place for the panorama camera.
@@ -56,13 +90,13 @@ class Viewpoint:
         position: x, y, z in metres, world axes.
         yaw: Heading of the image centre in radians, counter-clockwise from +Y seen from above.
         room: Name of the floor under it.
-        visible: Ids of the instances seen from it (by rays, so small ones may be missing).
+        view: What it sees.
     """
 
     position: tuple[float, float, float]
     yaw: float
     room: str
-    visible: frozenset[int]
+    view: View
 
     @property
     def rotation_euler(self) -> tuple[float, float, float]:
@@ -79,8 +113,9 @@ def choose_viewpoints(
 ) -> tuple[list[Viewpoint], list[str]]:
     """Choose up to `count` viewpoints of the current scene.
 
-    The first one sees the most instances; each further one adds the most that were not seen yet
-    and keeps `MIN_DISTANCE` to the others. Fewer are returned where a scene has no more.
+    The first one sees the most, each further one adds the most that was not seen yet and keeps
+    `MIN_DISTANCE` to the others; all of them, if possible, without a surface that fills more than
+    `MAX_SURFACE` of the sphere. Fewer are returned where a scene has no more.
 
     Returns:
         The viewpoints, and the names of the scene's furnished rooms.
@@ -111,7 +146,7 @@ def choose_viewpoints(
         view = space.look(position)
         if view is None:
             refused["outside or between walls"] += 1
-        elif len(view & space.furniture) < MIN_FURNITURE:
+        elif len(view.visible & space.furniture) < MIN_FURNITURE:
             refused["sees too little furniture"] += 1
         else:
             yaw = float(rng.uniform(-np.pi, np.pi))
@@ -125,22 +160,30 @@ def choose_viewpoints(
 
 def _greedy(views: list[Viewpoint], count: int) -> list[Viewpoint]:
     chosen: list[Viewpoint] = []
-    seen: frozenset[int] = frozenset()
+    visible: frozenset[int] = frozenset()
+    well_seen: frozenset[int] = frozenset()
+
+    def rank(viewpoint: Viewpoint) -> tuple[float, int, int]:
+        view = viewpoint.view
+        excess = max(0.0, view.largest_surface - MAX_SURFACE)
+        new = len(view.visible - visible)
+        new += WELL_SEEN_WEIGHT * len(view.well_seen - well_seen)
+        return -round(excess, 2), new, len(view.visible)
+
     while len(chosen) < count:
         apart = [
-            view
-            for view in views
+            viewpoint
+            for viewpoint in views
             if all(
-                np.linalg.norm(np.subtract(view.position, other.position)) >= MIN_DISTANCE
+                np.linalg.norm(np.subtract(viewpoint.position, other.position)) >= MIN_DISTANCE
                 for other in chosen
             )
         ]
         if not apart:
             break
-        # New instances first; among equals the one that sees most.
-        best = max(apart, key=lambda view: (len(view.visible - seen), len(view.visible)))
-        chosen.append(best)
-        seen |= best.visible
+        chosen.append(max(apart, key=rank))
+        visible |= chosen[-1].view.visible
+        well_seen |= chosen[-1].view.well_seen
     return chosen
 
 
@@ -207,27 +250,41 @@ class _Space:
                 nearest = min(nearest, self._tree(obj).distance(position))
         return nearest
 
-    def look(self, position: Vector) -> frozenset[int] | None:
-        """Ids of the non-structure instances seen from a position; None outside of a room."""
+    def look(self, position: Vector) -> View | None:
+        """What a position sees; None outside of a room."""
         escaped = behind = 0
-        seen: set[int] = set()
+        surfaces: Counter[tuple[int, ...]] = Counter()
+        distances: dict[int, list[float]] = {}
         for direction in self.directions:
-            hit, _, normal, _, obj, _ = self.scene.ray_cast(self.depsgraph, position, direction)
+            hit, point, normal, _, obj, _ = self.scene.ray_cast(self.depsgraph, position, direction)
             if not hit:
                 escaped += 1
                 continue
             instance = self.instance_of.get(obj.name)
             if instance is None:
                 continue
-            if instance.is_structure:
-                behind += normal.dot(direction) > 0
-            else:
-                seen.add(instance.id)
+            if not instance.is_structure:
+                surfaces[(instance.id,)] += 1
+                distances.setdefault(instance.id, []).append((point - position).length)
+                continue
+            behind += normal.dot(direction) > 0
+            if instance.category not in ("floor", "ceiling"):
+                plane = *normal, normal.dot(point)
+                surfaces[(instance.id, *(round(part / SURFACE_STEP) for part in plane))] += 1
         if escaped > MAX_ESCAPED * RAYS or behind > MAX_BACKFACING * RAYS:
             return None
         if self._inside_an_object(position):
             return None
-        return frozenset(seen)
+        nearest, farthest = FURNITURE_DISTANCE
+        well_seen = {
+            found
+            for found, lengths in distances.items()
+            if found in self.furniture
+            and len(lengths) >= FURNITURE_SHARE * RAYS
+            and nearest <= np.mean(lengths) <= farthest
+        }
+        largest = max(surfaces.values(), default=0) / RAYS
+        return View(frozenset(distances), frozenset(well_seen), largest)
 
     def _inside_an_object(self, position: Vector) -> bool:
         """Whether all four level ways out of a position first meet the back of an object."""

@@ -147,7 +147,7 @@ def _text_of_material(material: Any) -> str:
     for node in sorted(material.node_tree.nodes, key=lambda node: node.name):
         for socket in node.inputs:
             value = getattr(socket, "default_value", None)
-            value = list(value) if hasattr(value, "__iter__") else value
+            value = list(value) if hasattr(value, "__len__") else value
             lines.append(f"{node.name} {socket.name} {value}")
     return "\n".join(lines)
 

@@ -22,6 +22,25 @@ def test_viewpoints_are_free_apart_and_at_eye_height(viewpoints):
         assert np.linalg.norm(one - two) >= chosen["min_distance"]
 
 
+def test_no_wall_fills_a_quarter_of_the_sphere(viewpoints):
+    chosen = viewpoints("furnished")
+    for x, y, z in chosen["positions"]:
+        for across, along in ((x, y), (-x, y), (y, x), (-y, x)):
+            distance = chosen["half_room"] - across
+            corners = [
+                (chosen["half_room"] - side * along, half)
+                for side in (-1, 1)
+                for half in (3.0 - z, z)
+            ]
+            wall = sum(_solid_angle(a, b, distance) for a, b in corners)
+            assert wall <= 4 * np.pi * (0.25 + 0.01)  # rays count to a percent
+
+
+def _solid_angle(a: float, b: float, distance: float) -> float:
+    """Steradian of a rectangle a × b seen from `distance` in front of one of its corners."""
+    return np.arctan(a * b / (distance * np.sqrt(a**2 + b**2 + distance**2)))
+
+
 def test_the_horizon_is_level(viewpoints):
     for x, y, _ in viewpoints("furnished")["rotations"]:
         assert np.isclose(x, np.pi / 2) and y == 0
