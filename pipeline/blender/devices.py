@@ -1,4 +1,4 @@
-"""Which device Cycles renders on, found by itself."""
+"""Find the device that Cycles renders on."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def use_device(scene: bpy.types.Scene, gpu: bool) -> str:
     return f"{kind} {', '.join(names)}" if gpu else "CPU"
 
 
-if __name__ == "__main__":  # the driver's question, asked in a process of its own
+if __name__ == "__main__":  # the driver asks in a separate process
     print(", ".join(find_gpus()[1]))

@@ -1,7 +1,7 @@
 """One InfiniGen v1 Indoors scene, from a seed to a compact .blend, in a fresh process.
 
 InfiniGen's annealing builds the full asset of every proposed object just to measure its box,
-deletes it, and builds every accepted object once more to populate the scene. Here a factory makes
+deletes it, and builds every accepted object again to populate the scene. Here a factory makes
 a few designs per scene, a design is built once, and every object of it is a copy that shares its
 mesh. That and leaving out the slowest assets is most of the speed-up; the rest is in
 `infinigen_configs/indoors.gin`. Start Python with PYTHONHASHSEED=0: InfiniGen iterates over sets of
@@ -110,7 +110,7 @@ def _shelve(root: bpy.types.Object) -> bpy.types.Object:
 
 
 def _copy(root: Any, own_mesh: bool) -> bpy.types.Object:
-    """Copies an object tree into the scene, sharing its meshes unless told otherwise."""
+    """Copies an object tree into the scene, sharing its meshes unless `own_mesh`."""
     new = root.copy()
     new.use_fake_user = False
     if own_mesh and root.data is not None:
@@ -233,10 +233,9 @@ def _speed_up_solver() -> None:
 
 
 def steady_order() -> None:
-    """Makes loops whose order Python or the file system leaves open follow one order.
+    """Gives an order to loops in which InfiniGen draws random numbers and has none.
 
-    InfiniGen draws random numbers in these loops. A set of objects without a hash of their own is
-    ordered by their addresses, and a folder by its file system.
+    Addresses order a set of objects that do not define a hash, and a file system orders a folder.
     """
     # dict.fromkeys is a set in the order of insertion, as far as a loop over it goes.
     decorate.set = dict.fromkeys  # over materials of rooms

@@ -1,7 +1,7 @@
-"""What one instance is: every rendered object gets an id, a category and a pass index.
+"""Give every rendered object an id, a category and a pass index: what one instance is.
 
 Cycles writes an object's `pass_index` into the object-index pass at the centre of each pixel, so
-the id map is exact. Two things would break "one object, one id", and are mended here before the
+the id map is exact. Two things would break "one object, one id" and are fixed here before the
 scene is saved: copies that Blender makes while rendering share the index of their source, and the
 pass holds at most 32,767.
 """
@@ -95,7 +95,7 @@ def _drawn_collections() -> set[bpy.types.Collection]:
 
 
 def _show_what_renders() -> None:
-    """Make the viewport show exactly what the render shows, so that ray casts see the same.
+    """Make the viewport show exactly what the render shows, so that ray casts hit what is rendered.
 
     Helpers are hidden from both; lamps are hidden from the camera, because a visible lamp would
     be drawn without having an id.
@@ -181,7 +181,7 @@ def _make_real(owner: bpy.types.Object) -> None:
     ):
         bpy.ops.object.duplicates_make_real()
     for copy in set(bpy.context.scene.objects) - before:
-        copy.hide_render = False  # of a hidden source the copies are drawn all the same
+        copy.hide_render = False  # a hidden source has copies that are drawn
     if not owner.show_instancer_for_render:
         owner.hide_render = True
     owner.instance_type = "NONE"

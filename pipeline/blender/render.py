@@ -32,7 +32,7 @@ AMBIENT_FACTOR = 1.0
 """Fast GI: strength of the light that stands for all further bounces."""
 
 TILE_SIZE = 1024
-"""Pixels along the edge of a tile, where a GPU's memory does not hold the whole panorama."""
+"""Pixels along the edge of a tile, where a GPU's memory does not hold the panorama at once."""
 
 EXTRA_PASSES = {"depth": "Depth", "normal": "Normal"}
 """Our names of the optional passes, and Blender's."""
@@ -49,9 +49,9 @@ def render_missing(
 ) -> None:
     """Render every viewpoint of the loaded scene that is neither rendered nor annotated yet.
 
-    Each panorama appears under `scene.rendered(k)` whole or not at all: `image.png` (8-bit sRGB),
-    `ids.png` (16-bit: instance id, 0 where there is no object), `depth.exr` (metres along the
-    ray) and `normal.exr` (world axes) where asked for, and `render.json`.
+    Each panorama appears under `scene.rendered(k)` complete or not at all: `image.png` (8-bit
+    sRGB), `ids.png` (16-bit: instance id, 0 where there is no object), `depth.exr` (metres along
+    the ray) and `normal.exr` (world axes) where asked for, and `render.json`.
     """
     missing = [
         k
@@ -110,7 +110,7 @@ def configure(settings: RunSettings, threads: int, device: str = "") -> str:
 
     cycles.samples, cycles.seed, cycles.use_animated_seed = settings.samples, 0, False
     cycles.use_adaptive_sampling = False
-    # tiles go through a temporary file, and the pixels are the same; 8K fits in most memories whole
+    # Tiles go through a temporary file and change no pixel; most memories hold 8K without them.
     cycles.use_auto_tile, cycles.tile_size = device == "gpu-tiles", TILE_SIZE
     cycles.use_denoising, cycles.denoiser = True, "OPENIMAGEDENOISE"
     cycles.denoising_input_passes = "RGB_ALBEDO_NORMAL"
@@ -196,8 +196,8 @@ def _render_passes(folder: Path) -> dict[str, Array]:
 def _connect_passes(extra: Sequence[str]) -> None:
     """Have the compositor write every pass of a render into one EXR file of 32-bit floats."""
     scene, layer = bpy.context.scene, bpy.context.view_layer
-    # What the centre of the pixel meets first has the pixel, also if it is a window's glass: with
-    # Blender's threshold of 0.5 a transparent surface would let each ray draw lots.
+    # The first surface at the centre of the pixel has the pixel, also if it is a window's glass:
+    # with Blender's threshold of 0.5 chance would decide at a transparent surface.
     layer.pass_alpha_threshold = 0.0
     layer.use_pass_object_index = True
     layer.use_pass_z = "depth" in extra

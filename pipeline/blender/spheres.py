@@ -66,7 +66,7 @@ def _sphere(
     """Vertices and faces of a sphere around the origin, in metres.
 
     Blender's own primitive orders them otherwise in every process, which changes normals in the
-    last bit, and so pixels: a seed must give the same picture every time.
+    last bit, and so pixels: a seed must always give the same picture.
     """
     rings = segments // 2
     turn, rise = 2 * np.pi / segments, np.pi / rings

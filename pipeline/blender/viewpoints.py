@@ -32,7 +32,7 @@ MIN_DISTANCE = 0.8
 CANDIDATES = 600
 """Floor points tried per scene."""
 
-SCORED = 64
+SCORED = 48
 """Free positions whose view is looked at with all rays."""
 
 RAYS = 2000
@@ -57,7 +57,7 @@ SURFACE_STEP = 0.1
 unit normal."""
 
 FURNITURE_DISTANCE = (1.0, 4.0)
-"""Metres from which furniture shows best: whole, and not small."""
+"""Metres from which furniture shows best: complete, and not small."""
 
 FURNITURE_SHARE = 0.004
 """Share of the sphere from which an object is well seen: about that of a medium mask."""

@@ -1,4 +1,4 @@
-"""Scenes with a known answer, made and rendered in a Blender process of its own by the real code.
+"""Scenes with a known answer, made and rendered in a separate Blender process by the real code.
 
 `python -m tests.blender.analytic NAME FOLDER` builds the scene NAME, and writes into FOLDER
 whatever the tests of tests/blender look at. Run from the root of the checkout.

@@ -7,7 +7,7 @@ that drew it. The last line holds a digest of every object of the scene. OUT.dra
 draws, so that `diff` shows where two runs part.
 
 Two runs of one seed must write equal files for every JITTER, which moves the addresses of Python's
-objects: they decide the order of a set of objects that have no hash of their own.
+objects: they decide the order of a set of objects that do not define a hash.
 """
 
 from __future__ import annotations
