@@ -1,7 +1,7 @@
 """The shards of a folder: those that its manifest names, or else those that are numbered.
 
-Both may come from strangers. A name that is not one of ours is refused, so that no path leads out
-of the folder.
+Folder and manifest may come from strangers. Names that do not follow our pattern are refused, so
+no path leads out of the folder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard and what is known about it before it is opened; None is not known.
+    """A shard, and what is known about it before it is opened; None is unknown.
 
     Attributes:
-        rows: How many panoramas it holds.
-        footer_sha256, sha256: Hashes of its Parquet footer and of the whole file.
-        row_hashes: What each row was packed from, so that a grown shard can be told from another.
+        name: Its file's name, such as `train-00000.parquet`.
+        bytes: Its size.
+        rows: The number of its panoramas.
+        footer_sha256: Hash of its Parquet footer.
+        sha256: Hash of the file.
+        row_hashes: Hash of the source of each row, by which a grown shard is recognised.
     """
 
     name: str
@@ -163,7 +166,7 @@ def read_manifest(path: Path, size: int | None = None) -> list[Shard]:
 
 
 def parse_manifest(data: bytes) -> list[Shard] | None:
-    """The shards of a manifest's text, in order; None if it is something else."""
+    """The shards of a manifest's text, in order; None if it is no manifest."""
     try:
         entries = json.loads(data)
         shards = [_shard(name, entry) for name, entry in entries.items()]
@@ -173,10 +176,10 @@ def parse_manifest(data: bytes) -> list[Shard] | None:
 
 
 def _shard(name: str, entry: Mapping[str, Any]) -> Shard:
-    """A shard of the manifest; what the manifest does not tell is not known.
+    """A shard of the manifest.
 
     Raises:
-        ValueError, TypeError, AttributeError: It is something else.
+        ValueError, TypeError, AttributeError: The entry is not one that `pack` writes.
     """
     if not SHARD_NAME.fullmatch(name):
         raise ValueError(name)

@@ -1,9 +1,9 @@
 """Read shards back: the twin of `pipeline.shards.writer`.
 
-A row is one row group, so a row costs one stretch of its file, wherever that lies. How many rows a
-shard has stands in the dataset's manifest.json: opening thousands of shards reads that and a list
-of the files. A shard's footer, which says where its rows lie, is read when a row of it is asked
-for; the last ones are kept.
+A row is one row group, so reading a row reads one range of a file, local or remote. The manifest
+holds the number of rows of each shard, so opening thousands of shards reads the manifest and a list
+of the files. A shard's footer, which says where its rows lie, is read with the first row of the
+shard that is read; the last `FOOTERS_KEPT` footers stay in memory.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pipeline.shards.schema import IMAGE_FILES, SPLITS
 from pipeline.storage.ranges import open_ranges
 
 FOOTERS_KEPT = 32
-"""Footers in memory; that of a full 4K shard (80 rows) takes 3.3 MB there, measured."""
+"""Footers in memory; the footer of a full 4K shard (80 rows) takes 3.3 MB, measured."""
 
 REQUESTS_AT_ONCE = 8
 """Requests to a remote store at a time; Arrow has as many threads for reading."""
 
 BATCH_BYTES = 16 * 2**20
-"""A batch takes about this much memory, unless a single row takes more."""
+"""The size of a batch in memory, unless a single row takes more."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -58,12 +58,12 @@ class ShardReader:
     """Random access to the rows of a folder of shards, by split and then in packing order.
 
     No file stays open between calls, so a reader may be used by several threads and sent to other
-    processes (together with `storage_options`, secrets and all).
+    processes. A pickled reader holds its `storage_options`, which may hold secrets.
 
     Args:
         folder: OUT/shards, its data/, or a download of either; or a URL that fsspec knows, such
             as `hf://datasets/user/name` or `s3://bucket/prefix`.
-        split: Only this split; all of them by default.
+        split: Only this split; all splits by default.
         storage_options: What fsspec gets besides the URL, such as `{"anon": True}`.
 
     Raises:
@@ -102,7 +102,7 @@ class ShardReader:
 
     @property
     def splits(self) -> dict[str, int]:
-        """Number of rows of each split that is read here."""
+        """Number of rows of each split."""
         rows = dict.fromkeys(SPLITS, 0)
         for shard, start, end in zip(self.shards, [0, *self._ends], self._ends, strict=False):
             rows[shard.split("-")[0]] += end - start
@@ -138,7 +138,7 @@ class ShardReader:
         return self._rows(piece, self._read(piece, columns))[0]
 
     def annotations(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-        """All rows in order, without their images; or only these columns.
+        """All rows in order, without their images, or only some columns.
 
         Raises:
             UserError: As for `row`.
@@ -151,7 +151,7 @@ class ShardReader:
             yield from self._rows(piece, batch)
 
     def batches(self, columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """These columns of all rows in order, many rows at a time but no more than one shard.
+        """Some columns of all rows in order; a batch holds many rows, of one shard.
 
         A few batches of about `BATCH_BYTES` are in memory, however many shards there are.
 
@@ -171,7 +171,7 @@ class ShardReader:
             yield self._shards[piece.shard].name, batch
 
     def _pieces(self, columns: Sequence[str]) -> Iterator[tuple[Piece, pa.RecordBatch]]:
-        """All rows in order, cut into pieces, and these columns of them."""
+        """All rows in order, cut into pieces, with these columns."""
 
         def cut(shard: int) -> list[Piece]:
             return self._cut(shard, columns)
@@ -183,7 +183,7 @@ class ShardReader:
         return self._map(read, (piece for pieces in cuts for piece in pieces))
 
     def _map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`map`, with several requests under way where each has to wait for its answer."""
+        """`map`, with several requests at a time to a remote store."""
         return in_order(function, items, REQUESTS_AT_ONCE if self._is_remote else 1)
 
     @property
@@ -240,7 +240,7 @@ class ShardReader:
         try:
             return self._read_groups(piece, columns)
         except UserError:
-            for row in piece.rows if len(piece.rows) > 1 else ():  # to name the row
+            for row in piece.rows if len(piece.rows) > 1 else ():  # to find the damaged row
                 self._read_groups(Piece(piece.shard, range(row, row + 1), piece.footer), columns)
             raise
 
@@ -252,7 +252,7 @@ class ShardReader:
             pq.ParquetFile(
                 source,
                 metadata=piece.footer.metadata,
-                pre_buffer=self._is_remote,  # one request for what lies together
+                pre_buffer=self._is_remote,  # one request for neighbouring columns
                 page_checksum_verification=True,
             ) as file,
         ):

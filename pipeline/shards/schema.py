@@ -1,14 +1,14 @@
 """The schema of a row: one panorama with its annotations.
 
-What each column and field means, with its unit, stands in `MEANINGS`, from which the dataset card
-takes it too. Pixels (x, y) are counted from the top left corner, and whole numbers are pixel
-centres; `pipeline.sphere` says which direction a pixel shows.
+`MEANINGS` says what each column and field means, with its unit; the dataset card quotes it. Pixels
+(x, y) are counted from the top left corner, and integers are pixel centres. `pipeline.sphere`
+defines the direction of a pixel.
 
-Lists have no fixed size in the schema, although boxes always hold four numbers: Parquet knows no
-fixed-size lists and readers differ in how they restore them, above all inside structs.
+Lists have no fixed size in the schema, although boxes always hold four numbers: Parquet has no
+fixed-size lists, and readers differ in how they restore them, especially inside structs.
 
-No column holds what differs each time a row is made on the same hardware, such as times, host names
-and attempts. What a row cost is in scene.json, render.json and the record in done/.
+No column holds a value that differs between two runs on the same hardware, such as times, host
+names and attempts. The cost of a row is in scene.json, render.json and the record in done/.
 
 PIL, and so `datasets`, reduces a 16-bit RGB PNG to 8 bits: decode the bytes of `normal` with
 `pipeline.shards.reader`, or with OpenCV.
@@ -34,7 +34,7 @@ IMAGE_FILES = {
 SPLITS = ("train", "validation")
 
 SHARD_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5}}\.parquet")
-"""Names of shards; any other file beside them is somebody else's."""
+"""Names of shards; other files in their folder are left alone."""
 
 MEANINGS = {
     "image": "the panorama: lossless WebP, 8-bit RGB, equirectangular, width = 2 · height",
@@ -84,7 +84,8 @@ MEANINGS = {
     "provenance.exposure_stops": "what the automatic exposure multiplied the light by, as a power "
     "of 2",
 }
-"""What each column means, and each field of it, in the schema's order; its unit where it has one.
+"""The meaning of each column and each field, in the schema's order, with its unit.
+
 In Markdown, on one line, without reference to this code: the dataset card quotes it."""
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -139,9 +140,9 @@ def image_columns(passes: Iterable[str]) -> tuple[str, ...]:
 def make_schema(passes: Iterable[str] = ()) -> pa.Schema:
     """The Arrow schema of a run's shards.
 
-    The metadata entry `huggingface` says what `datasets` and the Hub's viewer need to know:
-    that the image columns are images. It is what `datasets.Features.arrow_schema` writes
-    (datasets 4 or newer), made here so that packing does not need `datasets`.
+    The metadata entry `huggingface` tells `datasets` and the Hub's viewer that the image columns
+    are images. It equals what `datasets.Features.arrow_schema` writes (datasets 4 or newer), and is
+    made here so that packing does not need `datasets`.
     """
     fields = [pa.field(name, _IMAGE) for name in image_columns(passes)]
     fields += [
@@ -160,14 +161,14 @@ def make_schema(passes: Iterable[str] = ()) -> pa.Schema:
 
 
 def _feature(kind: pa.DataType) -> dict[str, Any]:
-    """An Arrow type in the words of `datasets.Features`."""
+    """An Arrow type as `datasets.Features` writes it."""
     if kind == _IMAGE:
         return {"_type": "Image"}
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
     if pa.types.is_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List"}
-    names = {"double": "float64"}  # Arrow and `datasets` agree on the other names
+    names = {"double": "float64"}  # `datasets` uses Arrow's name for all other types
     return {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
 
 

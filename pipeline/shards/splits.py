@@ -1,9 +1,9 @@
-"""Which panoramas go into which shard: decided from the rows alone, before anything is written.
+"""Decide which panorama goes into which split and shard, before anything is written.
 
 A dataset grows at its end only. Scenes are taken in the order of their seeds, up to the first seed
-that is neither finished nor quarantined, so a scene that is late can not come between others:
-what was packed once keeps its split, its shard and its row, and packing again after more scenes are
-finished adds shards and rewrites at most the last one of each split.
+that is neither finished nor quarantined, so a late scene never comes between others. A packed
+panorama keeps its split, shard and row. Packing again after more scenes are finished adds shards
+and rewrites at most the last shard of each split.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from pipeline import storage
 from pipeline.errors import UserError
@@ -24,20 +24,21 @@ from pipeline.settings import RunSettings, scene_id
 from pipeline.shards.schema import SPLITS
 
 BATCH = 20
-"""Scenes whose JSON files are read at once; a row.json at 4K may take 100 kB."""
+"""Number of scenes whose JSON files are read together; a row.json at 4K may take 100 kB."""
 
 ROW_GROUP_BYTES = 16 * 2**10
-"""More than what Parquet adds to a row: page headers and the footer's part about its columns."""
+"""An upper bound of what Parquet adds to a row: page headers, and its columns in the footer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Panorama:
-    """A row to be, in few bytes: there may be hundreds of thousands.
+class FinishedPanorama:
+    """A finished panorama. It takes few bytes, because there may be hundreds of thousands.
 
     Attributes:
-        parent: The folder that its own lies in, the same object for all panoramas of a scene, and
-            `name`, that of its own.
-        size: Bytes, an upper bound of its share of a shard: its files, and Parquet's frame.
+        parent: The folder of the panorama's folder; one object for all panoramas of a scene.
+        name: The name of the panorama's folder in it.
+        seed: The seed of its scene.
+        size: An upper bound of its bytes in a shard: its files, and what Parquet adds.
         row_digest: SHA-256 of row.json, which holds the hashes of the images.
     """
 
@@ -49,7 +50,7 @@ class Panorama:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie."""
+        """The folder of its files."""
         return self.parent / self.name
 
     @property
@@ -59,17 +60,17 @@ class Panorama:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a run has for its shards.
+    """The finished panoramas of a run.
 
     Attributes:
-        panoramas: The good ones, by (seed, index).
-        left_out: How many are annotated but unfit.
-        waiting: Finished scenes that wait for one with a smaller seed.
-        dropped: Instances that were too small to be kept.
-        unknown: How often an object had a category that the table does not know, by its name.
+        panoramas: Those without defects, by (seed, index).
+        left_out: Number of panoramas with defects.
+        waiting: Number of finished scenes that wait for one with a smaller seed.
+        dropped: Number of instances that were too small to be kept.
+        unknown: Number of objects whose category the table does not know, by that category.
     """
 
-    panoramas: list[Panorama]
+    panoramas: list[FinishedPanorama]
     left_out: int
     waiting: int
     dropped: int
@@ -77,7 +78,7 @@ class Collected:
 
 
 def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collected:
-    """The panoramas of all scenes before the first seed that is not decided yet.
+    """Collect the panoramas of all scenes before the first undecided seed.
 
     Raises:
         UserError: A row was made with other settings, or a file of a finished scene is damaged.
@@ -89,22 +90,22 @@ def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collec
     scenes = list(_decided(run, settings, done, failed))
     for start in range(0, len(scenes), BATCH):
         batch = scenes[start : start + BATCH]
-        abouts = _read_abouts(batch)
+        records = _read_scene_records(batch)
         taken += len(batch)
-        for about in abouts:
-            unknown.update(about.get("unknown_categories", {}))
-        for panorama, found, unfit, small in _look_at(batch, abouts):
-            dropped += small
-            if found != expected_hash:
+        for record in records:
+            unknown.update(record.get("unknown_categories", {}))
+        for row in _read_rows(batch, records):
+            dropped += row.dropped
+            if row.settings_hash != expected_hash:
                 raise UserError(
-                    f"{panorama.folder} was made with settings {found}, this run has "
-                    f"{expected_hash}; pack with the settings and versions that made it, or use a "
-                    "new OUT"
+                    f"{row.panorama.folder} was made with settings {row.settings_hash}, this run "
+                    f"has {expected_hash}; pack with the settings and versions that made it, or "
+                    "use a new OUT"
                 )
-            if unfit:
+            if row.has_defects:
                 left_out += 1
             else:
-                panoramas.append(panorama)
+                panoramas.append(row.panorama)
     finished = sum(not name.startswith(".") for name in done)
     return Collected(panoramas, left_out, finished - taken, dropped, unknown)
 
@@ -112,7 +113,7 @@ def collect(run: RunFolder, settings: RunSettings, expected_hash: str) -> Collec
 def _decided(
     run: RunFolder, settings: RunSettings, done: set[str], failed: set[str]
 ) -> Iterator[SceneFolder]:
-    """Finished scenes in the order of their seeds, until a seed is not decided."""
+    """Finished scenes in the order of their seeds, up to the first undecided seed."""
     for seed in count(settings.seed):
         scene = run.scene(scene_id(settings, seed))
         if scene.scene_id in failed:
@@ -122,77 +123,95 @@ def _decided(
         yield scene
 
 
-def _read_abouts(scenes: Sequence[SceneFolder]) -> list[dict[str, Any]]:
-    """The scene.json of each of some finished scenes."""
-    abouts = []
+def _read_scene_records(scenes: Sequence[SceneFolder]) -> list[dict[str, Any]]:
+    """Read the scene.json of each of some finished scenes."""
+    records = []
     found = storage.read_many([scene.generated for scene in scenes])
     for scene, data in zip(scenes, found, strict=True):
         try:
-            about = json.loads(data or b"")
-            len(about["viewpoints"])
+            record = json.loads(data or b"")
+            len(record["viewpoints"])
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f"{scene.generated} is missing or damaged; delete {scene.path} and {scene.done} "
-                "and run make render again to make it anew"
+                "and run make render again"
             ) from None
-        abouts.append(about)
-    return abouts
+        records.append(record)
+    return records
 
 
-def _look_at(
-    scenes: Sequence[SceneFolder], abouts: Sequence[dict[str, Any]]
-) -> Iterator[tuple[Panorama, str, bool, int]]:
-    """Finished panoramas, each with its settings hash, whether it is unfit, instances dropped."""
+class _Row(NamedTuple):
+    """What a row.json says about a finished panorama."""
+
+    panorama: FinishedPanorama
+    settings_hash: str
+    has_defects: bool
+    dropped: int
+
+
+def _read_rows(scenes: Sequence[SceneFolder], records: Sequence[dict[str, Any]]) -> Iterator[_Row]:
+    """Read the row.json of each panorama of some finished scenes."""
     parents = [scene.panorama(0).parent for scene in scenes]
     places = [
         (parent, str(index))
-        for parent, about in zip(parents, abouts, strict=True)
-        for index in range(len(about["viewpoints"]))
+        for parent, record in zip(parents, records, strict=True)
+        for index in range(len(record["viewpoints"]))
     ]
     found = storage.read_many([parent / name / ANNOTATED for parent, name in places])
     for (parent, name), data in zip(places, found, strict=True):
-        yield _panorama(parent, name, data or b"")
+        yield _parse_row(parent, name, data or b"")
 
 
-def _panorama(parent: Path, name: str, data: bytes) -> tuple[Panorama, str, bool, int]:
-    """One of them, by its row.json."""
+def _parse_row(parent: Path, name: str, data: bytes) -> _Row:
     folder = parent / name
     try:
         row = json.loads(data)
         summary = dict(row["summary"])
         files = summary.get("bytes")
-        if files is None:  # of a version that did not write it down
+        if files is None:  # written by an older version
             files = sum(storage.size(folder / name) for name in dict(summary["sha256"]))
-        panorama = Panorama(
+        panorama = FinishedPanorama(
             parent=parent,
             name=name,
             seed=int(row["seed"]),
             size=len(data) + int(files) + ROW_GROUP_BYTES,
             row_digest=hashlib.sha256(data).digest(),
         )
-        settings = row["provenance"]["settings_hash"]
-        return panorama, settings, bool(summary["defects"]), int(summary.get("dropped", 0))
+        return _Row(
+            panorama=panorama,
+            settings_hash=row["provenance"]["settings_hash"],
+            has_defects=bool(summary["defects"]),
+            dropped=int(summary.get("dropped", 0)),
+        )
     except (ValueError, KeyError, TypeError):
         raise UserError(damaged(folder, ANNOTATED)) from None
 
 
-class _Seeded(Protocol):
+class Seeded(Protocol):
+    """Anything made from a seed."""
+
     @property
     def seed(self) -> int: ...
 
 
-_Row = TypeVar("_Row", bound=_Seeded)
+SeededItem = TypeVar("SeededItem", bound=Seeded)
 
 
 def draw_splits(
-    panoramas: Iterable[_Row], settings: RunSettings, fraction: float, enough: int
-) -> dict[str, list[_Row]]:
-    """Whole scenes to splits, in the order given, which is that of their seeds.
+    panoramas: Iterable[SeededItem], settings: RunSettings, fraction: float, enough: int
+) -> dict[str, list[SeededItem]]:
+    """Assign scenes to splits.
 
-    Drawn scenes go to validation until it holds `enough` panoramas, all others to training. So
-    where a scene goes depends on it and on those before it, and never changes as more follow.
+    Drawn scenes go to validation until it holds `enough` panoramas, all others to training. The
+    split of a scene depends on it and on the scenes before it, so it never changes as more follow.
+
+    Args:
+        panoramas: In the order of their seeds.
+        settings: Of the run.
+        fraction: Of every 1 / fraction seeds, one scene is drawn for validation.
+        enough: The size of validation, in panoramas.
     """
-    splits: dict[str, list[_Row]] = {split: [] for split in SPLITS}
+    splits: dict[str, list[SeededItem]] = {split: [] for split in SPLITS}
     for seed, scene in groupby(panoramas, key=lambda panorama: panorama.seed):
         room = len(splits["validation"]) < enough
         drawn = room and is_drawn_for_validation(settings, seed, fraction)
@@ -201,10 +220,10 @@ def draw_splits(
 
 
 def is_drawn_for_validation(settings: RunSettings, seed: int, fraction: float) -> bool:
-    """Whether the scene of a seed is drawn for validation: a hash of the scenes' names decides.
+    """Whether the scene of a seed is drawn for validation.
 
-    Of every 1 / fraction consecutive seeds of a run it is the scene whose name has the smallest
-    hash, so that already a run of that many scenes has one.
+    Of every 1 / fraction consecutive seeds of a run, the scene whose name has the smallest hash is
+    drawn, so a run of that many scenes has one.
     """
     if not fraction:
         return False
@@ -218,9 +237,11 @@ def _hash_of(name: str) -> bytes:
     return hashlib.sha256(f"split {name}".encode()).digest()
 
 
-def cut_into_shards(panoramas: Iterable[Panorama], limit: int) -> Iterator[list[Panorama]]:
-    """Cut a split into shards: each is filled in order until the next row would exceed it."""
-    shard: list[Panorama] = []
+def cut_into_shards(
+    panoramas: Iterable[FinishedPanorama], limit: int
+) -> Iterator[list[FinishedPanorama]]:
+    """Cut a split into shards; each is filled until the next row would exceed the limit."""
+    shard: list[FinishedPanorama] = []
     size = 0
     for panorama in panoramas:
         if shard and size + panorama.size > limit:
@@ -233,11 +254,11 @@ def cut_into_shards(panoramas: Iterable[Panorama], limit: int) -> Iterator[list[
 
 
 def damaged(folder: Path, name: str) -> str:
-    """The user's line about a file of a finished panorama."""
-    return f"{folder / name} is missing or damaged; {made_anew(folder)}"
+    """The error message about a file of a finished panorama."""
+    return f"{folder / name} is missing or damaged; {remedy(folder)}"
 
 
-def made_anew(folder: Path) -> str:
-    """What the user can do about panoramas/<k>/ of a finished scene."""
+def remedy(folder: Path) -> str:
+    """What the user can do about a damaged panoramas/<k>/ of a finished scene."""
     done = SceneFolder(folder.parent.parent).done
-    return f"delete {folder} and {done} and run make render again to make it anew"
+    return f"delete {folder} and {done} and run make render again"

@@ -2,11 +2,11 @@
 
 OUT/shards/
   data/<split>-NNNNN.parquet   the shards
-  manifest.json                what each was made from, its size and its hash; packing again skips
-                               what is unchanged
-  .lock                        held (flock) while a process packs
+  manifest.json                the source, size and hash of each shard; packing again skips shards
+                               that are unchanged
+  .lock                        held while a process packs
 
-The same finished scenes give byte-identical shards, whatever the order they were made in: rows are
+The same finished scenes give byte-identical shards, in whatever order they were rendered: rows are
 sorted by seed and scene, and splits and shard borders depend on the rows alone. One row is in
 memory at a time.
 """
@@ -33,18 +33,18 @@ from pipeline.settings import RunSettings, settings_hash
 from pipeline.shards.footers import footer_sha256
 from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 from pipeline.shards.splits import (
-    Panorama,
+    FinishedPanorama,
     collect,
     cut_into_shards,
     damaged,
     draw_splits,
-    made_anew,
+    remedy,
 )
 from pipeline.storage import Lock, disk_full_as_user_error, exclusive_lock
 
 SHARD_BYTES = 512 * 2**20
 ROW_DIGITS = 16
-"""Hex digits of a row's hash in the manifest: enough to tell whether a shard has only grown."""
+"""Hex digits of a row's hash in the manifest; enough to see that a shard has only grown."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_PANORAMAS = 200
 """The paper's validation set (section 4.1)."""
@@ -64,17 +64,17 @@ def pack(
     Scenes are packed in the order of their seeds, up to the first seed that is neither finished
     nor quarantined; what was packed once stays where it is (see `pipeline.shards.splits`).
 
-    New shards are first written beside the old ones and then moved to their places; only then are
-    shards removed that are no longer part of the dataset; other files stay. One process at a time
-    may pack a run, a second one is refused.
+    New shards are written beside the old shards and then moved to their places. After that, shards
+    that no longer belong to the dataset are removed; other files stay. One process at a time may
+    pack a run.
 
     Args:
         run: The run's folder.
-        settings: Its settings; every row must have been made with them.
-        rows_hash: The settings hash that every row must bear; by default that of `settings` in
-            this checkout. The one in run.json lets finished rows be packed again after a
+        settings: The run's settings; every row must have been made with them.
+        rows_hash: The settings hash that every row must have; by default the hash of `settings`
+            in this version. The hash in run.json lets finished rows be packed again after a
             configuration or a version has changed.
-        shard_bytes: A shard grows up to this size (a single larger row makes its own).
+        shard_bytes: The largest size of a shard; a larger row fills a shard.
         validation_fraction: Of every 1 / validation_fraction seeds, one scene is drawn for
             validation; 0 draws none.
         validation_panoramas: Validation ends with the scene that reaches this many panoramas;
@@ -87,8 +87,8 @@ def pack(
         and `removed`.
 
     Raises:
-        UserError: Nothing is finished, rows come from other settings, a file is corrupt, another
-            process packs, or the disk is full; the shards are then what they were before.
+        UserError: No scene is finished, rows come from other settings, a file is damaged, another
+            process packs, or the disk is full. The old shards are then unchanged.
     """
     full = (
         f"no room for new shards in {run.shards}; the old ones are unchanged, free some space and "
@@ -122,7 +122,7 @@ def pack(
 
 
 def update_shards(
-    folder: Path, plan: dict[str, list[Panorama]], schema: pa.Schema, lock: Lock
+    folder: Path, plan: dict[str, list[FinishedPanorama]], schema: pa.Schema, lock: Lock
 ) -> tuple[int, int]:
     """Make a folder hold exactly the planned shards.
 
@@ -169,14 +169,14 @@ def update_shards(
 
 @contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """A folder for new shards, gone afterwards: beside the old ones, or here for a remote store."""
+    """A folder for new shards, removed at the end: beside the old ones, or local for a store."""
     if storage.is_remote(folder):
         with tempfile.TemporaryDirectory() as name:
             yield Path(name)
         return
     fresh = folder / ".fresh"
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(fresh, ignore_errors=True)  # of a pack that was killed
+    shutil.rmtree(fresh, ignore_errors=True)  # left by a pack that was killed
     fresh.mkdir()
     try:
         yield fresh
@@ -184,13 +184,13 @@ def _fresh(folder: Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _source(panoramas: Iterable[Panorama], schema: pa.Schema) -> str:
-    """Hash of all that decides a shard's bytes: its rows, the schema and the Parquet writer."""
+def _source(panoramas: Iterable[FinishedPanorama], schema: pa.Schema) -> str:
+    """Hash of everything that decides a shard's bytes: rows, schema and version of Arrow."""
     text = json.dumps([pa.__version__, str(schema), [p.row_sha256 for p in panoramas]])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _entry(shard: Path, source: str, panoramas: Sequence[Panorama]) -> dict[str, Any]:
+def _entry(shard: Path, source: str, panoramas: Sequence[FinishedPanorama]) -> dict[str, Any]:
     """A new shard's entry in the manifest."""
     with open(shard, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -205,10 +205,10 @@ def _entry(shard: Path, source: str, panoramas: Sequence[Panorama]) -> dict[str,
 
 
 def _is_current(shard: Path, entry: Any, source: str) -> bool:
-    """Whether a shard holds what is planned and is what was written, by its size and footer.
+    """Whether a shard is complete and holds the planned rows, by its size and footer.
 
-    The footer holds the offsets, sizes and image ids of all rows, so truncated and exchanged
-    files are noticed without reading gigabytes; `pipeline.verify` reads them.
+    The footer holds the offsets, sizes and image ids of all rows, so a truncated or exchanged file
+    is noticed without reading gigabytes. `pipeline.verify` reads them.
     """
     wanted: dict[str, Any] = {"source": source, "footer_sha256": footer_sha256(shard)}
     try:
@@ -219,12 +219,12 @@ def _is_current(shard: Path, entry: Any, source: str) -> bool:
         return False
 
 
-def _write_shard(path: Path, panoramas: Iterable[Panorama], schema: pa.Schema) -> None:
+def _write_shard(path: Path, panoramas: Iterable[FinishedPanorama], schema: pa.Schema) -> None:
     """Write one shard to disk, row by row.
 
-    The images are compressed already: their bytes are stored as they are, without a dictionary
-    and statistics. Everything else is small and repetitive. Pages have checksums, so that every
-    reader can notice a flipped bit.
+    Images are compressed already, so their bytes are stored unchanged, without dictionary and
+    statistics. All other columns are small and repetitive. Pages have checksums, so every reader
+    can detect a flipped bit.
     """
     leaves = leaf_columns(schema)
     images = {f"{name}.bytes" for name in IMAGE_FILES}
@@ -247,11 +247,11 @@ def _write_shard(path: Path, panoramas: Iterable[Panorama], schema: pa.Schema) -
         os.fsync(file.fileno())
 
 
-def _table(panorama: Panorama, schema: pa.Schema) -> pa.Table:
+def _table(panorama: FinishedPanorama, schema: pa.Schema) -> pa.Table:
     """One panorama as a table of one row."""
     folder = panorama.folder
     names = [ANNOTATED, *(IMAGE_FILES[name] for name in IMAGE_FILES if name in schema.names)]
-    found = storage.read_many([folder / name for name in names])  # of a store, all at once
+    found = storage.read_many([folder / name for name in names])  # from a store, all together
     files = dict(zip(names, found, strict=True))
     for name, data in files.items():
         if data is None:
@@ -266,11 +266,9 @@ def _table(panorama: Panorama, schema: pa.Schema) -> pa.Table:
         }
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         columns = {}
-    # Arrow fills in nulls for what is missing and drops what it does not know
+    # Arrow fills missing fields with null and drops unknown ones
     if {name: column[0].as_py() for name, column in columns.items()} != row:
-        raise DamagedFileError(
-            f"{folder / 'row.json'} does not fit the schema; {made_anew(folder)}"
-        )
+        raise DamagedFileError(f"{folder / 'row.json'} does not fit the schema; {remedy(folder)}")
     for name in IMAGE_FILES:
         if name in schema.names:
             file = IMAGE_FILES[name]

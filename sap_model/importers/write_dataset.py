@@ -22,7 +22,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.layout import read_json, write_atomic, write_json
 from pipeline.shards.schema import IMAGE_FILES, SPLITS, make_schema
-from pipeline.shards.splits import ROW_GROUP_BYTES, Panorama, cut_into_shards
+from pipeline.shards.splits import ROW_GROUP_BYTES, FinishedPanorama, cut_into_shards
 from pipeline.shards.writer import SHARD_BYTES, update_shards
 from pipeline.storage import disk_full_as_user_error, exclusive_lock
 from sap_model.importers.annotated_row import Source, make_row
@@ -76,7 +76,7 @@ def store(
         write_json(out / _OURS, about)
         shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
         try:
-            panoramas: list[Panorama] = []
+            panoramas: list[FinishedPanorama] = []
             known: set[str] = set()
             for source in sources:
                 try:
@@ -135,13 +135,13 @@ def _refuse_foreign(out: Path, importer: str) -> None:
         raise UserError(f"{out} was imported by {found}, not by {importer}; choose another folder")
 
 
-def _stage(folder: Path, row: dict[str, Any], images: dict[str, bytes]) -> Panorama:
+def _stage(folder: Path, row: dict[str, Any], images: dict[str, bytes]) -> FinishedPanorama:
     """Write a row's files as an annotated panorama's, from which shards are packed."""
     for column, data in images.items():
         write_atomic(folder / IMAGE_FILES[column], data)
     write_json(folder / "row.json", row)
     text = (folder / "row.json").read_bytes()
-    return Panorama(
+    return FinishedPanorama(
         parent=folder.parent,
         name=folder.name,
         seed=0,

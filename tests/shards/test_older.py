@@ -23,7 +23,7 @@ def run(tmp_path):
     return run
 
 
-def test_the_reader_gives_their_rows_with_all_fields(run):
+def test_the_reader_returns_rows_with_all_fields(run):
     new = [ShardReader(run.shards).row(index) for index in range(2)]
     age_shards(run.shards)
     expected = copy.deepcopy(new)
@@ -34,20 +34,20 @@ def test_the_reader_gives_their_rows_with_all_fields(run):
     assert reader.row(0, ["provenance.render_seconds"])["provenance"] == {"render_seconds": 4.2}
 
 
-def test_statistics_are_those_of_the_same_rows_without_seconds(run):
+def test_statistics_ignore_the_seconds_of_older_rows(run):
     expected = measure(ShardReader(run.shards))
     age_shards(run.shards)
     assert measure(ShardReader(run.shards)) == expected
 
 
-def test_preview_and_coco_take_them(run, tmp_path):
+def test_preview_and_coco_accept_older_shards(run, tmp_path):
     expected = write_preview(run).read_text()
     age_shards(run.shards)
     assert write_preview(run).read_text() == expected
     export_coco(run.shards, tmp_path / "coco")
 
 
-def test_a_card_names_their_fields(run):
+def test_a_card_names_the_fields_of_older_shards(run):
     age_shards(run.shards)
     (path,) = (run.shards / "data").iterdir()
     meanings = {row["name"]: row["meaning"] for row in schema_table(pq.read_schema(path))}

@@ -58,7 +58,7 @@ def test_annotations_come_without_images(packed):
     assert next(reader.annotations(["image_id"])) == {"image_id": rows[0]["image_id"]}
 
 
-def test_batches_hold_many_rows_of_what_was_asked_for(packed):
+def test_batches_hold_many_rows_of_the_given_columns(packed):
     reader = ShardReader(packed.shards)
     columns = ["image_id", "objects.list.element.area"]
     found = list(reader.batches(columns))
@@ -81,7 +81,7 @@ def test_batches_are_small_however_large_the_shard(packable, monkeypatch):
 
 
 @pytest.mark.parametrize("column", ["depth", "objects.area", "object", "objects.list.element.x"])
-def test_a_column_that_is_not_there_is_named(packed, column):
+def test_a_missing_column_is_named(packed, column):
     reader = ShardReader(packed.shards)
     for read in (
         lambda: reader.row(0, [column]),
@@ -106,7 +106,7 @@ def test_rows_are_located(packed):
         assert ShardReader(packed.shards, split).splits == {split: rows}
 
 
-def test_splits_are_apart(packed):
+def test_splits_are_separate(packed):
     train, validation = (ShardReader(packed.shards, split) for split in ("train", "validation"))
     assert len(train) + len(validation) == 8
     assert len(validation) > 0
@@ -130,7 +130,7 @@ def test_a_reader_can_be_sent_to_another_process(packed):
 
 
 @pytest.mark.parametrize("index", [-1, 8])
-def test_rows_outside_are_refused(packed, index):
+def test_an_index_out_of_range_is_refused(packed, index):
     with pytest.raises(IndexError):
         ShardReader(packed.shards).row(index)
 
@@ -166,7 +166,7 @@ def test_rows_are_those_that_pyarrow_reads_in_order(shards, limit):
 
 
 @pytest.mark.parametrize("group", [2, 3])
-def test_a_shard_of_somebody_else_is_refused(tmp_path, group):
+def test_a_foreign_parquet_file_is_refused(tmp_path, group):
     write_shard(tmp_path / "train-00000.parquet", [(b"", "")] * 4, group)
     with pytest.raises(UserError, match="is not one of our shards"):
         ShardReader(tmp_path)
@@ -194,7 +194,7 @@ def test_thousands_of_shards_open_quickly_and_in_little_memory(tmp_path):
         reader.row(183_999)
 
 
-def test_a_footer_that_tells_of_countless_rows_is_refused(tmp_path):
+def test_a_footer_with_a_huge_row_count_is_refused(tmp_path):
     """A list as long as it says would not fit into any memory."""
     path = tmp_path / "train-00000.parquet"
     pq.write_table(pa.table({"x": [1]}), path)
@@ -216,7 +216,7 @@ def test_few_footers_stay_in_memory(packed, monkeypatch):
     assert reader._footer.cache_info().currsize == 2 < len(reader.shards)
 
 
-def test_footers_are_read_in_one_piece_or_two(copy, monkeypatch):
+def test_footers_are_read_in_one_or_two_requests(copy, monkeypatch):
     expected = ShardReader(copy).row(0)
     monkeypatch.setattr(footers, "FOOTER_BYTES_PER_ROW", 0)
     for guess in (8, 9, 100, 10**9):

@@ -60,7 +60,7 @@ def test_a_shard_that_changes_size_later_is_named(copy):
         reader.row(0)
 
 
-def test_a_manifest_that_counts_other_rows_is_noticed(copy):
+def test_a_wrong_row_count_in_the_manifest_is_noticed(copy):
     manifest = read_json(copy / "manifest.json")
     manifest["train-00001.parquet"]["panoramas"] += 1
     write_json(copy / "manifest.json", manifest)
@@ -72,7 +72,7 @@ def test_a_manifest_that_counts_other_rows_is_noticed(copy):
         reader.row(2)
 
 
-def test_a_shard_that_was_exchanged_is_noticed(copy):
+def test_an_exchanged_shard_is_noticed(copy):
     manifest = read_json(copy / "manifest.json")
     manifest["train-00001.parquet"]["footer_sha256"] = 64 * "0"
     write_json(copy / "manifest.json", manifest)
@@ -85,7 +85,7 @@ def test_a_shard_that_was_exchanged_is_noticed(copy):
     "name",
     ["../train-00000.parquet", "/etc/passwd", "train-00000.parquet\n", "test-00000.parquet", ""],
 )
-def test_names_that_are_not_of_shards_are_refused(copy, name):
+def test_other_names_in_the_manifest_are_refused(copy, name):
     manifest = read_json(copy / "manifest.json")
     write_json(copy / "manifest.json", {**manifest, name: manifest["train-00000.parquet"]})
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
@@ -94,7 +94,7 @@ def test_names_that_are_not_of_shards_are_refused(copy, name):
 
 @pytest.mark.parametrize("key", ["bytes", "panoramas"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, [1]])
-def test_sizes_that_are_none_are_refused(copy, key, value):
+def test_invalid_sizes_in_the_manifest_are_refused(copy, key, value):
     manifest = read_json(copy / "manifest.json")
     manifest["train-00000.parquet"][key] = value
     write_json(copy / "manifest.json", manifest)
@@ -102,7 +102,7 @@ def test_sizes_that_are_none_are_refused(copy, key, value):
         ShardReader(copy)
 
 
-def test_what_the_manifest_does_not_tell_is_read_from_the_shards(copy):
+def test_fields_missing_in_the_manifest_are_read_from_the_shards(copy):
     manifest = read_json(copy / "manifest.json")
     write_json(copy / "manifest.json", {name: {} for name in manifest})
     reader = ShardReader(copy)

@@ -60,7 +60,7 @@ def features(passes):
 
 
 @pytest.mark.parametrize("passes", [(), ("depth",), ("depth", "normal")])
-def test_schema_and_metadata_are_those_of_datasets(passes):
+def test_schema_and_metadata_equal_those_of_datasets(passes):
     theirs = features(passes).arrow_schema
     ours = make_schema(passes)
     assert ours.equals(theirs)
@@ -73,7 +73,7 @@ def test_image_columns_are_in_the_schemas_order():
     assert image_columns(["normal", "depth"]) == ("image", "ids", "depth", "normal")
 
 
-def test_leaf_columns_are_parquets(tmp_path):
+def test_leaf_columns_equal_parquets(tmp_path):
     schema = make_schema(("depth",))
     pq.write_table(schema.empty_table(), tmp_path / "empty.parquet")
     parquet = pq.read_metadata(tmp_path / "empty.parquet").schema

@@ -17,7 +17,7 @@ from tests.shards.packing import SMALL, image_ids, shards
 from tests.synthetic import SETTINGS
 
 
-def test_scenes_are_split_whole_by_their_name(packable):
+def test_a_scene_is_in_one_split_by_its_name(packable):
     pack(packable, SETTINGS, validation_fraction=0.5)
     scenes = {
         split: {image_id.split("/")[0] for image_id in image_ids(packable, split)}
@@ -57,7 +57,7 @@ FATES = st.lists(st.sampled_from(["done", "failed"]), min_size=1, max_size=30)
 
 
 @given(fates=FATES, order=st.randoms(use_true_random=False), panos=st.integers(1, 3))
-def test_what_was_packed_once_keeps_its_split_and_its_place(fates, order, panos):
+def test_packed_rows_keep_their_split_and_place(fates, order, panos):
     """Scenes end in any order, some fail, and the run is packed after each of them."""
     ended: dict[int, str] = {}
     before: dict[str, list[Row]] = {"train": [], "validation": []}
@@ -73,7 +73,7 @@ def test_what_was_packed_once_keeps_its_split_and_its_place(fates, order, panos)
         before = after
 
 
-def test_a_late_scene_holds_those_behind_it_back(packable):
+def test_a_late_scene_holds_later_seeds_back(packable):
     late = packable.scene(scene_id(SETTINGS, 1))
     late.done.unlink()
     summary = pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0)
@@ -93,7 +93,7 @@ def test_a_quarantined_seed_holds_nothing_back(packable):
     assert (summary["train"], summary["waiting"]) == (6, 0)
 
 
-def test_nothing_to_pack_but_scenes_that_wait(packable):
+def test_waiting_scenes_alone_are_not_packed(packable):
     packable.scene(scene_id(SETTINGS, 0)).done.unlink()
     with pytest.raises(UserError, match=r"to pack yet \(3 wait for an earlier seed\)"):
         pack(packable, SETTINGS)

@@ -72,7 +72,7 @@ def test_extra_passes_become_columns(run):
         assert row[name]["path"] == f"spheres-0000000000-0-{name}.png"
 
 
-def test_the_order_of_making_does_not_matter(packable, tmp_path):
+def test_the_order_of_rendering_does_not_matter(packable, tmp_path):
     pack(packable, SETTINGS, shard_bytes=SMALL, validation_fraction=0.5)
     shuffled = RunFolder(tmp_path / "shuffled")
     for seed in (3, 1, 0, 2):
@@ -139,7 +139,7 @@ def test_stale_shards_are_removed(packable):
     assert list(shards(packable)) == ["train-00000.parquet"]
 
 
-def test_files_of_others_beside_the_shards_stay(packable):
+def test_other_files_beside_the_shards_stay(packable):
     pack(packable, SETTINGS, validation_fraction=0)
     data = packable.shards / "data"
     others = {"mine.parquet", "train-1.parquet", "test-00000.parquet", "notes.txt"}
@@ -173,7 +173,7 @@ def test_packing_again_leaves_the_manifest_alone(packable):
 
 
 @pytest.mark.parametrize("data", ["", "[1]", "{", '{"train-00000.parquet": 3}'])
-def test_a_damaged_manifest_is_made_anew(packable, data):
+def test_a_damaged_manifest_is_written_again(packable, data):
     pack(packable, SETTINGS)
     manifest, before = packable.shards / "manifest.json", shards(packable)
     good = read_json(manifest)

@@ -19,7 +19,7 @@ def test_rows_of_other_settings_are_refused(packable):
         pack(packable, other)
 
 
-def test_rows_are_held_against_the_hash_the_run_was_begun_with(packable, monkeypatch):
+def test_rows_are_compared_with_the_settings_hash_of_the_run(packable, monkeypatch):
     begun = settings_hash(SETTINGS)
     monkeypatch.setattr("pipeline.shards.writer.settings_hash", lambda settings: "edited")
     with pytest.raises(UserError, match="was made with settings"):
@@ -48,7 +48,7 @@ def test_a_damaged_panorama_is_named_and_the_shards_stay(packable, name, damage)
 
 
 @pytest.mark.parametrize("data", ["", "{}", "[1]", '{"summary": 3}'])
-def test_a_row_that_is_none_names_its_panorama(packable, data):
+def test_an_invalid_row_names_its_panorama(packable, data):
     scene = packable.scene(scene_id(SETTINGS, 1))
     (scene.panorama(0) / "row.json").write_text(data)
     with pytest.raises(UserError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable
 from typing import Any, Self
@@ -30,6 +31,7 @@ class S3:
         self.conditions, self.down = True, False
         self._app = DomainDispatcherApplication(create_backend_app)
         self._writing = threading.Lock()
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it logs every request
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
