@@ -51,13 +51,14 @@ def evaluate(options: argparse.Namespace) -> None:
     from sap_model.evaluate.run import Progress
     from sap_model.evaluate.run import evaluate as score
     from sap_model.evaluate.settings import EvalSettings
+    from sap_model.model.checkpoints import resolve_size
 
     settings = EvalSettings(
         data=options.data,
         methods=tuple(name.strip() for name in options.methods.split(",") if name.strip()),
         benchmark=options.benchmark,
         split=None if options.split == "all" else options.split,
-        size=options.size,
+        size=resolve_size(options.size, options.checkpoint or options.sam2, "large"),
         checkpoint=options.checkpoint,
         sam2=options.sam2,
         image_size=options.image_size,
@@ -94,6 +95,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Shards and weights → weights that are fine-tuned on the scan."""
+    from sap_model.model.checkpoints import resolve_size
     from sap_model.train.processes import GRACE
     from sap_model.train.settings import TrainSettings
     from sap_model.train.train import Watch
@@ -102,6 +104,7 @@ def train(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in TRAIN_OPTIONS}
     first = os.environ.get("RANK", "0") == "0"  # torchrun starts this once for each GPU
     try:
+        given["size"] = resolve_size(given["size"], given["checkpoint"], TrainSettings.size)
         settings = TrainSettings(**{name: it for name, it in given.items() if it is not None})
     except UserError:
         if not first:
@@ -174,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--methods", default="oracle,sam2,scan,sap", help="names, in order")
     one.add_argument("--benchmark", default="infinigen", help="the data's name in the tables")
     one.add_argument("--split", default="validation", help="train, validation or all")
-    one.add_argument("--size", default="large", help="model size, or a YAML file")
+    one.add_argument("--size", help="model size, or a YAML file (the checkpoint's, or large)")
     one.add_argument("--checkpoint", help="fine-tuned weights: a file, a Hub id, sap-nano")
     one.add_argument("--sam2", default="official", help="SAM2's weights: a file or a Hub id")
     one.add_argument("--image-size", type=whole, help="side of the model's input")

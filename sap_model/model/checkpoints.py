@@ -1,16 +1,16 @@
 """Loading weights: official SAM2 checkpoints and fine-tuned ones, from a file, the Hub or our own.
 
-A checkpoint is what SAM2 publishes: a file of `torch.save({"model": state_dict})`, beside which
-other entries are allowed and ignored. It is read with `weights_only`, so that a file that would run
-code is refused.
+Which files are taken says `sap_model.model.weights_file`. Weights of SAM 2.0 lack three tensors of
+SAM 2.1; they are built as SAM 2.0 for prediction, and refused for training.
 """
 
 from __future__ import annotations
 
-import pickle
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
@@ -18,6 +18,7 @@ from sam2.modeling.sam2_base import SAM2Base
 from pipeline.errors import UserError
 from sap_model.model.build import SIZES, build, signature
 from sap_model.model.tracker import ScanTracker
+from sap_model.model.weights_file import State, read_weights
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that come with this package."""
@@ -40,12 +41,23 @@ OFFICIAL = {
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<file>.+))?")
 
-SUFFIXES = (".pt", ".pth")
+SUFFIXES = (".pt", ".pth", ".safetensors")
+
+SAM_2_0_LACKS = {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
+
+SAM_2_0: dict[str, Any] = dict.fromkeys(
+    (
+        "no_obj_embed_spatial",
+        "add_tpos_enc_to_obj_ptrs",
+        "proj_tpos_enc_in_obj_ptrs",
+        "use_signed_tpos_enc_to_obj_ptrs",
+    ),
+    False,
+)
+"""Where SAM 2.0's configurations differ from SAM 2.1's."""
 
 NAMED = 5
 """Names that an error message lists of each kind before it counts the rest."""
-
-State = dict[str, torch.Tensor]
 
 
 def load(
@@ -67,12 +79,9 @@ def load(
         UserError: The checkpoint cannot be had, or does not fit.
     """
     path = find(checkpoint, size)
-    state = read(path)
-    if size is None:
-        size = size_of(state)
-        if size is None:
-            raise UserError(f"{path} fits none of the sizes {', '.join(SIZES)}: name a YAML file")
-    network = cast(ScanTracker, build(size, image_size))
+    state = read_weights(path)
+    options: dict[str, Any] = SAM_2_0 if is_sam_2_0(state) else {}
+    network = cast(ScanTracker, build(size or _size_of_file(state, path), image_size, **options))
     fill(network, state, path)
     return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -89,11 +98,43 @@ def fill(network: SAM2Base, state: State, source: Path) -> None:
     if differences:
         ours, theirs = size_of(wanted), size_of(state)
         hint = f"; it is for size {theirs}" if theirs and theirs != ours else ""
+        if wanted.keys() - state.keys() == SAM_2_0_LACKS:
+            hint += "; these are weights of SAM 2.0: take SAM 2.1's"
         raise UserError(f"{source} does not fit size {ours or 'of your own'}{hint}: {differences}")
+    coded = [n for n, w in state.items() if w.is_floating_point() != wanted[n].is_floating_point()]
+    if coded:
+        kind = str(state[coded[0]].dtype).removeprefix("torch.")
+        raise UserError(f"{source} holds {coded[0]} as {kind} (quantised?); save it as float")
     broken = [n for n, w in state.items() if w.is_floating_point() and not w.isfinite().all()]
     if broken:
         raise UserError(f"{source} holds weights that are no numbers (NaN): {broken[0]}")
     network.load_state_dict(state)
+
+
+def is_sam_2_0(state: State) -> bool:
+    """Whether weights lack what SAM 2.1 added to SAM 2.0."""
+    return not SAM_2_0_LACKS & state.keys()
+
+
+def resolve_size(size: str | None, checkpoint: str | Path | None, default: str) -> str:
+    """The size that is meant: the one that is named, else that of the weights, else the default.
+
+    Raises:
+        UserError: The checkpoint cannot be had, or fits none of `SIZES`.
+    """
+    if size is not None:
+        return size
+    if checkpoint is None or checkpoint == "official":
+        return default
+    path = find(checkpoint)
+    return _size_of_file(read_weights(path), path)
+
+
+def _size_of_file(state: State, path: Path) -> str:
+    size = size_of(state)
+    if size is None:
+        raise UserError(f"{path} fits none of the sizes {', '.join(SIZES)}: name a YAML file")
+    return size
 
 
 def sap_weights(size: str) -> str | None:
@@ -119,7 +160,7 @@ def find(checkpoint: str | Path, size: str | None = None) -> Path:
             raise UserError(f"no official weights of size {size}: choose one of {list(OFFICIAL)}")
         checkpoint = OFFICIAL[size]
     path = Path(checkpoint)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         return path
     if str(checkpoint) in SHIPPED:
         path = WEIGHTS / SHIPPED[str(checkpoint)]
@@ -135,28 +176,11 @@ def find(checkpoint: str | Path, size: str | None = None) -> Path:
     return _fetch(hub_id["repo"], hub_id["file"])
 
 
-def read(path: Path) -> State:
-    """The state dict in a checkpoint file, on the CPU."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} was refused: it holds more than weights, or is no checkpoint at all"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "it ends too early"
-        raise UserError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(torch.is_tensor(x) for x in state.values()):
-        raise UserError(f"{path} is no SAM2 checkpoint: it has no 'model' entry of weights")
-    return state
-
-
 def size_of(state: State) -> str | None:
     """The size of `SIZES` that weights belong to, by the width and depth of the image encoder."""
     trunk = "image_encoder.trunk."
     first = state.get(trunk + "patch_embed.proj.weight")
-    if first is None:
+    if first is None or not first.ndim:
         return None
     blocks = {name.split(".")[3] for name in state if name.startswith(trunk + "blocks.")}
     return next((size for size in SIZES if signature(size) == (len(first), len(blocks))), None)
@@ -182,23 +206,49 @@ def compare(wanted: State, given: State) -> str:
 
 
 def _fetch(repo: str, name: str | None) -> Path:
-    """A file of a model repository on the Hub; its only checkpoint if none is named."""
-    # late: whoever has the file needs no Hub client
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HFValidationError, HTTPError
+    """A file of a model repository on the Hub; its only checkpoint if none is named.
 
+    Without a network, or with HF_HUB_OFFLINE=1, what the cache holds is taken.
+    """
+    # late: whoever has the file needs no Hub client
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # not a warning for each of its tries: our line says it
     try:
         if name is None:
-            listed = HfApi().list_repo_files(repo)
-            names = [file for file in listed if file.endswith(SUFFIXES)]
-            if len(names) != 1:
-                raise UserError(
-                    f"{repo} on the Hub holds {len(names)} checkpoints: name one as {repo}:FILE"
-                    + (f", of {', '.join(names)}" if names else "")
-                )
-            name = names[0]
+            try:
+                listed = HfApi().list_repo_files(repo)
+            except (HTTPError, OSError):
+                try:
+                    folder = Path(snapshot_download(repo, local_files_only=True))
+                except LocalEntryNotFoundError:
+                    folder = None
+                if folder is None:
+                    raise
+                listed = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+            name = _only_checkpoint(repo, listed)
         return Path(hf_hub_download(repo, name))
     except (HTTPError, HFValidationError, OSError) as error:
         # no such repository or file, no right to it, no network
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{repo}:{name or '?'} cannot be fetched from the Hub: {reason}") from error
+        raise UserError(
+            f"{repo}:{name or '?'} cannot be fetched from the Hub: {reason}; name a file that is "
+            "here"
+        ) from error
+    finally:
+        logging.set_verbosity(said)
+
+
+def _only_checkpoint(repo: str, listed: Sequence[str]) -> str:
+    """The checkpoint among a repository's files; safetensors counts where there is no other."""
+    names = [file for file in listed if file.endswith(SUFFIXES[:2])]
+    names = names or [file for file in listed if file.endswith(SUFFIXES)]
+    if len(names) != 1:
+        raise UserError(
+            f"{repo} on the Hub holds {len(names)} checkpoints: name one as {repo}:FILE"
+            + (f", of {', '.join(sorted(names))}" if names else "")
+        )
+    return names[0]

@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="a panorama, 2:1; jpg, png, webp")
+    parser.add_argument(
+        "image", type=Path, metavar="IMAGE", help="a panorama: jpg, png, webp, tif, exr, hdr"
+    )
     parser.add_argument(
         "--click",
         type=click,
@@ -62,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overlay", type=Path, metavar="PICTURE", help="the mask on the panorama; png or jpg"
     )
-    parser.add_argument("--size", default="nano", help="model size, or a YAML file (nano)")
+    parser.add_argument("--size", help="model size, or a YAML file (the checkpoint's, or nano)")
     parser.add_argument(
         "--checkpoint", help="weights: a file, a Hub id, or a shipped name (sap-nano)"
     )

@@ -37,7 +37,7 @@ class Request:
         clicks: On the object and beside it, in pixels of that file as viewers show it.
         out: Where the mask goes: PNG, 0 or 255, as large as that file. None: nowhere.
         overlay: Where the picture for a person's eyes goes, PNG or JPEG. None: nowhere.
-        size: Of the model, or a YAML file.
+        size: Of the model, or a YAML file. None takes the checkpoint's, or nano.
         checkpoint: Its weights: a file, a Hub id, a shipped name. None takes SAM2's own or the
             shipped ones, as the method wants.
         image_size: Side of the model's input in pixels. None takes the size's own.
@@ -49,7 +49,7 @@ class Request:
     clicks: Sequence[Click]
     out: Path | None = None
     overlay: Path | None = None
-    size: str = "nano"
+    size: str | None = None
     checkpoint: str | None = None
     image_size: int | None = None
     fusion: Fusion = "max"
@@ -71,13 +71,14 @@ def segment(request: Request) -> str:
     check_outputs(request)
     started = time.monotonic()
     # late: loading torch takes seconds that nobody should wait for to read what is wrong
-    from sap_model.model.checkpoints import load
+    from sap_model.model.checkpoints import load, resolve_size
     from sap_model.predict.methods import Prompt, checkpoint_of, make
 
-    checkpoint = checkpoint_of(request.method, request.size, fine_tuned=request.checkpoint)
+    size = resolve_size(request.size, request.checkpoint, "nano")
+    checkpoint = checkpoint_of(request.method, size, fine_tuned=request.checkpoint)
     if checkpoint is None:
         raise UserError(f"method {request.method} needs the truth, not clicks: choose another")
-    model = load(request.size, request.checkpoint or checkpoint, request.image_size)
+    model = load(size, request.checkpoint or checkpoint, request.image_size)
     method = make(request.method, model, fusion=request.fusion)
     loaded = time.monotonic()
     method.set_panorama(picture.pixels)

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from training.loss_fns import CORE_LOSS_KEY
 
 from sap_model.model.build import build
-from sap_model.model.checkpoints import fill, find, read
+from sap_model.model.checkpoints import fill, find
+from sap_model.model.weights_file import read_weights
 from sap_model.predict.methods import METHODS, scan_of
 from sap_model.train import run_folder, validation
 from sap_model.train.clip import ClipBatch
@@ -234,7 +235,7 @@ def new_network(settings: TrainSettings) -> SapTrain:
     )
     if settings.checkpoint is not None:
         path = find(settings.checkpoint, settings.size)
-        fill(network, read(path), path)
+        fill(network, read_weights(path), path)
     return cast(SapTrain, network)
 
 

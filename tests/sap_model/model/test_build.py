@@ -146,9 +146,9 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path):
     [
         (b"", "cannot be read"),
         (b"no checkpoint", "refused"),
-        ({"state": {}}, "no 'model' entry"),
-        ({"model": [1]}, "no 'model' entry"),
-        (torch.zeros(3), "no 'model' entry"),
+        ({"state": {}}, "is no SAM2 checkpoint"),
+        ({"model": [1]}, "is no SAM2 checkpoint"),
+        (torch.zeros(3), "is no SAM2 checkpoint"),
     ],
 )
 def test_files_that_are_no_checkpoints_say_so(tmp_path, content, reason):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from sap_model.model.checkpoints import read
+from sap_model.model.weights_file import read_weights
 from sap_model.train import run_folder, train
 from sap_model.train.processes import World
 from tests.sap_model.train.runs import QUIET, ROOT, command, environment, rendezvous
@@ -27,7 +27,7 @@ def test_a_loss_that_is_no_number_stops_before_it_reaches_the_weights(settings, 
     assert "\n" not in str(stopped.value)
     path = Path(str(stopped.value).partition("CHECKPOINT=")[2])
     assert run_folder.states(tmp_path / "run") == [path] and path.stem == "00000001"
-    assert all(weight.isfinite().all() for weight in read(path).values())
+    assert all(weight.isfinite().all() for weight in read_weights(path).values())
     # and without a state none is named
     with pytest.raises(UserError, match=r"lower LR$"):
         train.train(wild, tmp_path / "other", dataclasses.replace(QUIET, save_every=9))
