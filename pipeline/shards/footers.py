@@ -83,10 +83,9 @@ def read_footer(folder: Path, shard: Shard) -> Footer:
     return Footer(metadata, leaves)
 
 
-def footer_sha256(path: Path) -> str | None:
-    """Hash of a shard's footer, as the manifest holds it; None where there is no complete shard."""
+def footer_sha256(path: Path, size: int) -> str | None:
+    """Hash of the footer of a shard of `size` bytes; None where there is no complete shard."""
     try:
-        size = storage.size(path)
         with open_ranges(path, size) as file:
             return _sha256(_read_tail(file, FOOTER_BYTES))
     except (OSError, pa.ArrowException):

@@ -198,8 +198,8 @@ def _entry(shard: Path, source: str, panoramas: Sequence[FinishedPanorama]) -> d
         "source": source,
         "panoramas": len(panoramas),
         "rows": [panorama.row_sha256[:ROW_DIGITS] for panorama in panoramas],
-        "bytes": shard.stat().st_size,
-        "footer_sha256": footer_sha256(shard),
+        "bytes": (size := shard.stat().st_size),
+        "footer_sha256": footer_sha256(shard, size),
         "sha256": sha256,
     }
 
@@ -210,12 +210,13 @@ def _is_current(shard: Path, entry: Any, source: str) -> bool:
     The footer holds the offsets, sizes and image ids of all rows, so a truncated or exchanged file
     is noticed without reading gigabytes. `pipeline.verify` reads them.
     """
-    wanted: dict[str, Any] = {"source": source, "footer_sha256": footer_sha256(shard)}
     try:
-        wanted["bytes"] = storage.size(shard)
         complete = {"sha256", "rows", "panoramas"} <= entry.keys()
-        return complete and wanted == {key: entry[key] for key in wanted}
-    except (OSError, KeyError, TypeError, AttributeError):
+        planned = entry["source"] == source and entry["bytes"] == storage.size(shard)
+        return (
+            complete and planned and entry["footer_sha256"] == footer_sha256(shard, entry["bytes"])
+        )
+    except (KeyError, TypeError, AttributeError):  # an entry that `pack` did not write
         return False
 
 

@@ -37,11 +37,15 @@ DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 """Errors of writing that free space, a quota or a file-size limit would fix."""
 
 PERMANENT = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError,
-             NotADirectoryError, ImportError, TypeError, ValueError, UserError)  # fmt: skip
+             NotADirectoryError, ImportError, UserError,
+             AttributeError, LookupError, NotImplementedError, TypeError, ValueError)  # fmt: skip
 """Errors of a store that waiting does not fix."""
 
 NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
 """Classes of botocore, which is not imported here."""
+
+INVALID_ADDRESS = ("ParamValidationError",)
+"""Classes of botocore for a bucket that cannot exist."""
 
 Result = TypeVar("Result")
 
@@ -86,7 +90,8 @@ def is_transient(error: Exception, path: Path) -> bool:
             return True
         if error.errno in DISK_FULL:
             return False
-    return is_remote(path) and not isinstance(error, PERMANENT) and not _lacks_credentials(error)
+    permanent = type(error).__name__ in NO_CREDENTIALS + INVALID_ADDRESS
+    return is_remote(path) and not isinstance(error, PERMANENT) and not permanent
 
 
 def is_of_store(error: Exception) -> bool:
@@ -104,7 +109,7 @@ def user_error(error: Exception, path: Path) -> UserError:
     where = show(path)
     if isinstance(error, UserError):
         return error
-    if _lacks_credentials(error):
+    if type(error).__name__ in NO_CREDENTIALS:
         return UserError(
             f"no credentials for {where} ({type(error).__name__}); set them as that store's own "
             "tools want them (of S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
@@ -188,7 +193,3 @@ def _code(error: Exception) -> str:
         return f"{name}: {os.strerror(error.errno)}"
     status = getattr(error, "status", None)  # of aiohttp
     return f"{name}: {status}" if isinstance(status, int) else name
-
-
-def _lacks_credentials(error: Exception) -> bool:
-    return type(error).__name__ in NO_CREDENTIALS

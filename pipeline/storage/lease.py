@@ -51,10 +51,12 @@ class LockedError(UserError):
 class Lease:
     """A claim of this process, renewed by a thread until `release`."""
 
-    def __init__(self, path: Path, number: int, about: Mapping[str, Any], token: str) -> None:
+    def __init__(
+        self, path: Path, number: int, about: Mapping[str, Any], token: str, renewed: float
+    ) -> None:
         self._path, self._number, self._about, self._token = path, number, about, token
+        self._renewed = renewed  # when the last write began that is known to have been in time
         self._lost = False
-        self._renewed = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -110,11 +112,14 @@ def hold(path: Path, about: Mapping[str, Any]) -> Iterator[Lease]:
         LockedError: Another process holds it.
         UserError: The store cannot be written.
     """
+    token = uuid.uuid4().hex
     try:
-        held = Lease(path, *_take(path, about))
+        number, written = _take(path, about, token)
     except FileNotFoundError as error:
         raise user_error(error, path.parent) from None
+    held = Lease(path, number, about, token, written)
     try:
+        held.check()  # the store may have been slow since the claim was written
         yield held
     finally:
         held.release()
@@ -137,12 +142,12 @@ def locked_error(path: Path, about: Mapping[str, Any]) -> LockedError:
     )
 
 
-def _take(path: Path, about: Mapping[str, Any]) -> tuple[int, Mapping[str, Any], str]:
-    """Make the next claim: its number, what it says, and its token."""
-    token = uuid.uuid4().hex
+def _take(path: Path, about: Mapping[str, Any], token: str) -> tuple[int, float]:
+    """Make the next claim; returns its number, and when it began to be written."""
     before, seen = _wait_until_free(path)
     number = before + 1
     claim = _claim(path, number)
+    written = time.monotonic()
     if not _create(claim, about, token):
         raise locked_error(path, _read(claim))
     numbers = _numbers(path)
@@ -152,7 +157,7 @@ def _take(path: Path, about: Mapping[str, Any]) -> tuple[int, Mapping[str, Any],
         raise locked_error(path, _last(path)[1])
     for old in numbers[:-1]:
         files.remove(_claim(path, old))
-    return number, about, token
+    return number, written
 
 
 def _wait_until_free(path: Path) -> tuple[int, dict[str, Any]]:

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -249,6 +250,13 @@ def test_a_store_that_stays_down_is_one_line(
         assert "\n" not in str(caught.value) and caught.value.__cause__ is None
     store.down = False
     assert not storage.exists(path)
+
+
+def test_an_impossible_bucket_is_reported_at_once(store: S3) -> None:
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="Bad Bucket"):
+        storage.names(storage.open_path("s3://Bad Bucket/run"))
+    assert time.monotonic() - begun < 10
 
 
 def test_missing_credentials_are_reported_at_once(tmp_path: Path) -> None:

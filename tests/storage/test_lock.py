@@ -180,6 +180,24 @@ def test_a_slow_successor_yields_to_a_later_one(
     assert storage.names(path.parent) == ["lock.3"]
 
 
+def test_a_claim_that_grew_old_while_the_store_was_slow_is_looked_at_again(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = storage.open_path(address) / "lock"
+    remove = storage.files.remove
+
+    def slow_remove(old: Path) -> None:  # the last step before the lock is held
+        time.sleep(1.5)
+        write_claim(path, 3)
+        remove(old)
+
+    write_claim(path, 1, released=True)
+    lease._is_conditional(lease._claim(path, 1))  # which removes its probe
+    monkeypatch.setattr(storage.files, "remove", slow_remove)
+    with pytest.raises(LockedError, match="5 on h"), exclusive_lock(path, "working in"):
+        pass
+
+
 def test_a_lost_answer_is_no_lost_lock(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = storage.open_path(address) / "lock"
     store, _ = storage.files.store_of(path)
