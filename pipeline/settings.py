@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.mix import draw_from_mix, normalise_mix, parse_mix
 from pipeline.setting import Settings, setting
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "infinigen_configs"
@@ -23,8 +24,13 @@ GENERATORS = ("indoors", "rooms", "house", "spheres")
 """`indoors`: InfiniGen v1 Indoors; `rooms`, `house`: InfiniGen v2; `spheres`: a small analytic
 Blender scene without InfiniGen, for tests and for trying out a cluster."""
 
-SHARE_DIGITS = 6
-"""Decimals of a generator's share in a mix; a smaller share is none."""
+DETAILS = ("fast", "rich", "full")
+"""How much of InfiniGen v1 goes into a scene of `indoors`; the other generators have one level.
+What differs stands in infinigen_configs/indoors_<detail>.gin."""
+
+LIGHTINGS = ("day", "evening", "lamps_off")
+"""`day`: daylight, and lamps are on; `evening`: lamps are on, windows are dark; `lamps_off`:
+daylight alone, where every viewpoint sees a window (`day` elsewhere)."""
 
 PASSES = ("depth", "normal")
 MAX_SEED = 2**31 - 1
@@ -43,6 +49,7 @@ class Profile:
         bump: Keep the materials' bump and displacement; on a CPU they are two thirds of the cost
             of a sample.
         gpu: Render on a GPU; a machine without one then refuses.
+        detail: Level of the scenes, from `DETAILS`.
     """
 
     width: int
@@ -52,6 +59,7 @@ class Profile:
     light_tree: bool
     bump: bool
     gpu: bool
+    detail: str
 
 
 PROFILES = {
@@ -64,6 +72,7 @@ PROFILES = {
         light_tree=False,
         bump=False,
         gpu=False,
+        detail="fast",
     ),
     # 4K on a CPU in minutes: few samples, denoised, one bounce and ambient light for the rest
     "cpu": Profile(
@@ -74,6 +83,7 @@ PROFILES = {
         light_tree=False,
         bump=True,
         gpu=False,
+        detail="fast",
     ),
     # 4K on a GPU: full light transport
     "farm": Profile(
@@ -84,24 +94,9 @@ PROFILES = {
         light_tree=True,
         bump=True,
         gpu=True,
+        detail="rich",
     ),
 }
-
-
-def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
-    """Parse `indoors` or `indoors:3,rooms:1` into (name, weight) pairs.
-
-    Raises:
-        ValueError: A weight is not a number.
-    """
-    mix = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, _, weight = part.partition(":")
-        try:
-            mix.append((name.strip(), float(weight or 1)))
-        except ValueError:
-            raise ValueError("a name or a mix of names with weights") from None
-    return tuple(mix)
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class RunSettings(Settings):
     """Everything that decides what a run's panoramas and annotations look like.
 
     `generators` are kept by name and as shares of 1, so that equal mixes are equal however they
-    are written. Width and samples that are not given are the profile's.
+    are written, and `lighting` too. Width, samples and detail that are not given are the profile's.
     """
 
     generators: tuple[tuple[str, float], ...] = setting(
@@ -144,6 +139,18 @@ class RunSettings(Settings):
     samples: int = setting(
         None, help="Cycles samples per pixel", at_least=1, default_text="the profile's"
     )
+    detail: str = setting(
+        None,
+        choices=DETAILS,
+        help="assets and solver steps of a scene of indoors",
+        default_text="rich with PROFILE=farm, else fast",
+    )
+    lighting: tuple[tuple[str, float], ...] = setting(
+        (("day", 1.0),),
+        parse=parse_mix,
+        default_text="day",
+        help=f"time of day: {', '.join(LIGHTINGS)}, or a mix by weight: day:3,evening:1",
+    )
     passes: tuple[str, ...] = setting((), help="extra render passes to keep", choices=PASSES)
     min_area: int = setting(
         100,
@@ -153,26 +160,14 @@ class RunSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.generators:
-            raise UserError(f"GENERATOR is empty; choose from {', '.join(GENERATORS)}")
-        for name, weight in self.generators:
-            if name not in GENERATORS:
-                raise UserError(
-                    f"GENERATOR={name} is unknown; choose from {', '.join(GENERATORS)}, "
-                    "or a mix such as indoors:3,rooms:1"
-                )
-            if not 0 < weight < float("inf"):
-                raise UserError(
-                    f"the weight {weight} of {name} in GENERATOR is out of range; choose a "
-                    "positive number"
-                )
-        if len({name for name, _ in self.generators}) != len(self.generators):
-            raise UserError("GENERATOR names a generator twice; give each one weight")
-        object.__setattr__(self, "generators", _shares(self.generators))
+        object.__setattr__(
+            self, "generators", normalise_mix(self.generators, "GENERATOR", GENERATORS)
+        )
+        object.__setattr__(self, "lighting", normalise_mix(self.lighting, "LIGHTING", LIGHTINGS))
         object.__setattr__(self, "passes", tuple(sorted(set(self.passes))))
         if self.profile not in PROFILES:
             raise UserError(f"PROFILE={self.profile} is not resolved; choose {', '.join(PROFILES)}")
-        for name in ("width", "samples"):
+        for name in ("width", "samples", "detail"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(PROFILES[self.profile], name))
         if self.width % 2:
@@ -200,40 +195,21 @@ def make_settings(generator: str = "indoors", **others: Any) -> RunSettings:
     return RunSettings(parse_mix(generator), **others)
 
 
-def _shares(mix: tuple[tuple[str, float], ...]) -> tuple[tuple[str, float], ...]:
-    """A mix by name, its weights as shares of 1; the shares of shares are the same.
-
-    >>> _shares((("rooms", 1), ("indoors", 2)))
-    (('indoors', 0.666667), ('rooms', 0.333333))
-    """
-    total = sum(weight for _, weight in mix)
-    shares = {name: round(weight / total, SHARE_DIGITS) for name, weight in sorted(mix)}
-    for name, share in shares.items():
-        if not share:
-            raise UserError(f"{name} is less than a millionth of the mix GENERATOR; leave it out")
-    largest = max(shares, key=lambda name: shares[name])  # takes the rounding, so that 1 is left
-    rest = sum(share for name, share in shares.items() if name != largest)
-    shares[largest] = round(1 - rest, SHARE_DIGITS)
-    return tuple(shares.items())
-
-
 def generator_of_seed(settings: RunSettings, seed: int) -> str:
     """The generator that makes a seed's scene: a weighted draw from a hash of the seed."""
-    if len(settings.generators) == 1:
-        return settings.generators[0][0]
-    digest = hashlib.sha256(f"generator {seed}".encode()).digest()
-    total = sum(weight for _, weight in settings.generators)
-    point = int.from_bytes(digest[:8], "big") / 2**64 * total
-    for name, weight in settings.generators:
-        point -= weight
-        if point < 0:
-            return name
-    return settings.generators[-1][0]
+    return draw_from_mix(settings.generators, f"generator {seed}")
 
 
-def config_of(generator: str) -> Path:
+def lighting_of_seed(settings: RunSettings, seed: int) -> str:
+    """How a seed's scene is lit: a weighted draw from a hash of the seed."""
+    return draw_from_mix(settings.lighting, f"lighting {seed}")
+
+
+def config_of(generator: str, detail: str) -> Path:
     """The generator's file in `infinigen_configs/` (`spheres` has none)."""
-    return CONFIG_FOLDER / f"{generator}{'.gin' if generator == 'indoors' else '.toml'}"
+    return CONFIG_FOLDER / (
+        f"indoors_{detail}.gin" if generator == "indoors" else f"{generator}.toml"
+    )
 
 
 def scene_id(settings: RunSettings, seed: int) -> str:
@@ -258,7 +234,7 @@ def versions() -> dict[str, str]:
 
 def settings_hash(settings: RunSettings) -> str:
     """12 hex digits over settings, profile, package versions and the generators' configurations."""
-    paths = [config_of(name) for name, _ in settings.generators]
+    paths = [config_of(name, settings.detail) for name, _ in settings.generators]
     configs = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()
     }
@@ -281,7 +257,11 @@ def from_json(data: dict[str, Any]) -> RunSettings:
         RunSettings(),
         **{
             **data,
-            "generators": tuple((name, weight) for name, weight in data["generators"]),
+            **{
+                name: tuple((entry, weight) for entry, weight in data[name])
+                for name in ("generators", "lighting")
+                if name in data
+            },
             "passes": tuple(data["passes"]),
         },
     )

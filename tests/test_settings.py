@@ -79,7 +79,9 @@ def test_width_and_samples_are_the_profiles_unless_given(profile):
     [
         ({"generator": "nature"}, "GENERATOR=nature"),
         ({"generator": "rooms:0"}, "the weight 0.0 of rooms"),
-        ({"generator": "rooms,rooms"}, "GENERATOR names a generator twice"),
+        ({"generator": "rooms,rooms"}, "GENERATOR names rooms twice"),
+        ({"detail": "richer"}, "DETAIL"),
+        ({"lighting": (("night", 1.0),)}, "LIGHTING=night is unknown"),
         ({"profile": "fast"}, "PROFILE=fast"),
         ({"profile": "auto"}, "PROFILE=auto"),
         ({"width": 1001}, "WIDTH=1001 is not even"),
@@ -106,6 +108,8 @@ def test_the_hash_of_a_run_is_what_it_was():
         "profile": "cpu",
         "width": 4096,
         "samples": 2,
+        "detail": "fast",
+        "lighting": [["day", 1.0]],
         "passes": [],
         "min_area": 100,
     }

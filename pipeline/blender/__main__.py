@@ -25,7 +25,14 @@ from pipeline.farm.child import (
     die_with_parent,
 )
 from pipeline.layout import SceneFolder
-from pipeline.settings import RunSettings, config_of, from_json, settings_hash, versions
+from pipeline.settings import (
+    RunSettings,
+    config_of,
+    from_json,
+    lighting_of_seed,
+    settings_hash,
+    versions,
+)
 
 MODULES = {  # each has generate(seed, scratch, config)
     "indoors": "pipeline.blender.indoors",
@@ -51,12 +58,13 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     import bpy
 
     from pipeline.blender.instances import number_instances
+    from pipeline.blender.lighting import light_scene
     from pipeline.blender.viewpoints import NoViewpointError, choose_viewpoints
 
     start, start_cpu = time.monotonic(), time.process_time()
     scene.scratch.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(MODULES[generator])
-    module.generate(seed, scene.scratch, config_of(generator))
+    module.generate(seed, scene.scratch, config_of(generator, settings.detail))
     made, made_cpu = time.monotonic(), time.process_time()
 
     print("stage: instances", flush=True)
@@ -67,6 +75,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     except NoViewpointError as reason:
         print(f"{REJECTED_PREFIX}{reason}", flush=True)
         return REJECTED_STATUS
+    lighting = light_scene(lighting_of_seed(settings, seed), instances, viewpoints)
     print("stage: save", flush=True)
     temporary = scene.scratch / "scene.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), compress=True)
@@ -90,6 +99,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
                 for viewpoint in viewpoints
             ],
             "furnished_rooms": furnished,
+            "lighting": lighting,
             "versions": versions(),
             "settings_hash": settings_hash(settings),
             "scene_seconds": round(time.monotonic() - start, 2),

@@ -3,9 +3,9 @@
 InfiniGen's annealing builds the full asset of every proposed object just to measure its box,
 deletes it, and builds every accepted object again to populate the scene. Here a factory makes
 a few designs per scene, a design is built once, and every object of it is a copy that shares its
-mesh. That and leaving out the slowest assets is most of the speed-up; the rest is in
-`infinigen_configs/indoors.gin`. Start Python with PYTHONHASHSEED=0: InfiniGen iterates over sets of
-strings, so a seed means the same scene only under the same hash seed.
+mesh. That and leaving out the slowest assets is most of the speed-up; the rest, and whether these
+are used, stands in `infinigen_configs/indoors_*.gin`. Start Python with PYTHONHASHSEED=0: InfiniGen
+iterates over sets of strings, so a seed means the same scene only under the same hash seed.
 """
 
 import logging
@@ -23,9 +23,9 @@ from mathutils import Vector
 init.require_blender_addon = lambda *_args, **_kwargs: False
 
 import infinigen  # noqa: E402
-from infinigen.assets.materials import text  # noqa: E402
 from infinigen.assets.objects import (  # noqa: E402
     elements,
+    rocks,
     seating,
     shelves,
     small_plants,
@@ -38,18 +38,18 @@ from infinigen.assets.utils import bbox_from_mesh  # noqa: E402
 from infinigen.core import execute_tasks, tagging  # noqa: E402
 from infinigen.core import tags as t  # noqa: E402
 from infinigen.core.constraints import reasoning, usage_lookup  # noqa: E402
-from infinigen.core.constraints.example_solver import populate  # noqa: E402
 from infinigen.core.constraints.example_solver.geometry import (  # noqa: E402
     parse_scene,
     planes,
     stability,
 )
 from infinigen.core.constraints.example_solver.moves import addition  # noqa: E402
-from infinigen.core.constraints.example_solver.room import decorate  # noqa: E402
 from infinigen.core.util import blender as butil  # noqa: E402
 from infinigen.core.util.pipeline import RandomStageExecutor  # noqa: E402
 from infinigen_examples.constraints import home  # noqa: E402
 from infinigen_examples.generate_indoors import compose_indoors  # noqa: E402
+
+from pipeline.blender.iteration_order import fix_iteration_order  # noqa: E402
 
 
 class _Design:
@@ -129,19 +129,27 @@ class DesignPool:
     """Stands in for InfiniGen's `sample_rand_placeholder`, with few designs per factory.
 
     Args:
-        per_factory: How many designs of one factory a scene may hold.
+        per_factory: How many designs of one factory a scene may hold. None: InfiniGen's way, a
+            new design for every proposal.
         exceptions: Other numbers, by the name of the factory.
     """
 
-    def __init__(self, per_factory: int = 3, exceptions: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, per_factory: int | None = 3, exceptions: dict[str, int] | None = None
+    ) -> None:
         self.per_factory, self.exceptions = per_factory, exceptions or {}
         self.designs: dict[type, list[_Design]] = {}
         self.placed: dict[tuple[str, int], _Design] = {}
 
+    def replace_sampling(self) -> None:
+        """Makes InfiniGen's solver draw from this pool."""
+        if self.per_factory is not None:
+            addition.sample_rand_placeholder = self.sample
+
     def sample(self, factory: Any) -> tuple[bpy.types.Object, Any]:
         """Returns a new placeholder and the generator that will populate it."""
         designs = self.designs.setdefault(factory, [])
-        if len(designs) < self.exceptions.get(factory.__name__, self.per_factory):
+        if len(designs) < self.exceptions.get(factory.__name__, self.per_factory or 1):
             designs.append(_Design(factory))
         design, seed = designs[np.random.randint(len(designs))], np.random.randint(10**7)
         name = repr(design.generator)
@@ -152,8 +160,11 @@ class DesignPool:
         return design.placeholder(seed), design.generator
 
 
-def _lighten_assets() -> None:
+@gin.configurable
+def use_light_assets(enabled: bool = True) -> None:
     """Leaves out what costs minutes or millions of faces (CPU-seconds and faces measured)."""
+    if not enabled:
+        return
     # Potted plants: monocots 43 s and 4.2 M, mushrooms 80 s, cacti 16 s and 3.9 M. Their soil alone
     # was 25 s and 0.5 M: one subdivision instead of three.
     subsurf = plant_container.subsurf
@@ -232,20 +243,11 @@ def _speed_up_solver() -> None:
     stability.random_sample_point = random_point
 
 
-def steady_order() -> None:
-    """Gives an order to loops in which InfiniGen draws random numbers and has none.
-
-    Addresses order a set of objects that do not define a hash, and a file system orders a folder.
-    """
-    # dict.fromkeys is a set in the order of insertion, as far as a loop over it goes.
-    decorate.set = dict.fromkeys  # over materials of rooms
-    populate.set = dict.fromkeys  # over objects that were replaced
-    text.font_names.sort()  # listed from a folder
-
-
 @gin.configurable
-def choose_rooms(state: Any, count: int = 3) -> None:
-    """Closes all but some rooms to furniture, so that the furnished types vary by seed."""
+def choose_rooms(state: Any, count: int | None = 3) -> None:
+    """Closes all but `count` rooms to furniture, so that the furnished types vary by seed."""
+    if count is None:
+        return
     types = {"bedroom", "living-room", "kitchen", "bathroom", "dining-room"}
     rooms = sorted(key for key in state.objs if key.split("_")[0] in types)
     chosen = np.random.permutation(rooms)[:count]
@@ -253,6 +255,15 @@ def choose_rooms(state: Any, count: int = 3) -> None:
         if t.Semantics.Room in room.tags and key not in chosen:
             room.tags.add(t.Semantics.NoChildren)
     print(f"furnished rooms: {', '.join(chosen)}", flush=True)
+
+
+def _avoid_downloads() -> None:
+    """Replaces the one asset that needs an add-on which Blender would download."""
+    trinkets = elements.NatureShelfTrinketsFactory
+    trinkets.factories = [
+        rocks.BoulderFactory if factory is rocks.BlenderRockFactory else factory
+        for factory in trinkets.factories
+    ]
 
 
 def _hook_stages() -> None:
@@ -290,17 +301,18 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     Args:
         seed: The scene; 0 is a seed like any other.
         scratch: A folder for the files InfiniGen leaves behind.
-        config: The gin file, `infinigen_configs/indoors.gin`.
+        config: The gin file, one of `infinigen_configs/indoors_*.gin`.
     """
     logging.disable(logging.ERROR)  # failures raise; the rest is thousands of lines
     scene_seed = init.apply_scene_seed(f"{seed:x}")  # it reads seeds as hexadecimal
     gin.add_config_file_search_path(str(infinigen.module_parent_path() / "infinigen_examples"))
     gin.parse_config_files_and_bindings([str(config.resolve())], [f"OVERALL_SEED = {scene_seed}"])
-    steady_order()
+    fix_iteration_order()
     _hook_stages()
-    _lighten_assets()
+    _avoid_downloads()
+    use_light_assets()
     _speed_up_solver()
-    addition.sample_rand_placeholder = DesignPool().sample
+    DesignPool().replace_sampling()
 
     init.configure_blender()
     butil.clear_scene(targets=[bpy.data.objects])

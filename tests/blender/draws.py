@@ -154,14 +154,15 @@ def _text_of_material(material: Any) -> str:
 
 def make_surfaces(seed: int) -> None:
     """Give walls, ceilings and floors of five rooms their materials, by InfiniGen's own code."""
-    from pipeline.blender import indoors
+    from pipeline.blender import indoors  # noqa: F401  # which keeps Blender from downloads
+    from pipeline.blender.iteration_order import fix_iteration_order
 
     import bpy  # isort: skip
     from infinigen.core.constraints.example_solver.room import decorate
     from infinigen.core.util import blender as butil
 
     print("stage: surfaces")
-    indoors.steady_order()
+    fix_iteration_order()
     butil.clear_scene(targets=[bpy.data.objects])
     random.seed(seed)
     np.random.seed(seed)
@@ -183,7 +184,7 @@ def make_scene(generator: str, seed: int) -> None:
 
     module = importlib.import_module(MODULES[generator])
     with tempfile.TemporaryDirectory() as scratch:
-        module.generate(seed, Path(scratch), config_of(generator))
+        module.generate(seed, Path(scratch), config_of(generator, "fast"))
 
 
 def main(what: str, seed: int, out: Path, jitter: int = 0) -> None:

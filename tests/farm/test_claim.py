@@ -144,7 +144,7 @@ def test_killed_before_run_json_was_written_is_not_foreign(farm: Farm) -> None:
 def test_a_configuration_changed_during_a_run_is_noticed(run, tmp_path, monkeypatch):
     config = tmp_path / "rooms.toml"
     config.write_text("[scenes]")
-    monkeypatch.setattr("pipeline.settings.config_of", lambda generator: config)
+    monkeypatch.setattr("pipeline.settings.config_of", lambda generator, detail: config)
     monkeypatch.setattr("pipeline.farm.claim.SETTINGS_SECONDS", 0.0)
     with claim(run, SETTINGS, 1) as check:
         check()
