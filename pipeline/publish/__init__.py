@@ -1,1 +1,1 @@
-"""A verified dataset to the Hugging Face Hub: what would change, and making it so."""
+"""Publish a verified dataset on the Hugging Face Hub."""

@@ -1,13 +1,12 @@
-"""What publishing would change: local files against those of the repository. No network.
+"""Compare local files with those of a repository. No network access.
 
-A published dataset only ever grows at its end: packing adds shards and rewrites at most the last
-one of each split. The manifest lists the rows of every shard, by hash. So a repository whose rows
-are not the beginning of ours is another dataset, and is refused rather than overwritten.
+A published dataset grows at its end only: packing adds shards, and rewrites at most the last shard
+of each split. The manifest lists the hash of every row. So a repository whose rows are not the
+beginning of the local rows holds another dataset, and is rejected rather than overwritten.
 
-What readers see is decided by two files, README.md (its `configs` list the shards) and
-manifest.json. New shards may therefore arrive in several commits; everything that replaces
-something, and these two files, come in the last one. Whoever reads before it sees the old dataset,
-afterwards the new one.
+Two files decide what readers see: README.md, whose `configs` list the shards, and manifest.json.
+New shards may therefore arrive in several commits. The last commit holds everything that replaces
+a file, and these two. Before it, readers see the old dataset; after it, the new one.
 """
 
 from __future__ import annotations
@@ -22,15 +21,18 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.shards.manifest import Shard
 from pipeline.shards.schema import SHARD_NAME
+from pipeline.units import format_bytes, format_count
 
 COMMIT_FILES = 100
-"""The Hub asks for no more than 50 to 100 files in one commit."""
+"""The Hub recommends at most 50 to 100 files per commit."""
 
-OURS = re.compile(rf"data/{SHARD_NAME.pattern}|figures/[a-z_]+\.(png|jpg)")
-"""Files that are removed when the dataset no longer has them; all others stay."""
+SHARD_PATH = re.compile(rf"data/{SHARD_NAME.pattern}")
 
-UNBEGUN = {".gitattributes", "README.md", "LICENSE"}
-"""What a repository made on the Hub's own pages holds."""
+MANAGED = re.compile(rf"{SHARD_PATH.pattern}|figures/[a-z_]+\.(png|jpg)")
+"""Files that are removed when the dataset no longer has them; other files stay."""
+
+INITIAL_FILES = {".gitattributes", "README.md", "LICENSE"}
+"""Files of a repository that was just created on the Hub's website."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class LocalFile:
 
     Attributes:
         name: Its path in the repository.
-        path: Where it lies.
+        path: Its local path.
         sha256: Hash of its content.
     """
 
@@ -47,27 +49,31 @@ class LocalFile:
     path: Path
     sha256: str
 
+    @property
+    def is_shard(self) -> bool:
+        return bool(SHARD_PATH.fullmatch(self.name))
+
     @cached_property
     def size(self) -> int:
         return self.path.stat().st_size
 
     @cached_property
     def git_sha1(self) -> str:
-        """The name that Git gives a file which is not in large file storage."""
+        """Git's hash of a file outside large file storage."""
         data = self.path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the repository; one in large file storage has a sha256, others a git_sha1."""
+    """A file of a repository. Files in large file storage have a sha256, others a git_sha1."""
 
     name: str
     size: int
     sha256: str | None
     git_sha1: str | None
 
-    def holds(self, local: LocalFile) -> bool:
+    def equals(self, local: LocalFile) -> bool:
         """Whether its content is that of the local file."""
         if self.sha256:
             return self.sha256 == local.sha256
@@ -75,8 +81,8 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is different."""
+class Changes:
+    """The differences between local files and a repository."""
 
     added: tuple[LocalFile, ...]
     changed: tuple[LocalFile, ...]
@@ -84,18 +90,18 @@ class Plan:
     unchanged: tuple[LocalFile, ...]
 
     @property
-    def is_done(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.added or self.changed or self.removed)
 
     @property
     def bytes(self) -> int:
-        """Size of the files to send."""
+        """Size of the files to upload."""
         return sum(file.size for file in (*self.added, *self.changed))
 
     def commits(self, max_files: int = COMMIT_FILES) -> list[list[LocalFile]]:
-        """The files of each commit. Removals belong to the last one."""
-        new = [file for file in self.added if is_shard(file.name)]
-        others = [file for file in self.added if not is_shard(file.name)]
+        """The files of each commit. Removals belong to the last commit."""
+        new = [file for file in self.added if file.is_shard]
+        others = [file for file in self.added if not file.is_shard]
         batches = [new[i : i + max_files] for i in range(0, len(new), max_files)] or [[]]
         return [*batches[:-1], [*batches[-1], *self.changed, *others]]
 
@@ -104,27 +110,27 @@ def local_files(paths: Mapping[str, Path], shards: Mapping[str, str]) -> list[Lo
     """The files of a dataset, by name.
 
     Args:
-        paths: Path in the repository to local file.
-        shards: sha256 of each shard, as verified, by file name.
+        paths: Local paths by path in the repository.
+        shards: sha256 of each verified shard, by file name.
 
     Raises:
-        UserError: One of them is missing.
+        UserError: A file is missing.
     """
     files = []
     for name, path in sorted(paths.items()):
         try:
-            known = shards.get(path.name) if is_shard(name) else None
-            files.append(LocalFile(name, path, known or sha256_of(path)))
+            verified = shards.get(path.name) if SHARD_PATH.fullmatch(name) else None
+            files.append(LocalFile(name, path, verified or sha256_of(path)))
         except FileNotFoundError:
             raise UserError(f"{path} is missing; run the same command again") from None
     return files
 
 
 def card_paths(card: Path) -> dict[str, Path]:
-    """What of OUT/card is published: nothing but what writing the card makes."""
+    """The files of OUT/card that are published: only those that belong to a card."""
     figures = sorted((card / "figures").iterdir())
     names = ["README.md", "LICENSE", "statistics.json", *(f"figures/{f.name}" for f in figures)]
-    return {n: card / n for n in names if "/" not in n or OURS.fullmatch(n)}
+    return {n: card / n for n in names if "/" not in n or MANAGED.fullmatch(n)}
 
 
 def sha256_of(path: Path) -> str:
@@ -133,92 +139,68 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_plan(local: Iterable[LocalFile], remote: Iterable[RemoteFile]) -> Plan:
-    """Compare; nothing is decided here about whether it may be done."""
-    there = {file.name: file for file in remote}
-    here = {file.name: file for file in local}
-    return Plan(
-        added=tuple(file for name, file in here.items() if name not in there),
-        changed=tuple(
-            file for name, file in here.items() if name in there and not there[name].holds(file)
-        ),
-        removed=tuple(n for n in sorted(there) if OURS.fullmatch(n) and n not in here),
-        unchanged=tuple(
-            file for name, file in here.items() if name in there and there[name].holds(file)
-        ),
+def compare(local: Iterable[LocalFile], remote: Iterable[RemoteFile]) -> Changes:
+    """Compare local files with those of a repository, whether or not they may be replaced."""
+    theirs = {file.name: file for file in remote}
+    ours = {file.name: file for file in local}
+    common = [file for name, file in ours.items() if name in theirs]
+    return Changes(
+        added=tuple(file for name, file in ours.items() if name not in theirs),
+        changed=tuple(file for file in common if not theirs[file.name].equals(file)),
+        removed=tuple(n for n in sorted(theirs) if MANAGED.fullmatch(n) and n not in ours),
+        unchanged=tuple(file for file in common if theirs[file.name].equals(file)),
     )
 
 
-def refuse_foreign(
+def check_same_dataset(
     remote: Iterable[RemoteFile],
     published: Sequence[Shard] | None,
     local: Iterable[LocalFile],
     packed: Sequence[Shard],
     repo: str,
 ) -> None:
-    """Refuse to write into a repository that does not hold an earlier state of this dataset.
+    """Check that a repository is empty, or holds an earlier state of this dataset.
 
     Args:
         remote: The repository's files.
-        published: The shards that its manifest names; None where it has no manifest of ours.
-        local: Our files.
-        packed: The shards that our manifest names.
-        repo: Its name, for the message.
+        published: The shards in its manifest; None without a manifest of this project.
+        local: The local files.
+        packed: The shards in the local manifest.
+        repo: The repository's name, for the message.
 
     Raises:
         UserError: It holds something else.
     """
-    other = "choose another REPO, or give REPLACE=1 to write over it"
+    remedy = "choose another REPO, or set REPLACE=1 to overwrite it"
     if published is not None:
-        ours = {shard.name: shard.row_hashes or () for shard in packed}
+        rows = {shard.name: shard.row_hashes or () for shard in packed}
         for shard in published:
-            rows = shard.row_hashes
-            if rows is None or ours.get(shard.name, ())[: len(rows)] != rows:
+            count = len(shard.row_hashes or ())
+            if shard.row_hashes is None or rows.get(shard.name, ())[:count] != shard.row_hashes:
                 raise UserError(
-                    f"{repo} holds another dataset: {shard.name} there is not the beginning of the "
-                    f"one here; {other}"
+                    f"REPO={repo} holds another dataset: {shard.name} has other rows; {remedy}"
                 )
         return
-    # no dataset yet, at most shards that were sent before an interruption
-    here = {file.name: file for file in local}
+    # no dataset yet; perhaps shards of an interrupted upload
+    ours = {file.name: file for file in local}
     for file in remote:
-        if file.name in UNBEGUN or (file.name in here and file.holds(here[file.name])):
+        if file.name in INITIAL_FILES or (file.name in ours and file.equals(ours[file.name])):
             continue
-        raise UserError(f"{repo} holds something else, such as {file.name}; {other}")
+        raise UserError(f"REPO={repo} holds other files, for example {file.name}; {remedy}")
 
 
-def describe(plan: Plan) -> Iterator[str]:
-    """What would change, a line for each file."""
-    for sign, files in (("+", plan.added), ("~", plan.changed)):
+def describe(changes: Changes) -> Iterator[str]:
+    """The changes as text, one line per file."""
+    for sign, files in (("+", changes.added), ("~", changes.changed)):
         for file in files:
-            yield f"{sign} {file.name}  {readable(file.size)}"
-    for name in plan.removed:
+            yield f"{sign} {file.name}  {format_bytes(file.size)}"
+    for name in changes.removed:
         yield f"- {name}"
-    if plan.unchanged:
-        size = readable(sum(file.size for file in plan.unchanged))
-        yield f"= {len(plan.unchanged)} files are there already ({size})"
-    if plan.is_done:
-        yield "nothing to send"
+    if changes.unchanged:
+        size = format_bytes(sum(file.size for file in changes.unchanged))
+        yield f"= {format_count(len(changes.unchanged), 'file')} unchanged ({size})"
+    if changes.is_empty:
+        yield "nothing to upload"
     else:
-        yield f"{readable(plan.bytes)} to send in {_count(len(plan.commits()), 'commit')}"
-
-
-def readable(size: float) -> str:
-    """
-    >>> readable(1536)
-    '1.5 KiB'
-    """
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def is_shard(name: str) -> bool:
-    """Whether a path in the repository is that of a shard."""
-    return bool(re.fullmatch(rf"data/{SHARD_NAME.pattern}", name))
+        commits = format_count(len(changes.commits()), "commit")
+        yield f"{format_bytes(changes.bytes)} to upload in {commits}"

@@ -1,8 +1,7 @@
-"""Bring a repository of the Hub to what the local files are: look, compare, send, look again."""
+"""Upload a dataset to the Hub: read the repository, compare, commit, and read it again."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -14,30 +13,32 @@ from huggingface_hub.hf_api import RepoFile
 
 from pipeline.errors import UserError
 from pipeline.publish.changes import (
+    Changes,
     LocalFile,
-    Plan,
     RemoteFile,
+    check_same_dataset,
+    compare,
     describe,
-    is_shard,
-    make_plan,
-    readable,
-    refuse_foreign,
 )
-from pipeline.publish.hub_errors import FIRST_WAITS, WAITS, explained, passing
+from pipeline.publish.hub_errors import FIRST_WAITS, WAITS, as_user_error, transient_reason
 from pipeline.shards.manifest import MANIFEST, Shard, parse_manifest
+from pipeline.units import format_bytes, format_count
 
-KIND = "dataset"
+REPO_TYPE = "dataset"
+
+MAX_ROUNDS = 3
+"""Complete uploads after which the repository must equal the local files."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository of the Hub as it is.
+    """The state of a repository.
 
     Attributes:
-        head: Its last commit; None if there is no such repository (that the token may see).
-        private: Whether only those who are invited see it.
-        files: What its main branch holds.
-        manifest: The shards that its manifest.json names; None without one of ours.
+        head: Its last commit; None if it does not exist, or the token may not see it.
+        private: Whether it is private.
+        files: The files of its main branch.
+        manifest: The shards in its manifest.json; None without a manifest of this project.
     """
 
     head: str | None
@@ -47,21 +48,21 @@ class Repository:
 
 
 def check_access(repo: str, api: HfApi | None = None) -> None:
-    """Refuse a name that is none, and a token that is missing or wrong, before hours of work.
+    """Check the repository's name and the token before hours of work.
 
     Raises:
-        UserError: One line about what to do.
+        UserError: The name is invalid, or the token is missing or wrong.
     """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo):
-        raise UserError(f"REPO={repo} is no name of a repository; write it as user/name")
+        raise UserError(f"REPO={repo} is not a repository name; write user/name")
     api = api or HfApi()
     try:
         api.whoami()
     except Exception as error:
-        told = explained(error, repo, api.endpoint)
-        if told is None:
+        user_error = as_user_error(error, repo, api.endpoint)
+        if user_error is None:
             raise
-        raise told from None
+        raise user_error from None
 
 
 def publish(
@@ -75,78 +76,81 @@ def publish(
     say: Callable[[str], None] = print,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Make a repository hold exactly these files, besides those of others that it has.
+    """Make a repository equal to the local files; files of other origin in it stay.
 
-    It may be interrupted anywhere and called again: what has arrived is not sent a second time,
-    and readers see the old dataset until the last commit.
+    It may be interrupted at any time and called again: it resumes the upload, and readers see the
+    old dataset until the last commit.
 
     Args:
-        files: As `pipeline.publish.changes.local_files` gives them.
+        files: The files, from `pipeline.publish.changes.local_files`.
         repo: `user/name` or `organisation/name`.
-        private: Make a new repository private; an existing public one is then refused.
-        dry_run: Say what would change and stop.
-        replace: Also where the repository holds something else.
-        api: The client; by default of the endpoint and the token of the environment or of the
-            hub's own login.
-        say: Where progress goes.
-        sleep: How to wait, for tests.
+        private: Create a private repository, and reject a public one.
+        dry_run: Print the changes and stop.
+        replace: Overwrite a repository that holds something else.
+        api: The client; by default with the endpoint and token of the environment or the login.
+        say: Receives lines about the progress.
+        sleep: Waits; replaced in tests.
 
     Returns:
         Address of the repository.
 
     Raises:
-        UserError: The Hub refuses, stays out of reach, or the repository holds something else; or
-            a file is no longer what was verified.
+        UserError: The Hub rejects the upload or stays unreachable, the repository holds something
+            else, or a file has changed since it was verified.
     """
     api = api or HfApi()
     packed = next(parse_manifest(f.path.read_bytes()) for f in files if f.name == MANIFEST) or ()
-    announced, complete, waits = False, 0, iter(FIRST_WAITS)
-    arrived: set[str] = set()
-    while complete < 3:
+    announced, rounds, waits = False, 0, iter(FIRST_WAITS)
+    uploaded: set[str] = set()
+    while rounds < MAX_ROUNDS:
         try:
-            there = look(api, repo)
-            plan = make_plan(files, there.files)
+            remote = read_repository(api, repo)
+            changes = compare(files, remote.files)
             if not replace:
-                refuse_foreign(there.files, there.manifest, files, packed, repo)
+                check_same_dataset(remote.files, remote.manifest, files, packed, repo)
             if not announced:
                 announced, waits = True, iter(WAITS)
-                _announce(there, plan, repo, private, say)
-            if dry_run or plan.is_done:
+                _announce(remote, changes, repo, private, say)
+            if dry_run or changes.is_empty:
                 return f"{api.endpoint}/datasets/{repo}"
-            if there.head is None:
-                api.create_repo(repo, repo_type=KIND, private=private, exist_ok=True)
-                there = look(api, repo)
-            head, commits = there.head, plan.commits()
+            if remote.head is None:
+                api.create_repo(repo, repo_type=REPO_TYPE, private=private, exist_ok=True)
+                remote = read_repository(api, repo)
+            head, commits = remote.head, changes.commits()
             for number, batch in enumerate(commits, start=1):
                 additions = []
                 for file in batch:
-                    additions.append(_send(api, repo, file))
-                    if is_shard(file.name) and file.sha256 not in arrived:
-                        arrived.add(file.sha256)
+                    additions.append(_upload(api, repo, file))
+                    if file.is_shard and file.sha256 not in uploaded:
+                        uploaded.add(file.sha256)
                         waits = iter(WAITS)
-                        say(f"sent {file.name}, {readable(file.size)}")
-                removed = plan.removed if number == len(commits) else ()
-                head, waits = _commit(api, repo, head, additions, removed), iter(WAITS)
+                        say(f"uploaded {file.name}, {format_bytes(file.size)}")
+                removed = changes.removed if number == len(commits) else ()
+                shards = sum(file.is_shard for file in batch)
+                title = f"Add {format_count(shards, 'shard')}" if shards else "Update the card"
+                head, waits = _commit(api, repo, head, additions, removed, title), iter(WAITS)
                 say(f"commit {number} of {len(commits)}: {head[:8]}")
-            complete += 1
+            rounds += 1
         except UserError:
             raise
         except Exception as error:
-            reason, wait = passing(error), next(waits, None)
+            reason, wait = transient_reason(error), next(waits, None)
             if reason is None or wait is None:
-                told = explained(error, repo, api.endpoint)
-                if told is None:
+                user_error = as_user_error(error, repo, api.endpoint)
+                if user_error is None:
                     raise
-                raise told from None  # the chain holds requests, and so headers
-            say(f"{reason}; looking again in {wait} s")
+                raise user_error from None  # the chain holds requests with their headers
+            say(f"{reason}; trying again in {wait} s")
             sleep(wait)
-    raise UserError(f"{repo} does not come to hold what was sent; run the same command again")
+    raise UserError(
+        f"REPO={repo} still differs after {MAX_ROUNDS} complete uploads; run the same command again"
+    )
 
 
-def look(api: HfApi, repo: str) -> Repository:
-    """The repository's files, all at the same commit."""
+def read_repository(api: HfApi, repo: str) -> Repository:
+    """The state of a repository, consistently at one commit."""
     try:
-        info = api.repo_info(repo, repo_type=KIND)
+        info = api.repo_info(repo, repo_type=REPO_TYPE)
     except RepositoryNotFoundError:
         return Repository(None, private=True)
     files = tuple(
@@ -156,7 +160,9 @@ def look(api: HfApi, repo: str) -> Repository:
             sha256=entry.lfs.sha256 if entry.lfs else None,
             git_sha1=entry.blob_id,
         )
-        for entry in api.list_repo_tree(repo, recursive=True, repo_type=KIND, revision=info.sha)
+        for entry in api.list_repo_tree(
+            repo, recursive=True, repo_type=REPO_TYPE, revision=info.sha
+        )
         if isinstance(entry, RepoFile)
     )
     manifest = None
@@ -166,32 +172,29 @@ def look(api: HfApi, repo: str) -> Repository:
 
 
 def _read_manifest(api: HfApi, repo: str, revision: str) -> tuple[Shard, ...] | None:
-    path = api.hf_hub_download(repo, MANIFEST, repo_type=KIND, revision=revision)
+    path = api.hf_hub_download(repo, MANIFEST, repo_type=REPO_TYPE, revision=revision)
     with open(path, "rb") as file:
         shards = parse_manifest(file.read())
     return None if shards is None else tuple(shards)
 
 
-def _send(api: HfApi, repo: str, file: LocalFile) -> CommitOperationAdd:
-    """Prepare a file for its commit: what goes there is what was verified, or nothing.
+def _upload(api: HfApi, repo: str, file: LocalFile) -> CommitOperationAdd:
+    """Prepare a file for its commit, and upload it if it is a shard.
 
-    A shard is sent ahead, so that it is not sent again after a fault.
+    Raises:
+        UserError: The content is no longer the verified one.
+        FileNotFoundError: The file is gone.
     """
-    changed = UserError(f"{file.path} has changed meanwhile; run the same command again")
-    try:
-        if not is_shard(file.name):
-            data = file.path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != file.sha256:
-                raise changed
-            return CommitOperationAdd(file.name, data)
-        if not file.path.is_file():  # which the client calls a ValueError
-            raise changed
+    if file.is_shard:
+        file.path.stat()  # raises FileNotFoundError, where the client would raise ValueError
         addition = CommitOperationAdd(file.name, str(file.path))
-        api.preupload_lfs_files(repo, [addition], repo_type=KIND, free_memory=False)
-    except FileNotFoundError:
-        raise changed from None
+        api.preupload_lfs_files(repo, [addition], repo_type=REPO_TYPE, free_memory=False)
+    else:
+        addition = CommitOperationAdd(file.name, file.path.read_bytes())
     if addition.upload_info.sha256.hex() != file.sha256:
-        raise changed
+        raise UserError(
+            f"{file.path} has changed since it was verified; run the same command again"
+        )
     return addition
 
 
@@ -201,36 +204,34 @@ def _commit(
     head: str | None,
     additions: Sequence[CommitOperationAdd],
     removed: Sequence[str],
+    title: str,
 ) -> str:
-    """One commit on top of `head`; refused (412) if somebody else made one since."""
-    shards = sum(is_shard(addition.path_in_repo) for addition in additions)
+    """Commit on top of `head`; the Hub answers 412 if there is a newer commit."""
     info = api.create_commit(
         repo,
         [*additions, *(CommitOperationDelete(name) for name in removed)],
-        commit_message=f"Add {shards} shards" if shards else "Update the card",
-        repo_type=KIND,
+        commit_message=title,
+        repo_type=REPO_TYPE,
         parent_commit=head,
     )
     return info.oid
 
 
 def _announce(
-    there: Repository, plan: Plan, repo: str, private: bool, say: Callable[[str], None]
+    remote: Repository, changes: Changes, repo: str, private: bool, say: Callable[[str], None]
 ) -> None:
-    """Say what would happen.
+    """Print the repository and the changes.
 
     Raises:
-        UserError: The repository is public, and that was not asked for.
+        UserError: The repository is public, and `private` is set.
     """
-    if there.head is None:
-        say(f"{repo}: a new {'private' if private else 'public'} dataset")
-    elif private and not there.private:
-        raise UserError(
-            f"{repo} is public; give PRIVATE=0 to publish there, or choose another REPO"
-        )
+    if remote.head is None:
+        say(f"{repo}: new {'private' if private else 'public'} dataset")
+    elif private and not remote.private:
+        raise UserError(f"REPO={repo} is public; set PRIVATE=0, or choose another REPO")
     else:
-        say(f"{repo}: a {'private' if there.private else 'public'} dataset at {there.head[:8]}")
-        if not private and there.private:
-            say("  it stays private; its settings on the Hub make it public")
-    for line in describe(plan):
+        say(f"{repo}: {'private' if remote.private else 'public'} dataset at {remote.head[:8]}")
+        if not private and remote.private:
+            say("  it stays private; change its visibility in its settings on the Hub")
+    for line in describe(changes):
         say(f"  {line}")

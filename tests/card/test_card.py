@@ -24,7 +24,7 @@ from pipeline.statistics.measure import measure
 from tests.card.conftest import REPO
 from tests.disks import little_space
 from tests.errors import raises_user_error
-from tests.hub.card import check_card
+from tests.hub.card import card_errors
 from tests.synthetic import SETTINGS, finish_scene
 
 BLENDER = Path(example.__file__).parents[1] / "blender"
@@ -45,7 +45,7 @@ def constants(module):
 
 
 def test_the_hub_accepts_the_metadata(published):
-    assert check_card(published.readme) == ([], [])
+    assert card_errors(published.readme) == []
     data = DatasetCard.load(published.folder / "README.md").data
     assert data.license == "cc-by-4.0"
     assert data.size_categories == "n<1K"
@@ -130,7 +130,7 @@ def test_card_omits_what_the_dataset_lacks(tmp_path):
         statistics=measure(ShardReader(run.shards)),
     )
     text = readme.read_text()
-    assert check_card(text) == ([], [])
+    assert card_errors(text) == []
     data = DatasetCard.load(readme).data
     assert (data.license, data.license_name, data.license_link) == ("other", "terms", "LICENSE")
     assert (tmp_path / "card" / "LICENSE").read_text() == terms.read_text()

@@ -1,22 +1,22 @@
-"""A Hub of one's own, and something to publish."""
+"""A Hub for one test, and a dataset to publish."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from pipeline.publish.changes import LocalFile, local_files
 from pipeline.shards.manifest import Shard, parse_manifest
-from tests.hub.conftest import hub
-
-__all__ = ["dataset", "hub"]
+from tests.hub.server import Hub
 
 
 class Dataset:
-    """Files as a packed run has them; what is in the shards does not matter to the Hub."""
+    """The files of a packed run; the content of the shards does not matter to the Hub."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -31,11 +31,11 @@ class Dataset:
         (self.folder / "README.md").write_text(head + text)
 
     def shards(self, run: str = "", **counts: int) -> None:
-        """Have so many shards of each split; the last one of each is not full.
+        """Write this number of shards per split; the last shard of each split is not full.
 
         Args:
-            run: Another word makes other rows.
-            counts: Shards by split.
+            run: Another name gives other rows.
+            counts: Number of shards by split.
         """
         manifest = {}
         for path in (self.folder / "data").iterdir():
@@ -43,7 +43,7 @@ class Dataset:
         for split, count in counts.items():
             for number in range(count):
                 name, full = f"{split}-{number:05d}.parquet", number < count - 1
-                data = np_bytes(run + name, 100_000 if full else 40_000 + 1000 * count)
+                data = noise(run + name, 100_000 if full else 40_000 + 1000 * count)
                 (self.folder / "data" / name).write_bytes(data)
                 rows = [f"{run}{split}{number}.{row}" for row in range(4 if full else 2)]
                 manifest[name] = {"panoramas": len(rows), "rows": rows, "bytes": len(data)}
@@ -61,14 +61,22 @@ class Dataset:
         return {file.name: file.path.read_bytes() for file in self.files()}
 
 
-def np_bytes(seed: str, size: int) -> bytes:
-    """Bytes that do not compress, the same for the same seed; longer ones begin like shorter."""
+def noise(seed: str, size: int) -> bytes:
+    """Reproducible incompressible bytes; longer ones of a seed start with the shorter ones."""
     out = bytearray()
     block = hashlib.sha256(seed.encode()).digest()
     while len(out) < size:
         out += block
         block = hashlib.sha256(block).digest()
     return bytes(out[:size])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty Hub. Clients in this process use LFS, because Xet keeps a cache in the home."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with Hub() as hub:
+        yield hub
 
 
 @pytest.fixture

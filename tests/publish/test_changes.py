@@ -1,4 +1,4 @@
-"""What would change, decided without a network."""
+"""Comparing local files with a repository, without a network."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
 from pipeline.publish.changes import (
     LocalFile,
     RemoteFile,
     card_paths,
+    check_same_dataset,
+    compare,
     describe,
     local_files,
-    make_plan,
-    refuse_foreign,
 )
 from pipeline.shards.manifest import parse_manifest
+from tests.errors import raises_user_error
 
 REPO = "user/name"
 
 
 def remote(files, changed=()):
-    """The repository that holds these local files, some of them with another content."""
+    """A repository with these files, some of them with another content."""
     return [
         RemoteFile(f.name, f.size, f.sha256, None)
         if f.name.endswith(".parquet")
@@ -35,8 +35,8 @@ def remote(files, changed=()):
     ] + [RemoteFile(name, 1, "0" * 64, None) for name in changed]
 
 
-def refuse(dataset, there, published):
-    refuse_foreign(there, published, dataset.files(), dataset.packed(), REPO)
+def check(dataset, there, published):
+    check_same_dataset(there, published, dataset.files(), dataset.packed(), REPO)
 
 
 def test_local_files(dataset):
@@ -50,11 +50,11 @@ def test_local_files(dataset):
         "figures/sizes.png",
         "manifest.json",
     ]
-    with pytest.raises(UserError, match="LICENSE is missing"):
+    with raises_user_error(dataset.folder / "LICENSE"):
         local_files({"LICENSE": dataset.folder / "LICENSE"}, {})
 
 
-def test_nothing_but_the_card_is_taken_from_its_folder(tmp_path):
+def test_only_the_card_is_published_from_its_folder(tmp_path):
     for name in ("README.md", "figures/sizes.png", "figures/.cache/token", "notes.txt", ".token"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -62,7 +62,7 @@ def test_nothing_but_the_card_is_taken_from_its_folder(tmp_path):
     assert list(card_paths(tmp_path)) == names
 
 
-def test_a_small_file_has_the_name_that_git_gives_it(tmp_path):
+def test_git_hash_matches_git(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"what\r\never\0")
     file = LocalFile("a", path, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -70,39 +70,39 @@ def test_a_small_file_has_the_name_that_git_gives_it(tmp_path):
     assert file.git_sha1 == git.stdout.decode().strip()
 
 
-def test_nothing_to_send(dataset):
-    plan = make_plan(dataset.files(), remote(dataset.files()))
-    assert plan.is_done and len(plan.unchanged) == 7
-    assert list(describe(plan))[-1] == "nothing to send"
+def test_no_changes(dataset):
+    changes = compare(dataset.files(), remote(dataset.files()))
+    assert changes.is_empty and len(changes.unchanged) == 7
+    assert list(describe(changes))[-1] == "nothing to upload"
 
 
-def test_a_grown_dataset_sends_new_shards_and_the_last_of_each_split(dataset):
+def test_grown_dataset_adds_shards_and_changes_the_last_ones(dataset):
     before, there = dataset.packed(), remote(dataset.files())
     dataset.shards(train=5, validation=2)
-    plan = make_plan(dataset.files(), there)
-    refuse(dataset, there, before)
-    assert [file.name for file in plan.added] == [
+    changes = compare(dataset.files(), there)
+    check(dataset, there, before)
+    assert [file.name for file in changes.added] == [
         "data/train-00003.parquet",
         "data/train-00004.parquet",
         "data/validation-00001.parquet",
     ]
-    assert [file.name for file in plan.changed] == [
+    assert [file.name for file in changes.changed] == [
         "data/train-00002.parquet",
         "data/validation-00000.parquet",
         "manifest.json",
     ]
-    lines = list(describe(plan))
+    lines = list(describe(changes))
     assert "+ data/train-00003.parquet  97.7 KiB" in lines
     assert any(line.startswith("~ manifest.json") for line in lines)
-    assert lines[-1].endswith("to send in 1 commit")
+    assert lines[-1].endswith("to upload in 1 commit")
 
 
-def test_what_replaces_something_comes_in_the_last_commit(dataset):
+def test_replaced_files_are_in_the_last_commit(dataset):
     there = remote(dataset.files())
     dataset.shards(train=9, validation=1)
     dataset.card("second")
-    plan = make_plan(dataset.files(), there)
-    commits = [[file.name for file in batch] for batch in plan.commits(max_files=2)]
+    changes = compare(dataset.files(), there)
+    commits = [[file.name for file in batch] for batch in changes.commits(max_files=2)]
     new = [f"data/train-{number:05d}.parquet" for number in range(3, 9)]
     assert commits[:2] == [new[:2], new[2:4]]
     assert commits[2][:2] == new[4:]
@@ -110,67 +110,67 @@ def test_what_replaces_something_comes_in_the_last_commit(dataset):
 
 
 @given(shards=st.integers(1, 20), there=st.integers(0, 20), max_files=st.integers(1, 5))
-def test_every_file_is_sent_once(tmp_path_factory, shards, there, max_files):
+def test_every_file_is_in_one_commit(tmp_path_factory, shards, there, max_files):
     path = tmp_path_factory.getbasetemp() / "one"
     path.write_bytes(b"x")
     files = [LocalFile(f"data/train-{n:05d}.parquet", path, "1" * 64) for n in range(shards)]
     files.append(LocalFile("manifest.json", path, "1" * 64))
-    plan = make_plan(files, remote(files[:there]))
-    commits = plan.commits(max_files)
-    assert [f for batch in commits for f in batch] == [*plan.added, *plan.changed]
+    changes = compare(files, remote(files[:there]))
+    commits = changes.commits(max_files)
+    assert [f for batch in commits for f in batch] == [*changes.added, *changes.changed]
     assert all(len(batch) <= max_files for batch in commits[:-1])
 
 
 @pytest.mark.parametrize("counts", [{"train": 1, "validation": 1}, {"train": 4, "validation": 1}])
-def test_another_dataset_is_refused_however_small(dataset, counts):
-    """Its rows are others: also where all of it is the last shard of each split."""
+def test_another_dataset_is_rejected(dataset, counts):
+    """By its rows, even if it only has the last shard of each split."""
     dataset.shards(train=1, validation=1)
     published, there = dataset.packed(), remote(dataset.files())
     dataset.shards(run="other", **counts)
-    with pytest.raises(UserError, match=r"holds another dataset: train-00000.* REPLACE=1"):
-        refuse(dataset, there, published)
+    with raises_user_error(REPO, "train-00000.parquet", "REPLACE=1"):
+        check(dataset, there, published)
 
 
-def test_a_larger_dataset_is_refused(dataset):
+def test_larger_dataset_is_rejected(dataset):
     published, there = dataset.packed(), remote(dataset.files())
     dataset.shards(train=2, validation=1)
-    plan = make_plan(dataset.files(), there)
-    assert plan.removed == ("data/train-00002.parquet",)
-    with pytest.raises(UserError, match="holds another dataset"):
-        refuse(dataset, there, published)
+    changes = compare(dataset.files(), there)
+    assert changes.removed == ("data/train-00002.parquet",)
+    with raises_user_error(REPO, "train-00001.parquet"):
+        check(dataset, there, published)
 
 
-def test_the_rest_of_an_interrupted_upload_is_taken_over(dataset):
-    """Shards that no manifest names were sent before an interruption; some have grown since."""
+def test_interrupted_upload_is_resumed(dataset):
+    """Shards without a manifest are from an interrupted upload; some have grown since."""
     before, there = dataset.packed(), remote(dataset.files())
     dataset.shards(train=5, validation=1)
     new = remote(dataset.files(), changed=["data/train-00004.parquet"])
     sent = [*there, *(f for f in new if "0003" in f.name or "0004" in f.name)]
-    assert "data/train-00004.parquet" in {f.name for f in make_plan(dataset.files(), sent).changed}
-    refuse(dataset, sent, before)
+    assert "data/train-00004.parquet" in {f.name for f in compare(dataset.files(), sent).changed}
+    check(dataset, sent, before)
 
 
-def test_shards_of_an_interrupted_first_upload(dataset):
+def test_interrupted_first_upload_is_resumed(dataset):
     data = [file for file in remote(dataset.files()) if file.name.startswith("data/")]
-    refuse(dataset, data, None)
+    check(dataset, data, None)
     foreign = remote(dataset.files(), changed=["data/train-00002.parquet"])
-    with pytest.raises(UserError, match=r"holds something else, such as data/train-00002\.parquet"):
-        refuse(dataset, [f for f in foreign if f.name.startswith("data/")], None)
+    with raises_user_error(REPO, "data/train-00002.parquet"):
+        check(dataset, [f for f in foreign if f.name.startswith("data/")], None)
 
 
-def test_files_of_others(dataset):
-    begun = [RemoteFile(name, 5, None, "0") for name in (".gitattributes", "README.md")]
-    refuse(dataset, begun, None)
-    stranger = [*begun, RemoteFile("train.csv", 5, None, "0")]
-    with pytest.raises(UserError, match=r"holds something else, such as train\.csv"):
-        refuse(dataset, stranger, None)
-    # beside our own dataset they stay
+def test_foreign_files_are_rejected_or_kept(dataset):
+    initial = [RemoteFile(name, 5, None, "0") for name in (".gitattributes", "README.md")]
+    check(dataset, initial, None)
+    foreign = [*initial, RemoteFile("train.csv", 5, None, "0")]
+    with raises_user_error(REPO, "train.csv"):
+        check(dataset, foreign, None)
+    # beside the dataset they stay
     files = dataset.files()
-    there = [*remote(files), *stranger[2:]]
-    refuse(dataset, there, dataset.packed())
-    assert make_plan(files, there).is_done
+    there = [*remote(files), *foreign[2:]]
+    check(dataset, there, dataset.packed())
+    assert compare(files, there).is_empty
 
 
 @pytest.mark.parametrize("text", [b"{}", b'{"name": "app"}', b'["ab", "cd"]', b"{", b'{"a": 1}'])
-def test_a_manifest_of_something_else_is_none(text):
+def test_foreign_manifest_is_none(text):
     assert parse_manifest(text) is None
