@@ -1,1 +1,1 @@
-"""What a person looks at: one HTML page that shows whether the masks are right."""
+"""The preview page: panoramas with their masks, for people to check."""

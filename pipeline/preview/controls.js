@@ -1,9 +1,9 @@
 
-// Pointer, keys and toolbar; then the page starts.
+// Pointer, keyboard and toolbar; the last lines start the page.
 
 const tooltip = document.getElementById("tooltip");
 
-/** Show an instance's facts beside the pointer, inside the window; null hides them. */
+/** Show an instance's data beside the pointer, within the window; null hides it. */
 function showTooltip(item, event) {
   tooltip.hidden = !item;
   if (!item) return;
@@ -15,14 +15,14 @@ function showTooltip(item, event) {
   tooltip.style.top = `${clamp(event.clientY + 16, 0, innerHeight - height - 4)}px`;
 }
 
-/** Let a panorama's picture be pointed at, clicked, dragged, zoomed and driven by keys. */
-function listen(panorama) {
-  const {canvas} = panorama;
+/** Handle pointer and keyboard events of a viewer's picture. */
+function listen(viewer) {
+  const {canvas} = viewer;
   let drag = null;
   const hover = event => {
-    panorama.light(panorama.idAt(event));
-    const item = panorama.items.get(panorama.hovered);
-    if (item) panorama.reveal(item.row);
+    viewer.light(viewer.idAt(event));
+    const item = viewer.items.get(viewer.hovered);
+    if (item) viewer.reveal(item.row);
     showTooltip(item, event);
   };
   const roll = event => {
@@ -31,32 +31,32 @@ function listen(panorama) {
     if (!drag.far) return;
     tooltip.hidden = true;
     const box = canvas.getBoundingClientRect();
-    panorama.moveTo(drag.left - dx / (box.width * panorama.zoom),
-      drag.top - dy / (box.height * panorama.zoom));
+    viewer.moveTo(drag.left - dx / (box.width * viewer.zoom),
+      drag.top - dy / (box.height * viewer.zoom));
   };
   canvas.addEventListener("pointerdown", event => {
-    const {left, top} = panorama;
+    const {left, top} = viewer;
     drag = {x: event.clientX, y: event.clientY, left, top, far: false};
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointermove", event => drag ? roll(event) : hover(event));
   canvas.addEventListener("pointerup", event => {
-    if (drag && !drag.far) panorama.pin(panorama.idAt(event));
+    if (drag && !drag.far) viewer.pin(viewer.idAt(event));
     drag = null;
   });
   canvas.addEventListener("pointercancel", () => { drag = null; });
-  canvas.addEventListener("pointerleave", () => { panorama.light(0); tooltip.hidden = true; });
+  canvas.addEventListener("pointerleave", () => { viewer.light(0); tooltip.hidden = true; });
   canvas.addEventListener("dblclick", event =>
-    panorama.zoomTo(panorama.zoom < 8 ? 2 * panorama.zoom : 1, ...panorama.place(event)));
+    viewer.zoomTo(viewer.zoom < 8 ? 2 * viewer.zoom : 1, ...viewer.place(event)));
   canvas.addEventListener("keydown", event => {
-    const {left, top, zoom} = panorama, step = 0.05 / zoom;
+    const {left, top, zoom} = viewer, step = 0.05 / zoom;
     const action = {
-      ArrowLeft: () => panorama.moveTo(left - step, top),
-      ArrowRight: () => panorama.moveTo(left + step, top),
-      ArrowUp: () => panorama.moveTo(left, top - step),
-      ArrowDown: () => panorama.moveTo(left, top + step),
-      "+": () => panorama.zoomTo(2 * zoom), "=": () => panorama.zoomTo(2 * zoom),
-      "-": () => panorama.zoomTo(zoom / 2),
+      ArrowLeft: () => viewer.moveTo(left - step, top),
+      ArrowRight: () => viewer.moveTo(left + step, top),
+      ArrowUp: () => viewer.moveTo(left, top - step),
+      ArrowDown: () => viewer.moveTo(left, top + step),
+      "+": () => viewer.zoomTo(2 * zoom), "=": () => viewer.zoomTo(2 * zoom),
+      "-": () => viewer.zoomTo(zoom / 2),
     }[event.key];
     if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
@@ -64,10 +64,10 @@ function listen(panorama) {
   });
 }
 
-const panoramas = panels.map(data => new Panorama(data));
-const redrawAll = () => panoramas.forEach(panorama => panorama.redraw());
+const viewers = panels.map(data => new Viewer(data));
+const redrawAll = () => viewers.forEach(viewer => viewer.redraw());
 
-/** Switch on the layers that the address names (#masks,clicks); without any, the outlines. */
+/** Turn on the layers in the address (#masks,clicks); without any, the outlines. */
 function readHash() {
   const named = location.hash ? location.hash.slice(1).split(",") : ["outlines"];
   for (const layer in LAYERS) visible[layer] = named.includes(layer);
@@ -97,14 +97,14 @@ function drawToolbar() {
   addEventListener("hashchange", readHash);
 }
 
-drawSummary();
+drawHeader();
 drawToolbar();
-document.getElementById("panoramas").append(...panoramas.map(panorama => panorama.element));
-const byElement = new Map(panoramas.map(panorama => [panorama.element, panorama]));
+document.getElementById("panoramas").append(...viewers.map(viewer => viewer.element));
+const byElement = new Map(viewers.map(viewer => [viewer.element, viewer]));
 const near = new IntersectionObserver(entries => {
   for (const {target, isIntersecting} of entries) {
-    const panorama = byElement.get(target);
-    if (isIntersecting) panorama.load(); else panorama.unload();
+    const viewer = byElement.get(target);
+    if (isIntersecting) viewer.load(); else viewer.unload();
   }
 }, {rootMargin: "1200px 0px"});
 for (const element of byElement.keys()) near.observe(element);

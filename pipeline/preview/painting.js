@@ -1,14 +1,14 @@
 
-// What is drawn over a picture. `panorama` is always a `Panorama` with its pixels loaded.
+// Drawing over a picture. `viewer` is a `Viewer` whose pixels are loaded.
 
 const LAYERS = {
-  masks: "every instance filled and outlined", outlines: "thin outlines only",
-  structure: "walls, floors, ceilings too", clicks: "first click of every instance",
+  masks: "fill and outline every instance", outlines: "thin outlines only",
+  structure: "also walls, floors and ceilings", clicks: "the first click of every instance",
 };
-/** Which layers are on, by name. */
+/** Whether a layer is on, by name. */
 const visible = {};
 
-/** A colour for the i-th instance: hues by the golden angle, so that neighbours differ. */
+/** Colour of the i-th instance: hues by the golden angle, so that neighbours differ. */
 function colour(i, structure) {
   const hue = (i * 137.508) % 360;
   const [saturation, light] = structure ? [0.22, 0.6] : [0.95, [0.58, 0.7, 0.48][i % 3]];
@@ -19,34 +19,34 @@ function colour(i, structure) {
   return [channel(0), channel(8), channel(4)];
 }
 
-/** A pixel as ImageData stores it, in one little-endian word. */
+/** A pixel in ImageData's format, as a little-endian word. */
 const word = ([r, g, b], alpha) =>
   ((Math.round(255 * alpha) << 24) | (b << 16) | (g << 8) | r) >>> 0;
 
-/** Draw the picture, the masks, the lit instance's box and the clicks; the seam is dashed. */
-function paint(panorama) {
-  const {canvas, data, items, loaded, zoom} = panorama;
+/** Draw picture, masks, clicks, the seam (dashed) and the box of the highlighted instance. */
+function paint(viewer) {
+  const {canvas, data, items, loaded, zoom} = viewer;
   const ratio = Math.min(devicePixelRatio || 1, 2);
   const width = Math.round(canvas.clientWidth * ratio), height = Math.round(width / 2);
   if (!width) return;
   if (canvas.width !== width) [canvas.width, canvas.height] = [width, height];
   const context = canvas.getContext("2d");
   const full = Math.round(width * zoom), scale = full / data.width;
-  const x = -Math.round(panorama.left * full), y = -Math.round(panorama.top * full / 2);
+  const x = -Math.round(viewer.left * full), y = -Math.round(viewer.top * full / 2);
 
-  // the panorama repeats to the right of the seam, so everything is drawn twice
+  // the panorama continues beyond the seam, so everything is drawn twice
   context.imageSmoothingQuality = "high";
   for (const copy of [0, 1]) {
     context.drawImage(loaded.picture, x + copy * full, y, full, full / 2);
   }
   const masks = new OffscreenCanvas(width, height);
-  masks.getContext("2d").putImageData(maskPixels(panorama, width, height, ratio), 0, 0);
+  masks.getContext("2d").putImageData(maskPixels(viewer, width, height, ratio), 0, 0);
   context.drawImage(masks, 0, 0);
 
   context.save();
   context.translate(x, y);
-  const lit = items.get(panorama.lit);
-  if (lit && isWanted(lit)) { // a wrapped box may begin in the copy left of the window
+  const lit = items.get(viewer.lit);
+  if (lit && isWanted(lit)) { // a wrapped box may start in the copy left of the window
     for (const copy of [-1, 0, 1]) drawBox(context, lit, scale, copy * full, ratio);
   }
   for (const copy of [0, 1]) {
@@ -62,19 +62,19 @@ function paint(panorama) {
 
 const isWanted = item => visible.structure || !item.is_structure;
 
-/** Fills and outlines, at the canvas's own resolution so that outlines stay thin at any zoom. */
-function maskPixels(panorama, width, height, ratio) {
-  const fill = new Uint32Array(65536), line = new Uint32Array(65536); // by id; 0 draws nothing
-  for (const item of panorama.items.values()) {
-    const lit = item.id === panorama.lit;
+/** Fills and outlines at the canvas's resolution, so that outlines are thin at any zoom. */
+function maskPixels(viewer, width, height, ratio) {
+  const fill = new Uint32Array(65536), line = new Uint32Array(65536); // by id; 0 is transparent
+  for (const item of viewer.items.values()) {
+    const lit = item.id === viewer.lit;
     if (isWanted(item) && (visible.masks || lit)) {
-      fill[item.id] = word(item.colour, lit ? 0.65 : panorama.lit ? 0.25 : 0.42);
+      fill[item.id] = word(item.colour, lit ? 0.65 : viewer.lit ? 0.25 : 0.42);
     }
     if ((isWanted(item) && (visible.masks || visible.outlines)) || lit) {
       line[item.id] = word(item.colour, 1);
     }
   }
-  const shown = shownIds(panorama, width, height);
+  const shown = shownIds(viewer, width, height);
   const image = new ImageData(width, height), out = new Uint32Array(image.data.buffer);
   const near = Math.round(ratio), below = near * width;
   for (let y = 0, i = 0; y < height; y++) {
@@ -91,7 +91,7 @@ function maskPixels(panorama, width, height, ratio) {
   return image;
 }
 
-/** The id under every pixel of the canvas. */
+/** The id at every pixel of the canvas. */
 function shownIds({loaded, left, top, zoom}, width, height) {
   const columns = Int32Array.from({length: width}, (_, x) =>
     Math.floor(modulo(left + (x + 0.5) / (width * zoom), 1) * loaded.width));

@@ -1,4 +1,4 @@
-"""A real browser for the preview's tests, driven over Chromium's debugging pipe."""
+"""A headless Chromium for the preview's tests, driven over its debugging pipe."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ QUIET = (
 
 
 class Browser:
-    """One headless tab. Messages are JSON, each ended by a zero byte, on the pipes 3 and 4."""
+    """One headless tab. Messages on the pipes 3 and 4 are JSON, terminated by a zero byte."""
 
     def __init__(self, program: str, profile: Path) -> None:
         (read_commands, self._commands), (self._replies, write_replies) = os.pipe(), os.pipe()
-        # out of the way first, so that the child's 3 and 4 overwrite nothing that is still needed
+        # moved to higher numbers, so that the child's 3 and 4 overwrite none of them
         ends = [
             fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (read_commands, write_replies)
         ]
@@ -57,7 +57,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send one command and wait for its reply; events that arrive before it are kept."""
+        """Send a command and wait for its reply; store events that arrive before it."""
         self._number += 1
         command = {"id": self._number, "method": method, "params": parameters, **self._session}
         os.write(self._commands, json.dumps(command).encode() + b"\0")
@@ -80,7 +80,7 @@ class Browser:
         self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
 
     def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression; raises AssertionError when it throws."""
+        """The value of a JavaScript expression; AssertionError if it throws."""
         reply = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
@@ -104,7 +104,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium, or a skip: it is no dependency of the project."""
+    """A headless Chromium; skips without one, because it is not a dependency of the project."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"needs one of {', '.join(NAMES)}; none is installed")

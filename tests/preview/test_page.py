@@ -1,4 +1,4 @@
-"""The preview page: complete, self-contained, safe against its data; and it runs in a browser."""
+"""The preview page: complete, self-contained, safe against its data, working in a browser."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.annotations.annotate import InstanceInfo, annotate
-from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.preview import page
 from pipeline.shards.schema import make_schema
+from pipeline.statistics.measure import measure_batches
+from tests.errors import raises_user_error
 
 Row = dict[str, Any]
 
 
 def synthetic_row(width: int = 256, seed: int = 0, balls: int = 20) -> Row:
-    """A ray-cast room with balls in it; the first ball lies across the seam, the last at a pole."""
+    """A ray-cast room with balls; the first ball is on the seam, the last at a pole."""
     height = width // 2
     ids, picture = cast_room(width, ball_directions(balls, seed), seed)
     instances = {
@@ -61,7 +62,7 @@ def synthetic_row(width: int = 256, seed: int = 0, balls: int = 20) -> Row:
 
 
 def ball_directions(count: int, seed: int) -> list[tuple[np.ndarray, float]]:
-    """(unit direction, angular radius) of every ball."""
+    """Unit direction and angular radius of every ball."""
     rng = np.random.default_rng(seed)
     directions = rng.normal(size=(count, 3)) * (1, 1, 0.45)
     directions[0], directions[-1] = (0, -1, 0.1), (0.05, 0, -1)
@@ -72,7 +73,7 @@ def ball_directions(count: int, seed: int) -> list[tuple[np.ndarray, float]]:
 def cast_room(
     width: int, balls: list[tuple[np.ndarray, float]], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(16-bit id map, BGR picture): walls 1, floor 2, ceiling 3, balls from 4."""
+    """16-bit id map and BGR picture: walls 1, floor 2, ceiling 3, balls from 4."""
     height = width // 2
     lon = ((np.arange(width) + 0.5) / width - 0.5) * 2 * np.pi
     lat = (0.5 - (np.arange(height) + 0.5) / height)[:, None] * np.pi
@@ -95,18 +96,20 @@ def cast_room(
 
 
 def write_shards(run: RunFolder, rows: list[Row]) -> None:
-    """Shards as `pipeline.shards.writer` makes them: one row per row group."""
+    """Write shards as the packer does: one row per row group."""
     path = run.shards / "data" / "train-00000.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=make_schema()), path, row_group_size=1)
 
 
 def render(rows: list[Row], name: str = "run") -> str:
-    return page.render_page(page.run_summary(rows, name), map(page.panorama_panel, rows))
+    batch = pa.RecordBatch.from_pylist(rows, make_schema())
+    statistics = measure_batches([("train-00000.parquet", batch)])
+    return page.render_page(page.run_summary(statistics, name), map(page.panorama_panel, rows))
 
 
 class Elements(HTMLParser):
-    """What a browser finds in a page: (tag, attributes), and the text of every JSON script."""
+    """The elements of a page as (tag, attributes), and the content of every JSON script."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -123,7 +126,7 @@ class Elements(HTMLParser):
             self.json.append(json.loads(data))
 
 
-def test_page_of_a_run_holds_every_panorama_and_instance(tmp_path: Path) -> None:
+def test_page_contains_every_panorama_and_instance(tmp_path: Path) -> None:
     rows = [synthetic_row(seed=seed) for seed in range(3)]
     run = RunFolder(tmp_path / "my run")
     write_shards(run, rows)
@@ -133,14 +136,14 @@ def test_page_of_a_run_holds_every_panorama_and_instance(tmp_path: Path) -> None
     assert [panel["image_id"] for panel in panels] == [row["image_id"] for row in rows]
     for panel, row in zip(panels, rows, strict=True):
         assert [item["id"] for item in panel["objects"]] == [item["id"] for item in row["objects"]]
-        assert panel["contradictions"] == []
     assert summary["name"] == "my run"
     assert (summary["panoramas"], summary["scenes"]) == (3, 3)
     assert summary["instances"] == sum(len(row["objects"]) for row in rows)
-    assert summary["facts"]["settings hash"] == [["0123456789ab", 3]]
+    assert summary["made_with"]["settings_hash"] == [{"value": "0123456789ab", "panoramas": 3}]
+    assert summary["made_with"]["generator"] == [{"value": "spheres", "panoramas": 3}]
 
 
-def test_page_loads_nothing() -> None:
+def test_page_loads_no_other_file() -> None:
     text = render([synthetic_row()])
     assert not re.search(r"https?:|//\w+\.|@import|url\(", text.replace("data:", ""))
     for tag, attributes in Elements(text).found:
@@ -148,7 +151,7 @@ def test_page_loads_nothing() -> None:
         assert not {"src", "href"} & set(attributes)
 
 
-def test_statistics_are_over_all_rows_and_panels_evenly_spaced(tmp_path: Path) -> None:
+def test_header_counts_all_rows_and_panels_are_evenly_spaced(tmp_path: Path) -> None:
     rows = [synthetic_row(64, seed=seed, balls=3) for seed in range(7)]
     run = RunFolder(tmp_path)
     write_shards(run, rows)
@@ -157,16 +160,16 @@ def test_statistics_are_over_all_rows_and_panels_evenly_spaced(tmp_path: Path) -
     assert summary["panoramas"] == 7
 
 
-def test_a_page_is_current_until_the_shards_change(tmp_path: Path) -> None:
+def test_page_is_current_until_the_shards_change(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     write_shards(run, [synthetic_row(64, balls=3)])
     manifest = run.shards / "manifest.json"
     manifest.write_text('{"train-00000.parquet": {}}')
-    assert not page.is_current(run)  # there is none
+    assert not page.is_current(run)  # it does not exist
     path = page.write_preview(run)
     os.utime(manifest, ns=(0, path.stat().st_mtime_ns - 1))
     assert page.is_current(run)
-    os.utime(manifest, ns=(0, path.stat().st_mtime_ns + 1))  # packed, then stopped
+    os.utime(manifest, ns=(0, path.stat().st_mtime_ns + 1))  # packed later
     assert not page.is_current(run)
 
 
@@ -179,52 +182,39 @@ def test_evenly_spaced(count: int, limit: int, expected: list[int]) -> None:
 
 
 def test_no_panoramas_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="shards"):
+    with raises_user_error(RunFolder(tmp_path).shards):
         page.write_preview(RunFolder(tmp_path))
-    with pytest.raises(UserError, match="at least one"):
+    with raises_user_error("LIMIT=0"):
         page.write_preview(RunFolder(tmp_path), limit=0)
 
 
-HOSTILE = '</script><img src=x onerror="document.title=1"><!--<script>{{summary}}&amp;'
+MARKUP = '</script><img src=x onerror="document.title=1"><!--<script>{{summary}}&amp;'
 
 
-def test_hostile_text_stays_text() -> None:
+def test_html_in_the_data_stays_text() -> None:
     row = synthetic_row(balls=4)
-    row["objects"][3]["category"] = row["camera"]["room"] = row["objects"][3]["name"] = HOSTILE
-    text = render([row], name=HOSTILE)
+    row["objects"][3]["category"] = row["camera"]["room"] = row["objects"][3]["name"] = MARKUP
+    text = render([row], name=MARKUP)
     elements = Elements(text)
     assert "img" not in {tag for tag, _ in elements.found}
     summary, panel = elements.json
-    assert summary["name"] == panel["room"] == panel["objects"][3]["category"] == HOSTILE
+    assert summary["name"] == panel["room"] == panel["objects"][3]["category"] == MARKUP
 
 
-def test_contradictions_are_told() -> None:
+def test_instances_without_annotation_are_counted() -> None:
     row = synthetic_row()
-    objects = row["objects"]
-    objects[3]["area"] += 1
-    objects[4]["click"] = [0, 0]
-    dropped = objects.pop()
-    told = page.panorama_panel(row)["contradictions"]
-    assert [re.match(r"id (\d+)", line)[1] for line in told] == [  # type: ignore[index]
-        str(item["id"]) for item in (dropped, objects[3], objects[4])
-    ]
+    assert page.panorama_panel(row)["too_small"] == 0
+    row["objects"].pop()
+    assert page.panorama_panel(row)["too_small"] == 1
 
 
-def test_instances_too_small_to_keep_are_no_contradiction() -> None:
-    row = synthetic_row()
-    smallest = min(row["objects"], key=lambda item: item["area"])
-    row["objects"].remove(smallest)
-    panel = page.panorama_panel(row)
-    assert (panel["too_small"], panel["contradictions"]) == (1, [])
-
-
-def test_id_map_keeps_16_bit_ids_exactly() -> None:
+def test_id_map_keeps_16_bit_ids() -> None:
     ids = np.arange(0, 7 * 64 * 128, 7, dtype=np.uint16).reshape(64, 128)
     packed = cv2.imdecode(np.frombuffer(page.encode_ids(ids), np.uint8), cv2.IMREAD_COLOR)
     assert (packed[..., 2] + 256 * packed[..., 1].astype(int) == ids).all()
 
 
-def test_a_noisy_4k_panorama_stays_below_a_megabyte() -> None:
+def test_noisy_4k_picture_stays_small() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2048, 4096, 3), np.uint8)
     picture = page.encode_picture(noise)
     assert len(picture) <= page.MAX_JPEG_BYTES
@@ -232,13 +222,13 @@ def test_a_noisy_4k_panorama_stays_below_a_megabyte() -> None:
 
 
 def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
-    """Pointing at every click shows that instance: id map, hit testing and annotations agree."""
+    """Pointing at each click highlights its instance: id map, hit test and annotations agree."""
     row = synthetic_row(512)
-    row["objects"][5]["category"] = HOSTILE
+    row["objects"][5]["category"] = MARKUP
     path = tmp_path / "index.html"
     path.write_text(render([row]))
     browser.open(path, "#masks")
-    browser.wait_for("document.querySelector('canvas') && panoramas[0].loaded !== null")
+    browser.wait_for("document.querySelector('canvas') && viewers[0].loaded !== null")
     assert browser.evaluate("visible.masks && !visible.outlines")
 
     browser.evaluate("document.querySelector('canvas').scrollIntoView({block: 'center'})")
@@ -246,17 +236,17 @@ def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
     for item in row["objects"]:
         x, y = ((value + 0.5) / row["width"] * box["width"] for value in item["click"])
         browser.point_at(box["left"] + x, box["top"] + y)
-        assert browser.evaluate("panoramas[0].lit") == item["id"]
+        assert browser.evaluate("viewers[0].lit") == item["id"]
         assert browser.evaluate("tooltip.firstChild.textContent") == item["category"]
         assert browser.evaluate("document.querySelectorAll('tr.lit').length") == 1
 
     seam_ball = row["objects"][3]
     assert seam_ball["crosses_seam"]
-    browser.evaluate("panoramas[0].moveTo(0.5, 0)")
+    browser.evaluate("viewers[0].moveTo(0.5, 0)")
     x, y = ((value + 0.5) / row["width"] * box["width"] for value in seam_ball["click"])
     across = (x + box["width"] / 2) % box["width"]  # the ball on the seam is now in the middle
     browser.point_at(box["left"] + across, box["top"] + y)
-    assert browser.evaluate("panoramas[0].lit") == seam_ball["id"]
+    assert browser.evaluate("viewers[0].lit") == seam_ball["id"]
 
     methods = [event["method"] for event in browser.events]
     loaded = [

@@ -1,5 +1,5 @@
 
-// One panorama: its card on the page, what is lit, and the window (zoom, roll) on the picture.
+// The viewer of one panorama: its card, its highlighted instance, and its window (zoom, roll).
 
 const describe = item => [
   `${item.size}, ${count(item.area)} px`,
@@ -11,12 +11,12 @@ const describe = item => [
   item.iscrowd && "crowd",
 ].filter(Boolean);
 
-class Panorama {
+class Viewer {
   constructor(data) {
     this.data = data;
     this.items = new Map(data.objects.map((item, i) =>
       [item.id, {...item, colour: colour(i, item.is_structure), row: null}]));
-    this.left = 0; this.top = 0; this.zoom = 1; // the window, in shares of the panorama
+    this.left = 0; this.top = 0; this.zoom = 1; // the window, as shares of the panorama
     this.hovered = 0; this.pinned = 0; this.shown = 0; // ids; 0 is none
     this.sorting = {key: "area", down: true};
     this.loading = false; this.loaded = null;
@@ -45,9 +45,6 @@ class Panorama {
       {title: name, "aria-label": name, onclick: () => this.zoomTo(factor * this.zoom)}, label);
     this.element = make("article", {class: "card panorama"},
       this.buildHeader(),
-      data.contradictions.length ? make("div", {class: "bad", role: "alert"},
-        "The records of this panorama contradict each other:",
-        make("ul", {}, ...data.contradictions.map(text => make("li", {}, text)))) : null,
       make("div", {},
         make("div", {class: "view"}, this.canvas,
           make("div", {class: "zoom"}, zoomer("+", "zoom in", 2), zoomer("−", "zoom out", 0.5))),
@@ -64,15 +61,12 @@ class Panorama {
       make("h2", {}, data.image_id),
       make("span", {class: "faint"}, [
         plural(data.objects.length, "instance"),
-        data.too_small && `${count(data.too_small)} too small to keep`,
+        data.too_small && `${count(data.too_small)} too small for an annotation`,
         data.room,
         `${data.generator}, seed ${data.seed}`,
         `${data.width} × ${data.height}`,
         data.position && `camera at ${data.position.map(value => value.toFixed(2)).join(", ")}`,
-      ].filter(Boolean).join(" · ")),
-      data.contradictions.length ? null : make("span", {class: "good", title:
-        "id map, RLE and stored area of every mask are equal, and every click is inside"},
-        "✓ records agree"));
+      ].filter(Boolean).join(" · ")));
   }
 
   buildRow(item) {
@@ -95,7 +89,7 @@ class Panorama {
     make("td", {class: "number"}, count(item.area)));
   }
 
-  /** Sort the table; the same column again turns the order round. */
+  /** Sort the table; a second click on a column reverses the order. */
   sort(key, down = this.sorting.key === key ? !this.sorting.down : key === "area") {
     this.sorting = {key, down};
     const order = (a, b) => key === "area" ? a.area - b.area
@@ -107,14 +101,14 @@ class Panorama {
       ["category", "area"][i] !== key ? "none" : down ? "descending" : "ascending"));
   }
 
-  /** Highlight an instance (0: none) in the picture, the table and the line below. */
+  /** Highlight an instance (0: none) in the picture, the table and the line below the picture. */
   light(id) {
     const before = this.shown;
     this.hovered = this.items.has(id) ? id : 0;
     const item = this.items.get(this.lit);
     this.readout.textContent = item
       ? [item.category, item.name, ...describe(item)].join(" · ")
-      : "Point at the picture or at a row; a click keeps the highlight.";
+      : "Point at the picture or at a row to highlight an instance; click to keep it highlighted.";
     if (before === this.lit) return;
     this.items.get(before)?.row.classList.remove("lit");
     item?.row.classList.add("lit");
@@ -122,13 +116,13 @@ class Panorama {
     this.redraw();
   }
 
-  /** Keep an instance highlighted, or let it go if it is kept already. */
+  /** Keep an instance highlighted, or release it if it is kept. */
   pin(id) {
     this.pinned = this.pinned === id ? 0 : id;
     this.light(id);
   }
 
-  /** Scroll the table, and only the table, until a row can be seen. */
+  /** Scroll the table, but not the page, until a row is visible. */
   reveal(row) {
     const low = row.offsetTop - 34; // the height of the sticky head
     const high = row.offsetTop + row.offsetHeight - this.scroller.clientHeight;
@@ -143,7 +137,7 @@ class Panorama {
     const picture = new Image(), map = new Image();
     [picture.src, map.src] = [this.data.picture, this.data.ids];
     await Promise.all([picture.decode(), map.decode()]);
-    if (!this.loading) return; // scrolled away meanwhile
+    if (!this.loading) return; // unloaded in the meantime
     const {width, height} = map;
     const context = new OffscreenCanvas(width, height)
       .getContext("2d", {colorSpace: "srgb", willReadFrequently: true});
@@ -155,7 +149,7 @@ class Panorama {
     this.redraw();
   }
 
-  /** Forget the pixels of a panorama that is far away; those of 24 are half a gigabyte. */
+  /** Release the pixels of a panorama far from the window; those of 24 are half a gigabyte. */
   unload() { this.loaded = null; this.loading = false; }
 
   redraw() {
@@ -169,7 +163,7 @@ class Panorama {
 
   // ---- the window
 
-  /** Where an event is in the panorama, as shares of its width and height. */
+  /** The position of an event in the panorama, as shares of its width and height. */
   place(event) {
     const box = this.canvas.getBoundingClientRect();
     return [modulo(this.left + (event.clientX - box.left) / (box.width * this.zoom), 1),
@@ -188,7 +182,7 @@ class Panorama {
     this.redraw();
   }
 
-  /** Zoom, keeping the point (u, v) of the panorama where it is on the screen. */
+  /** Zoom, keeping the point (u, v) of the panorama at its place on the screen. */
   zoomTo(zoom, u = this.left + 0.5 / this.zoom, v = this.top + 0.5 / this.zoom) {
     const wanted = clamp(zoom, 1, 8), ratio = this.zoom / wanted;
     const across = modulo(u - this.left, 1) * ratio, down = (v - this.top) * ratio;
@@ -196,7 +190,7 @@ class Panorama {
     this.moveTo(u - across, v - down);
   }
 
-  /** Pin an instance and bring its click to the middle of the window. */
+  /** Keep an instance highlighted, with its click in the middle of the window. */
   centre(item) {
     this.pin(item.id);
     const [x, y] = item.click, half = 0.5 / this.zoom;
