@@ -1,4 +1,4 @@
-"""`python -m pipeline`: the commands that make calls."""
+"""`python -m pipeline`: the same program as `sap-panorama`."""
 
 from pipeline.cli import main
 

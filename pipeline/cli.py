@@ -13,8 +13,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn, Union
@@ -49,6 +51,17 @@ COMMANDS = {
     "coco": Command("pipeline.config:Coco", "pipeline.commands.dataset:coco"),
     "card": Command("pipeline.config:Card", "pipeline.commands.dataset:card"),
     "publish": Command("pipeline.config:Publish", "pipeline.commands.dataset:publish"),
+    "eval": Command("sap_model.config:Evaluate", "sap_model.commands:evaluate", "train"),
+    "train": Command("sap_model.config:Train", "sap_model.commands:train", "train"),
+    "nano": Command("sap_model.config:Nano", "sap_model.commands:nano", "train"),
+    "ablations": Command("sap_model.config:Ablations", "sap_model.commands:ablations", "train"),
+    "model-card": Command("sap_model.config:ModelCard", "sap_model.commands:model_card", "train"),
+    "predict": Command("sap_model.config:Predict", "sap_model.commands:predict", "predict"),
+    "import-coco": Command("sap_model.config:ImportCoco", "sap_model.commands:import_coco"),
+    "import-pavs": Command("sap_model.config:ImportPavs", "sap_model.commands:import_pavs"),
+    "import-hunyuan": Command(
+        "sap_model.config:ImportHunyuan", "sap_model.commands:import_hunyuan"
+    ),
     "settings-reference": Command(
         "pipeline.config:SettingsReference", "pipeline.settings_reference:show"
     ),
@@ -57,6 +70,10 @@ COMMANDS = {
 
 CONFIG = "CONFIG"
 """The setting that every command has: a file with others."""
+
+GRACE_SECONDS = 5.0
+"""How long the other processes leave the first one to report an error: torchrun ends all processes
+when one ends."""
 
 CONFIG_HELP = "TOML or YAML file of settings; those given beside it win"
 
@@ -69,7 +86,10 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     try:
         run(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":  # one of the processes that torchrun started
+            time.sleep(GRACE_SECONDS)
+        else:
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
@@ -153,7 +173,7 @@ def texts_of(
     Raises:
         UserError: The command has no such setting, a value is missing, or is given twice.
     """
-    places = iter([option.name for option in options.values() if option.declared.positional])
+    places = [option.name for option in options.values() if option.declared.positional]
     given: dict[str, list[str]] = {}
     rest = list(words)
     while rest:
@@ -165,15 +185,15 @@ def texts_of(
             flag, separator, text = word[2:].partition("=")
             name = flag.replace("-", "_").upper()
             if not separator:
-                is_flag = name in options and options[name].is_flag
-                if is_flag and (not rest or rest[0] not in ("0", "1")):
+                is_switch = name in options and options[name].is_flag
+                if is_switch and (not rest or places or rest[0][:1] == "-" or NAMED.match(rest[0])):
                     text = "1"
                 elif rest and (name in options or name == CONFIG):
                     text = rest.pop(0)
                 elif name in options or name == CONFIG:
                     raise UserError(f"{name} has no value; write --{flag} VALUE")
         else:
-            name, text = next(places, ""), word
+            name, text = places.pop(0) if places else "", word
             if not name:
                 raise UserError(
                     f"{word!r} is not a setting of {command}; write --name {word} or NAME={word}"

@@ -1,6 +1,6 @@
-"""`python -m sap_model`: the commands that make calls."""
+"""`python -m sap_model`: the same program as `sap-panorama`."""
 
-from sap_model.cli import main
+from pipeline.cli import main
 
 if __name__ == "__main__":
     main()

@@ -41,6 +41,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     [
         ["--scenes", "3", "--min-area", "400", "--keep-scenes"],
         ["--scenes=3", "--min_area=400", "--keep-scenes", "1"],
+        ["--keep-scenes", "--scenes=3", "--min_area=400"],
+        ["--keep-scenes", "SCENES=3", "MIN_AREA=400"],
         ["SCENES=3", "MIN_AREA=400", "KEEP_SCENES=1"],
         ["SCENES=3", "--min-area", "400", "KEEP_SCENES=true"],
     ],

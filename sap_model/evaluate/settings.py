@@ -5,88 +5,88 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from sap_model.model.build import default_image_size
-from sap_model.model.checkpoints import find
-from sap_model.predict.methods import METHODS, checkpoint_of
+from pipeline.setting import Settings, setting
+from sap_model.names import SIZE_HELP, Fusion, Method
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import Fusion
 
 
 @dataclass(frozen=True)
-class EvalSettings:
-    """Settings of one evaluation.
+class EvalSettings(Settings):
+    """Settings of one evaluation."""
 
-    Attributes:
-        data: Folder or URL of shards.
-        methods: Names of `sap_model.predict.methods.METHODS`, in the order in which they are run.
-        benchmark: The data's name in results and tables.
-        split: Split of the shards; None takes all of them.
-        size: Model size, or a YAML file.
-        checkpoint: Fine-tuned weights, for the methods that need them: a file, a Hub id or a
-            shipped name. None takes the shipped ones for `sap`, where the size has some.
-        sam2: SAM2's own weights, for the others: a file, a Hub id, or "official".
-        image_size: Side of the model's square input in pixels. None takes the size's own.
-        fov, overlap: Of the scan, degrees and share.
-        fusion: "max" (the paper's) or "mean".
-        clicks: Rounds of the protocol; the paper reports 1 and 3.
-        structure: Whether walls, floors and the like are scored too.
-        objects: Objects of each panorama, at most: evenly spaced by area. None takes all.
-        limit: Panoramas, at most: evenly spaced ones. None takes all.
-    """
-
-    data: str
-    methods: tuple[str, ...] = ("oracle", "sam2", "scan", "sap")
-    benchmark: str = "infinigen"
-    split: str | None = "validation"
-    size: str = "large"
-    checkpoint: str | None = None
-    sam2: str = "official"
-    image_size: int | None = None
-    fov: float = 90.0
-    overlap: float = 0.5
-    fusion: Fusion = "max"
-    clicks: int = 3
-    structure: bool = True
-    objects: int | None = None
-    limit: int | None = None
+    data: str = setting(help="folder or URL of shards", default_text="")
+    methods: tuple[Method, ...] = setting(
+        ("oracle", "sam2", "scan", "sap"), help="what is scored, in this order"
+    )
+    benchmark: str = setting("infinigen", help="the data's name in results and tables")
+    split: str | None = setting(
+        "validation",
+        help="split of the shards: train, validation or all",
+        parse=lambda text: None if text == "all" else text,
+    )
+    size: str = setting("large", help=SIZE_HELP)
+    checkpoint: str | None = setting(
+        None,
+        help="fine-tuned weights, for the methods that need some: a file, a Hub id, a shipped name",
+        default_text="the shipped ones for sap, where SIZE has some",
+    )
+    sam2: str = setting("official", help="SAM2's own weights, for the others: a file or a Hub id")
+    image_size: int | None = setting(
+        None,
+        help="side of the model's input",
+        unit="pixels",
+        at_least=1,
+        default_text="the size's own",
+    )
+    fov: float = setting(90.0, help="field of view of the scan's views", unit="degrees", above=0)
+    overlap: float = setting(0.5, help="share that neighbouring views overlap", at_least=0, below=1)
+    fusion: Fusion = setting("max", help="how views become one mask; max is the paper's")
+    clicks: int = setting(3, help="rounds of the protocol; the paper reports 1 and 3", at_least=1)
+    structure: bool = setting(True, help="score walls, floors and the like too")
+    objects: int | None = setting(
+        None,
+        help="objects of each panorama, at most: evenly spaced by area",
+        at_least=1,
+        default_text="all",
+    )
+    limit: int | None = setting(
+        None, help="panoramas, at most: evenly spaced ones", at_least=1, default_text="all"
+    )
     scan: Scan = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.methods:
-            raise UserError(f"METHODS is empty; choose from {', '.join(METHODS)}")
+            raise UserError(f"METHODS is empty; choose from {', '.join(get_args(Method))}")
         for name in self.methods:
-            if name not in METHODS:
-                raise UserError(f"method {name!r}: choose from {', '.join(METHODS)}")
             self.weights_of(name)  # or say that it needs some
         if len(set(self.methods)) != len(self.methods):
-            raise UserError("METHODS names a method twice")
-        if self.fusion not in ("max", "mean"):
-            raise UserError(f"FUSION must be max or mean, not {self.fusion}")
-        if self.clicks < 1:
-            raise UserError(f"CLICKS must be at least 1, not {self.clicks}")
-        for name in ("objects", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name.upper()} must be at least 1, not {value}")
+            raise UserError("METHODS names a method twice; name each once")
         object.__setattr__(self, "scan", Scan(self.fov, self.overlap))
 
     # Defaults are resolved here and not in the fields: `replace` with another size gets its own.
     @property
     def side(self) -> int:
         """Side of the model's square input in pixels; views are rendered at this size."""
+        from sap_model.model.build import default_image_size  # late: loads torch
+
         return default_image_size(self.size) if self.image_size is None else self.image_size
 
     def weights_of(self, method: str) -> str | None:
         """The checkpoint that a method is run with; None for the oracle."""
+        from sap_model.predict.methods import checkpoint_of  # late: loads torch
+
         return checkpoint_of(method, self.size, self.sam2, self.checkpoint)
 
 
 def model_of(settings: EvalSettings, method: str) -> str:
     """The model's name in results: its size; empty for the oracle."""
+    from sap_model.predict.methods import METHODS  # late: loads torch
+
     return "" if METHODS[method].weights == "none" else Path(settings.size).stem
 
 
@@ -96,6 +96,8 @@ def provenance(settings: EvalSettings, method: str) -> dict[str, Any]:
     Raises:
         UserError: Its weights cannot be had.
     """
+    from sap_model.model.checkpoints import find  # late: loads torch
+
     about = asdict(settings) | {"image_size": settings.side}
     for name in ("methods", "checkpoint", "sam2", "scan", "limit", "data", "split", "size"):
         del about[name]

@@ -1,4 +1,4 @@
-"""What `python -m sap_model.predict` does: a panorama's file and clicks → a mask's file.
+"""What `sap-panorama predict` does: a panorama's file and clicks → a mask's file.
 
 Everything that can be wrong with files and clicks is found before the model is loaded.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,42 +20,14 @@ from pipeline.pictures.write import encode_panorama
 from pipeline.sphere import pixel_solid_angles
 from pipeline.storage import write_atomic
 from sap_model.clicks import POSITIVE, Click
+from sap_model.config import Predict
 from sap_model.predict.overlay import overlay
-from sap_model.scan.views import Fusion
 
 MASKS, OVERLAYS = (".png",), (".png", ".jpg", ".jpeg")
 """Suffixes of what is written; a mask must not lose a bit."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked for.
-
-    Attributes:
-        image: File of the panorama.
-        clicks: On the object and beside it, in pixels of that file as viewers show it.
-        out: Where the mask goes: PNG, 0 or 255, as large as that file. None: nowhere.
-        overlay: Where the picture for a person's eyes goes, PNG or JPEG. None: nowhere.
-        size: Of the model, or a YAML file. None takes the checkpoint's, or nano.
-        checkpoint: Its weights: a file, a Hub id, a shipped name. None takes SAM2's own or the
-            shipped ones, as the method wants.
-        image_size: Side of the model's input in pixels. None takes the size's own.
-        fusion: "max" (the paper's) or "mean".
-        method: One of `sap_model.predict.methods.METHODS`, but for the oracle.
-    """
-
-    image: Path
-    clicks: Sequence[Click]
-    out: Path | None = None
-    overlay: Path | None = None
-    size: str | None = None
-    checkpoint: str | None = None
-    image_size: int | None = None
-    fusion: Fusion = "max"
-    method: str = "sap"
-
-
-def segment(request: Request) -> str:
+def segment(request: Predict) -> str:
     """Segment an object and write what was asked for.
 
     Returns:
@@ -67,7 +38,8 @@ def segment(request: Request) -> str:
             fault.
     """
     picture = read_picture(request.image)
-    check_clicks(request.clicks, picture)
+    clicks = [Click(*click) for click in request.clicks]
+    check_clicks(clicks, picture)
     check_outputs(request)
     started = time.monotonic()
     # late: loading torch takes seconds that nobody should wait for to read what is wrong
@@ -83,7 +55,7 @@ def segment(request: Request) -> str:
     loaded = time.monotonic()
     method.set_panorama(picture.pixels)
     encoded = time.monotonic()
-    clicks = on_sphere(request.clicks, picture)
+    clicks = on_sphere(clicks, picture)
     (found,) = method.predict_many([Prompt(clicks)])
     ended = time.monotonic()
     mask = found.mask if picture.known is None else found.mask & picture.known
@@ -133,7 +105,7 @@ def on_sphere(clicks: Sequence[Click], picture: Picture) -> list[Click]:
     return [Click(click.x + left, click.y + top, click.label) for click in clicks]
 
 
-def check_outputs(request: Request) -> None:
+def check_outputs(request: Predict) -> None:
     """Refuse places that cannot be written to, before work is done for them.
 
     Raises:

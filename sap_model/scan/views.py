@@ -15,7 +15,7 @@ the centre of the top left one, u to the right, v down. Views are in the order o
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -24,12 +24,11 @@ from numpy.typing import ArrayLike, NDArray
 from pipeline import sphere
 from pipeline.errors import UserError
 from pipeline.sphere import Floats
+from sap_model.names import Fusion
 from sap_model.scan.fusion import Fused, MaskFuser, pieces
 from sap_model.scan.geometry import ErpWindow, Geometry, Perspective
 from sap_model.scan.maps import OUTSIDE, Maps
 from sap_model.scan.trajectory import Scan
-
-Fusion = Literal["max", "mean"]
 
 ROWS_AT_ONCE = 64
 """Rows of a table that are used for all views that share it, before the next ones: 17 % faster."""

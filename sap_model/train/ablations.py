@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from sap_model.evaluate.settings import EvalSettings
 from sap_model.model.checkpoints import SHIPPED
 from sap_model.train import ablation_tables, nano
 from sap_model.train.scan_clips import NoSplitError
-from sap_model.train.settings import TrainSettings, settings_hash, to_json
+from sap_model.train.settings import Scored, TrainSettings, settings_hash, to_json
 from sap_model.train.train import train
 
 BASE, START = "scan", "sam2-nano"
@@ -52,21 +52,6 @@ SPLIT = "validation"
 
 WATCH = replace(nano.WATCH, clips=0)
 """Nothing is chosen by validation clips: the weights after the last step are evaluated."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What is scored of the validation split.
-
-    Attributes:
-        objects: Objects of each panorama, at most: evenly spaced by area. None takes all.
-        limit: Panoramas of each folder, at most: evenly spaced ones. None takes all.
-        clicks: Rounds of the protocol; the paper's ablations have 1.
-    """
-
-    objects: int | None = None
-    limit: int | None = None
-    clicks: int = 1
 
 
 def base_settings(

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sap_model.model.tracker import DEVIATION, MEAN, Points
-
-MAX_OBJECTS = 8
-"""Objects of one clip: their masks share bytes, a bit for each."""
+from sap_model.train.settings import MAX_OBJECTS
 
 
 class NoObjectError(Exception):

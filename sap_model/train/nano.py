@@ -36,8 +36,8 @@ from sap_model.model import checkpoints as weights_files
 from sap_model.model.build import default_image_size
 from sap_model.train.run_folder import export
 from sap_model.train.scan_clips import ShardRows
-from sap_model.train.settings import TrainSettings, to_json
-from sap_model.train.train import Watch, train
+from sap_model.train.settings import TrainSettings, Watch, to_json
+from sap_model.train.train import train
 
 WATCH = Watch(log_every=50, save_every=50, validate_every=100, clips=8, workers=0)
 """Nothing is gained by loader processes: a crop takes a millisecond."""

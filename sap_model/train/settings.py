@@ -4,179 +4,201 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.errors import UserError
-from sap_model.model.build import STRIDE, default_image_size
-from sap_model.predict.methods import METHODS
-from sap_model.train.clip import MAX_OBJECTS
+from pipeline.setting import Settings, setting
+from sap_model.names import SIZE_HELP, TrainedMethod
 
 SOURCES = ("panoramas", "crops", "sa1b", "sav")
 """Where clips come from: the scan over our shards; perspective crops of them (the stand-in for
 SAM2's own data at nano scale); SAM2's own data."""
 
-TRAINED = tuple(name for name, about in METHODS.items() if about.weights == "fine-tuned")
-"""Methods that have weights of their own, which is what is trained for: sap, and the ablations."""
-
 Precision = Literal["auto", "bf16", "float32"]
+
+MAX_OBJECTS = 8
+"""Objects of one clip: their masks share bytes, a bit for each."""
+
+
+def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
+    """A mix by weight; a name alone weighs 1.
+
+    >>> parse_mix("panoramas:2,sa1b")
+    (('panoramas', 2.0), ('sa1b', 1.0))
+    """
+    parts = []
+    for part in text.split(","):
+        name, _, weight = part.strip().partition(":")
+        try:
+            parts.append((name, float(weight or 1)))
+        except ValueError:
+            raise ValueError("a mix such as panoramas:2,sa1b:1") from None
+    return tuple(parts)
+
+
+def share(default: float, help: str) -> Any:
+    """Declare a share of 1 or a probability."""
+    return setting(default, help=help, at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """All that decides which weights come out.
+class TrainSettings(Settings):
+    """All that decides which weights come out. Weights of `mix` are kept as shares of 1."""
 
-    Attributes:
-        data: Folders or URLs of shards; their `train` split is trained on, `validation` watched.
-        sa1b, sav: Folders of SAM2's own data, for the sources of these names.
-        mix: (source, weight) pairs: how often each is drawn. Kept as shares of 1.
-        method: What the weights are for, one of `TRAINED`; decides the views of a panorama.
-        size, image_size: Of the model, as in `sap_model.model.build`; 0 is the size's own.
-        checkpoint: Weights to start from: a file, a Hub id or "official"; None for fresh ones.
-        clip_objects: Objects of a clip (K), which share its encoded images.
-        clip_frames: Frames of a clip (T): 24 is one cycle, 48 the paper's two.
-        inference_prompt_fraction: Share of clips of panoramas that are prompted as at inference.
-        min_pixels: Pixels that an object has at least in the view from which it is followed.
-        batch_size: Clips per step, over all processes (the paper's 128).
-        micro_batch_size: Clips of one forward pass; as many as memory allows.
-        steps: Optimiser steps.
-        warmup_steps: Steps over which the learning rate rises.
-        lr: Peak learning rate.
-        final_lr_fraction: Share of `lr` at the end of the cosine (SAM2: a tenth).
-        hold_fraction: Share of the steps after the warm-up, before the cosine, at the full rate.
-        betas: Of AdamW.
-        optimizer: "adamw", or "muon" for the matrices of a model without pretrained weights.
-        weight_decay: Of AdamW; biases and norms have none, as in SAM2's configuration.
-        max_grad_norm: The gradient is scaled down to this norm.
-        seed: Of fresh weights, the order of clips, and all prompts.
-        precision: bf16 on GPUs and float32 on CPUs, or one of them.
-        checkpointing: Recompute activations in the backward pass: less memory, more time.
-        freeze_encoder: Keep the image encoder (the paper's way). Without, everything is trained.
-        loss: "sam2", or "from-scratch" for a model without pretrained weights.
-        balanced_fraction: Share of the steps after which the loss "from-scratch" is no longer
-            balanced.
-        teacher_forced_presence, teacher_forced_memory, pixel_grouping_loss: See `SapTrain`; for
-            models without pretrained weights.
-        correction_clicks: Clicks that correct a frame on which SAM2's training corrects (SAM2: 7).
-        point_probability: Probability that a clip with SAM2's own prompts gets clicks or boxes
-            rather than a mask (SAM2: 0.5).
-        box_probability: Probability that its first click is a box (SAM2: 0.5).
-        crop_frames, crop_step, crop_fov: Of the source "crops".
-    """
-
-    data: tuple[str, ...] = ()
-    sa1b: str | None = None
-    sav: str | None = None
-    mix: tuple[tuple[str, float], ...] = (("panoramas", 1.0),)
-    method: str = "sap"
-    size: str = "large"
-    image_size: int = 0
-    checkpoint: str | None = "official"
-    clip_objects: int = 6
-    clip_frames: int = 24
-    inference_prompt_fraction: float = 0.5
-    min_pixels: int = 64
-    batch_size: int = 128
-    micro_batch_size: int = 1
-    steps: int = 10_000
-    warmup_steps: int = 0
-    lr: float = 2e-4
-    final_lr_fraction: float = 0.1
-    hold_fraction: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    weight_decay: float = 0.1
-    max_grad_norm: float = 0.1
-    seed: int = 0
-    precision: Precision = "auto"
-    checkpointing: bool = True
-    freeze_encoder: bool = True
-    loss: Literal["sam2", "from-scratch"] = "sam2"
-    balanced_fraction: float = 0.2
-    teacher_forced_presence: bool = False
-    teacher_forced_memory: float = 0.0
-    pixel_grouping_loss: bool = False
-    correction_clicks: int = 7
-    point_probability: float = 0.5
-    box_probability: float = 0.5
-    crop_frames: int = 1
-    crop_step: float = 0.0
-    crop_fov: tuple[float, float] = (40.0, 100.0)
+    data: tuple[str, ...] = setting(
+        (), help="folders or URLs of shards; their train split is trained on, validation watched"
+    )
+    sa1b: str | None = setting(None, help="folder of SA-1B, for the source sa1b")
+    sav: str | None = setting(None, help="folder of SA-V, for the source sav")
+    mix: tuple[tuple[str, float], ...] = setting(
+        (("panoramas", 1.0),),
+        parse=parse_mix,
+        default_text="panoramas",
+        help=f"how often each source is drawn ({', '.join(SOURCES)}): panoramas:2,sa1b:1",
+    )
+    method: TrainedMethod = setting(
+        "sap", help="what the weights are for; decides the views of a panorama"
+    )
+    size: str = setting("large", help=SIZE_HELP)
+    image_size: int = setting(
+        0,
+        help="side of the model's input, a multiple of 32",
+        unit="pixels",
+        at_least=0,
+        default_text="the size's own",
+    )
+    checkpoint: str | None = setting(
+        "official",
+        help="weights to start from: a file, a Hub id, official, or none for fresh ones",
+        parse=lambda text: None if text == "none" else text,
+    )
+    clip_objects: int = setting(
+        6, help="objects of a clip; they share its encoded images", at_least=1, at_most=MAX_OBJECTS
+    )
+    clip_frames: int = setting(
+        24, help="frames of a clip: 24 are one cycle of the scan, 48 the paper's two", at_least=1
+    )
+    inference_prompt_fraction: float = share(
+        0.5, help="share of clips of panoramas that are prompted as at inference"
+    )
+    min_pixels: int = setting(
+        64, help="pixels of an object, at least, in the view from which it is followed", at_least=1
+    )
+    batch_size: int = setting(128, help="clips of a step, over all processes", at_least=1)
+    micro_batch_size: int = setting(
+        1, help="clips of one forward pass; as many as memory allows", at_least=1
+    )
+    steps: int = setting(10_000, help="optimiser steps", at_least=1)
+    warmup_steps: int = setting(0, help="steps over which the learning rate rises", at_least=0)
+    lr: float = setting(2e-4, help="peak learning rate", above=0)
+    final_lr_fraction: float = share(0.1, help="share of LR at the end of the cosine (SAM2: 0.1)")
+    hold_fraction: float = share(
+        0.0, help="share of the steps at the full rate, after the warm-up, before the cosine"
+    )
+    betas: tuple[float, float] = setting((0.9, 0.999), help="of AdamW", at_least=0, below=1)
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", help="muon is for the matrices of a model without pretrained weights"
+    )
+    weight_decay: float = setting(
+        0.1, help="of AdamW; biases and norms have none, as in SAM2's configuration", at_least=0
+    )
+    max_grad_norm: float = setting(0.1, help="the gradient is scaled down to this norm", above=0)
+    seed: int = setting(
+        0,
+        help="of fresh weights, the order of clips, and all prompts",
+        at_least=0,
+        at_most=2**31 - 1,
+    )
+    precision: Precision = setting("auto", help="auto takes bf16 on GPUs and float32 on CPUs")
+    checkpointing: bool = setting(
+        True, help="recompute activations in the backward pass: less memory, more time"
+    )
+    freeze_encoder: bool = setting(True, help="keep the image encoder as it is (the paper's way)")
+    loss: Literal["sam2", "from-scratch"] = setting(
+        "sam2", help="from-scratch is for a model without pretrained weights"
+    )
+    balanced_fraction: float = share(
+        0.2, help="share of the steps after which LOSS=from-scratch is no longer balanced"
+    )
+    teacher_forced_presence: bool = setting(
+        False, help="the truth decides whether an object is seen; for fresh models"
+    )
+    teacher_forced_memory: float = share(
+        0.0, help="share of frames whose true masks go to the memory; for fresh models"
+    )
+    pixel_grouping_loss: bool = setting(
+        False, help="a further loss that groups pixels of one object; for fresh models"
+    )
+    correction_clicks: int = setting(
+        7, help="clicks that correct a frame on which SAM2's training corrects", at_least=0
+    )
+    point_probability: float = share(
+        0.5, help="probability that SAM2's own prompts are clicks or a box, not a mask"
+    )
+    box_probability: float = share(0.5, help="probability that the first of them is a box")
+    crop_frames: int = setting(1, help="frames of a clip of the source crops", at_least=1)
+    crop_step: float = setting(
+        0.0,
+        help="how far the camera of the source crops turns between frames, at most",
+        unit="degrees",
+        at_least=0,
+        below=180,
+    )
+    crop_fov: tuple[float, float] = setting(
+        (40.0, 100.0),
+        help="range of the field of view of the source crops",
+        unit="degrees",
+        above=0,
+        below=180,
+    )
 
     def __post_init__(self) -> None:
+        from sap_model.model.build import STRIDE, default_image_size  # late: loads torch
+
+        super().__post_init__()
         for name, weight in self.mix:
             if name not in SOURCES:
-                raise UserError(f"MIX names {name!r}; choose from {', '.join(SOURCES)}")
+                raise UserError(f"MIX names {name}; choose from {', '.join(SOURCES)}")
             if not 0 < weight < float("inf"):
-                raise UserError(f"the weight of {name} in MIX must be positive, not {weight}")
+                raise UserError(
+                    f"the weight {weight} of {name} in MIX is out of range; choose a positive "
+                    "number"
+                )
             if name in ("sa1b", "sav") and not getattr(self, name):
-                raise UserError(f"MIX names {name}: give its folder as {name.upper()}=")
+                raise UserError(
+                    f"MIX names {name}, and its folder is not given; give {name.upper()}"
+                )
             if name in ("panoramas", "crops") and not self.data:
-                raise UserError("no shards to train on: give their folder as DATA=")
+                raise UserError("DATA is not given; name the folder of shards to train on")
         if len({name for name, _ in self.mix}) != len(self.mix) or not self.mix:
-            raise UserError("MIX must name at least one source, and none of them twice")
+            raise UserError("MIX names no source or one twice; name each source once")
         total = sum(weight for _, weight in self.mix)
         object.__setattr__(self, "mix", tuple((n, round(w / total, 9)) for n, w in self.mix))
         for name, weight in self.mix:
             if not weight:
-                raise UserError(f"the weight of {name} in MIX is too small beside the others")
-        if self.method not in TRAINED:
-            raise UserError(f"METHOD {self.method!r}: choose from {', '.join(TRAINED)}")
-        if not 1 <= self.clip_objects <= MAX_OBJECTS:
-            raise UserError(
-                f"CLIP_OBJECTS must be from 1 to {MAX_OBJECTS}, not {self.clip_objects}"
-            )
+                raise UserError(f"the weight of {name} in MIX is too small; leave {name} out")
         object.__setattr__(self, "image_size", self.image_size or default_image_size(self.size))
-        if self.image_size < 1 or self.image_size % (2 * STRIDE):
-            raise UserError(f"IMAGE_SIZE {self.image_size}: choose a multiple of {2 * STRIDE}")
-        for name in (
-            "clip_frames",
-            "batch_size",
-            "micro_batch_size",
-            "steps",
-            "min_pixels",
-            "crop_frames",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name.upper()} must be at least 1, not {getattr(self, name)}")
-        for name in (
-            "inference_prompt_fraction",
-            "final_lr_fraction",
-            "hold_fraction",
-            "balanced_fraction",
-            "teacher_forced_memory",
-            "point_probability",
-            "box_probability",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name.upper()} must be from 0 to 1, not {getattr(self, name)}")
-        for name in ("lr", "max_grad_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{name.upper()} must be positive, not {getattr(self, name)}")
-        if self.correction_clicks < 0:
-            raise UserError(f"CORRECTION_CLICKS must not be negative: {self.correction_clicks}")
-        if not 0 <= self.warmup_steps <= self.steps or not 0 <= self.weight_decay < float("inf"):
-            raise UserError("WARMUP_STEPS must be from 0 to STEPS, and WEIGHT_DECAY not negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"BETAS must be from 0 to less than 1, not {self.betas}")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"SEED must be from 0 to {2**31 - 1}, not {self.seed}")
-        if not 0 <= self.crop_step < 180 or not 0 < self.crop_fov[0] <= self.crop_fov[1] < 180:
+        if self.image_size % (2 * STRIDE):
             raise UserError(
-                "CROP_STEP must be from 0 to less than 180 degrees, and CROP_FOV a range within 0 "
-                f"to 180, not {self.crop_step} and {self.crop_fov}"
+                f"IMAGE_SIZE={self.image_size} does not fit the model; choose a multiple of "
+                f"{2 * STRIDE}"
             )
-        if self.precision not in ("auto", "bf16", "float32"):
-            raise UserError(f"PRECISION {self.precision!r}: choose auto, bf16 or float32")
-        if self.loss not in ("sam2", "from-scratch"):
-            raise UserError(f"LOSS {self.loss!r}: choose sam2 or from-scratch")
-        if self.optimizer not in ("adamw", "muon"):
-            raise UserError(f"OPTIMIZER {self.optimizer!r}: choose adamw or muon")
+        if self.warmup_steps > self.steps:
+            raise UserError(
+                f"WARMUP_STEPS={self.warmup_steps} is more than STEPS={self.steps}; choose less"
+            )
+        if self.crop_fov[0] > self.crop_fov[1]:
+            raise UserError(
+                f"CROP_FOV={self.crop_fov[0]:g},{self.crop_fov[1]:g} is no range; give the smaller "
+                "angle first"
+            )
         if self.batch_size % self.micro_batch_size:
             raise UserError(
-                f"BATCH_SIZE {self.batch_size} is no multiple of MICRO_BATCH_SIZE "
-                f"{self.micro_batch_size}"
+                f"BATCH_SIZE={self.batch_size} is not a multiple of "
+                f"MICRO_BATCH_SIZE={self.micro_batch_size}; change one of them"
             )
 
     def chunks(self, world: int) -> int:
@@ -185,13 +207,54 @@ class TrainSettings:
         Raises:
             UserError: The batch cannot be divided among them.
         """
-        share = self.batch_size // self.micro_batch_size
-        if share % world:
+        parts = self.batch_size // self.micro_batch_size
+        if parts % world:
             raise UserError(
-                f"BATCH_SIZE {self.batch_size} in parts of {self.micro_batch_size} cannot be split "
-                f"among {world} processes: choose a multiple of {self.micro_batch_size * world}"
+                f"BATCH_SIZE={self.batch_size} cannot be divided among {world} processes with "
+                f"MICRO_BATCH_SIZE={self.micro_batch_size}; choose a multiple of "
+                f"{self.micro_batch_size * world}"
             )
-        return share // world
+        return parts // world
+
+
+@dataclass(frozen=True)
+class Watch(Settings):
+    """How a run is watched and kept. Changes nothing about the weights but which are best."""
+
+    log_every: int = setting(10, help="steps between lines of progress", at_least=1)
+    save_every: int = setting(200, help="steps between kept states", at_least=1)
+    validate_every: int = setting(500, help="steps between validations", at_least=1)
+    clips: int = setting(
+        16, name="validation_clips", help="fixed validation clips; 0 validates nothing", at_least=0
+    )
+    frames: int = setting(24, name="validation_frames", help="frames of each of them", at_least=1)
+    workers: int = setting(
+        min(4, os.cpu_count() or 1),
+        help="processes that make clips",
+        at_least=0,
+        default_text="4, or the number of CPUs if that is less",
+    )
+
+
+@dataclass(frozen=True)
+class Scored(Settings):
+    """What is scored of the validation split for the ablations."""
+
+    objects: int | None = setting(
+        None,
+        help="objects scored on each panorama, at most: evenly spaced by area",
+        at_least=1,
+        default_text="all",
+    )
+    limit: int | None = setting(
+        None,
+        help="panoramas scored of each folder, at most: evenly spaced ones",
+        at_least=1,
+        default_text="all",
+    )
+    clicks: int = setting(
+        1, help="rounds of the protocol; the paper's ablations have 1", at_least=1
+    )
 
 
 def to_json(settings: TrainSettings) -> dict[str, Any]:

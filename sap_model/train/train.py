@@ -15,10 +15,8 @@ clip of one frame uses no memory.)
 from __future__ import annotations
 
 import math
-import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,29 +38,10 @@ from sap_model.train.optimizer import new_optimizers, rate, set_rate
 from sap_model.train.processes import World, processes
 from sap_model.train.run_folder import RunLog
 from sap_model.train.scan_clips import ScanClips
-from sap_model.train.settings import TrainSettings
+from sap_model.train.settings import TrainSettings, Watch
 
 DIVERGED, PATIENCE = 20.0, 20
 """A loss that is this many times its running mean for this many steps will not come back."""
-
-
-@dataclass(frozen=True)
-class Watch:
-    """How a run is watched and kept. Changes nothing about the weights but which are best.
-
-    Attributes:
-        log_every, save_every, validate_every: Steps.
-        clips: Fixed validation clips; 0 validates nothing.
-        frames: Frames of each; a whole cycle by default.
-        workers: Loader processes.
-    """
-
-    log_every: int = 10
-    save_every: int = 200
-    validate_every: int = 500
-    clips: int = 16
-    frames: int = 24
-    workers: int = min(4, os.cpu_count() or 1)
 
 
 def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Path:

@@ -20,8 +20,8 @@ import torch
 
 from sap_model.train import cost
 from sap_model.train.scan_clips import ScanClips, ShardRows
-from sap_model.train.settings import TrainSettings
-from sap_model.train.train import Watch, train
+from sap_model.train.settings import TrainSettings, Watch
+from sap_model.train.train import train
 from tests.benchmarks import verifying
 
 PANORAMAS, GPUS, FRAMES, VIEWS, IMAGE_SIZE = 183_440, 8, 48, 24, 1024

@@ -280,13 +280,14 @@ def test_as_many_objects_as_asked_for_from_small_to_large(areas, limit):
     assert [thing["id"] for thing in found] == sorted(thing["id"] for thing in found)
 
 
-EVALUATE = [sys.executable, "-m", "sap_model", "eval", "--methods", "oracle,sam2", "--size", "nano"]
+EVALUATE = [sys.executable, "-m", "sap_model", "eval"]
 
 
 def test_the_command(shards, weights, tmp_path):
     command = [*EVALUATE, "--data", str(shards), "--sam2", str(weights), "--image-size", "64"]
-    command += ["--clicks", "1", "--limit", "1", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command += ["--clicks", "1", "--limit", "1", "--eval", str(tmp_path)]
+    methods = ["--methods", "oracle,sam2", "--size", "nano"]
+    done = subprocess.run([*command, *methods], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 evaluated" in done.stdout and (tmp_path / "index.html").exists()
     assert len(pq.read_table(tmp_path / "results.parquet")) > 4

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import main
 from pipeline.errors import UserError
-from sap_model.cli import main
 from sap_model.evaluate.settings import EvalSettings, provenance
 from sap_model.model import checkpoints
 
@@ -81,7 +81,7 @@ def test_results_of_official_sizes_rest_on_what_they_always_did(weights):
 def test_missing_weights_are_one_line_of_the_command(shards, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "none")
     with pytest.raises(SystemExit) as ended:
-        main(["eval", "--size", "nano", "--data", str(shards), "--out", str(tmp_path / "eval")])
+        main(["eval", "--size", "nano", "--data", str(shards), "--eval", str(tmp_path / "eval")])
     said = capsys.readouterr().err
     assert ended.value.code == 2
     assert said.startswith("error: the weights sam2-nano") and said.count("\n") == 1

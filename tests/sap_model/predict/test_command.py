@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.cli import main
 from pipeline.pictures.gpano import Window
 from pipeline.pictures.read import read_picture
 from pipeline.pictures.write import encode_panorama
 from pipeline.sphere import pixel_solid_angles
 from sap_model.clicks import Click
 from sap_model.model import checkpoints
-from sap_model.predict.__main__ import main
 from sap_model.predict.command import describe
 from sap_model.predict.overlay import CLICKS, PREDICTED, WHITE, overlay
 from sap_model.predict.predictor import SapPredictor
@@ -46,7 +46,7 @@ def run(files, capsys):
 
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main(list(arguments))
+            main(["predict", *arguments])
         return ended.value.code, *capsys.readouterr()
 
     return call
@@ -158,20 +158,20 @@ def test_a_click_where_the_picture_shows_nothing_is_refused(run):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ([], "the following arguments are required: --click"),
+        ([], "CLICK is not given; give it, for example CLICK=1200,900"),
         (["--click", "256,3"], "click 256,3 lies outside of the panorama: 0 to 255,127"),
         (["--click", "3,128"], "click 3,128 lies outside of the panorama"),
         (["--click=-1,3"], "click -1,3 lies outside of the panorama"),
         (["--click", "3,4,0"], "no click on the object"),
-        (["--click", "3,4,2"], "CLICK must be X,Y in whole pixels, or X,Y,0, not 3,4,2"),
-        (["--click", "3.5,4"], "CLICK must be X,Y"),
+        (["--click", "3,4,2"], "CLICK=3,4,2 is not X,Y or X,Y,0 in pixels"),
+        (["--click", "3.5,4"], "CLICK=3.5,4 is not X,Y"),
         ([*GIVEN, "--out", "mask.jpg"], "OUT mask.jpg must end in .png"),
         ([*GIVEN, "--overlay", "look.gif"], "OVERLAY look.gif must end in .png or .jpg"),
         ([*GIVEN, "--out", "no/mask.png"], "OUT no/mask.png: there is no folder no"),
         ([*GIVEN, "--out", "room.png/mask.png"], "OUT room.png/mask.png: there is no folder"),
         ([*GIVEN, "--out", "room.png"], "OUT room.png is the panorama"),
         ([*GIVEN, "--out", "a.png", "--overlay", "./a.png"], "OVERLAY a.png is the mask"),
-        ([*GIVEN, "--method", "magic"], "method 'magic': choose one of sam2"),
+        ([*GIVEN, "--method", "magic"], "METHOD=magic is unknown; choose sam2"),
         ([*GIVEN, "--method", "oracle"], "method oracle needs the truth"),
         ([*GIVEN, "--method", "erp"], "method erp needs CHECKPOINT"),
         ([*GIVEN, "--method", "scan"], "the weights sam2-nano should come with this package"),
@@ -180,8 +180,8 @@ def test_a_click_where_the_picture_shows_nothing_is_refused(run):
         ([*GIVEN, "--size", "huge", "--checkpoint", "sap-nano"], "model size 'huge': choose"),
         ([*GIVEN, "--checkpoint", "no.pt"], "no checkpoint no.pt"),
         ([*GIVEN, "--image-size", "100"], "image_size 100: choose a multiple of 32"),
-        ([*GIVEN, "--image-size", "x"], "IMAGE_SIZE must be a whole number"),
-        ([*GIVEN, "--fusion", "min"], "FUSION invalid choice"),
+        ([*GIVEN, "--image-size", "x"], "IMAGE_SIZE=x is not an integer"),
+        ([*GIVEN, "--fusion", "min"], "FUSION=min is unknown; choose max, mean"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(run, words, reason):

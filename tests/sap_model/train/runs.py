@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sap_model.train.settings import TrainSettings
-from sap_model.train.train import Watch
+from sap_model.train.settings import TrainSettings, Watch
 
 ROOT = Path(__file__).parents[3]
 QUIET = Watch(clips=0, save_every=1, workers=0)
@@ -19,12 +18,9 @@ QUIET = Watch(clips=0, save_every=1, workers=0)
 
 def command(settings: TrainSettings, folder: Path, processes: int = 1) -> list[str]:
     """What make calls."""
-    how = ["-m"]
-    if processes > 1:  # the dashes end torchrun's own options, of which --run could be one
-        how = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        how += ["-m", "--"]
-    words = [sys.executable, *how, "sap_model", "train"]
-    words += ["--run", str(folder), "--data", *settings.data, "--workers", "0", "--save-every", "1"]
+    words = [sys.executable, "-m", "sap_model", "train", "--gpus", str(processes)]
+    words += [word for data in settings.data for word in ("--data", data)]
+    words += ["--run", str(folder), "--workers", "0", "--save-every", "1"]
     names = (
         "size",
         "image_size",

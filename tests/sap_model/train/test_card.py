@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 from huggingface_hub import ModelCard
 
+from pipeline.cli import COMMANDS, read_settings
 from pipeline.errors import UserError
 from pipeline.layout import read_json
 from pipeline.shards.reader import ShardReader
@@ -19,7 +20,6 @@ from sap_model.evaluate.report import write_report
 from sap_model.evaluate.run import evaluate
 from sap_model.evaluate.settings import EvalSettings
 from sap_model.model.checkpoints import SHIPPED
-from sap_model.predict.__main__ import _parser
 from sap_model.train import nano
 from sap_model.train.card import card, table_of, write_card
 from sap_model.train.run_folder import export
@@ -109,7 +109,7 @@ def test_the_tables_are_those_of_the_evaluation(readme, made):
 
 def test_its_commands_and_headings_are_whole(readme, made):
     for command in re.findall(r"^python -m sap_model\.predict (.*)$", readme, re.MULTILINE):
-        _parser().parse_args(command.split())
+        read_settings("predict", COMMANDS["predict"].load_settings(), command.split())
     assert "someone/sap-nano:sap_nano.pt" in readme
     assert "at most 2 objects" in readme and "None of the 2 scenes was trained on." in readme
     assert "{SAP}: Segment Any 4K Panorama" in readme and "\n\n\n" not in readme

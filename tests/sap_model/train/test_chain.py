@@ -59,7 +59,7 @@ def test_trained_weights_are_evaluated_beside_those_they_came_from(tmp_path):
 
     out = tmp_path / "eval"
     said = call(
-        "sap_model", "eval", "--data", data, "--split", "all", "--out", out, *MODEL,
+        "sap_model", "eval", "--data", data, "--split", "all", "--eval", out, *MODEL,
         "--checkpoint", run / "weights.pt", "--sam2", fresh, "--methods", "sam2,scan,sap",
         "--limit", 1, "--objects", 2, "--clicks", 1, "--workers", 1,
     )  # fmt: skip

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import cli
 from pipeline.errors import UserError
-from sap_model import cli
+from pipeline.setting import options_of
+from sap_model.config import Train
 from sap_model.train import train as training
-from sap_model.train.settings import SOURCES, TrainSettings, settings_hash, to_json
+from sap_model.train.settings import SOURCES, TrainSettings, Watch, settings_hash, to_json
 
 GOOD = TrainSettings(data=("shards",))
 NAN, INFINITE = math.nan, math.inf
@@ -21,20 +23,24 @@ NAN, INFINITE = math.nan, math.inf
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"data": ()}, "DATA="),
-        ({"data": (), "mix": (("crops", 1.0),)}, "DATA="),
-        ({"mix": ()}, "at least one source"),
-        ({"mix": (("crops", 1.0), ("crops", 1.0))}, "none of them twice"),
-        ({"mix": (("pictures", 1.0),)}, "'pictures'; choose from panoramas, crops, sa1b, sav"),
-        ({"mix": (("sa1b", 1.0),)}, "SA1B="),
-        ({"mix": (("sav", 1.0),)}, "SAV="),
-        *(({"mix": (("crops", w),)}, "must be positive") for w in (0.0, -1.0, NAN, INFINITE)),
+        ({"data": ()}, "DATA is not given"),
+        ({"data": (), "mix": (("crops", 1.0),)}, "DATA is not given"),
+        ({"mix": ()}, "MIX names no source"),
+        ({"mix": (("crops", 1.0), ("crops", 1.0))}, "one twice"),
+        ({"mix": (("pictures", 1.0),)}, "pictures; choose from panoramas, crops, sa1b, sav"),
+        ({"mix": (("sa1b", 1.0),)}, "give SA1B"),
+        ({"mix": (("sav", 1.0),)}, "give SAV"),
+        *(({"mix": (("crops", w),)}, "of crops in MIX is") for w in (0.0, -1.0, NAN, INFINITE)),
         ({"mix": (("panoramas", 1.0), ("crops", 1e-10))}, "crops in MIX is too small"),
-        ({"method": "scan"}, "choose from sap, erp, sap-no-overlap, sap-no-scan"),
-        *(({"clip_objects": n}, "CLIP_OBJECTS must be from 1 to 8") for n in (0, 9)),
-        *(({"image_size": n}, "multiple of 32") for n in (-64, 1000, 16)),
+        (
+            {"method": "scan"},
+            "METHOD=scan is unknown; choose sap, erp, sap-no-overlap, sap-no-scan",
+        ),
+        *(({"clip_objects": n}, "choose from 1 to 8") for n in (0, 9)),
+        *(({"image_size": n}, "multiple of 32") for n in (1000, 16)),
+        ({"image_size": -64}, "IMAGE_SIZE=-64 is out of range"),
         *(
-            ({name: 0}, f"{name.upper()} must be at least 1")
+            ({name: 0}, f"{name.upper()}=0 is out of range")
             for name in (
                 "clip_frames",
                 "batch_size",
@@ -45,7 +51,7 @@ NAN, INFINITE = math.nan, math.inf
             )
         ),
         *(
-            ({name: value}, f"{name.upper()} must be from 0 to 1")
+            ({name: value}, f"{name.upper()}={value:g} is out of range; choose from 0 to 1")
             for name in (
                 "inference_prompt_fraction",
                 "final_lr_fraction",
@@ -58,7 +64,7 @@ NAN, INFINITE = math.nan, math.inf
             for value in (-0.1, 1.1, NAN)
         ),
         *(
-            ({name: value}, f"{name.upper()} must be positive")
+            ({name: value}, f"{name.upper()}={value:g} is out of range; choose more than 0")
             for name in ("lr", "max_grad_norm")
             for value in (0.0, -1.0, NAN, INFINITE)
         ),
@@ -67,13 +73,13 @@ NAN, INFINITE = math.nan, math.inf
         ({"warmup_steps": -1}, "WARMUP_STEPS"),
         *(({"weight_decay": value}, "WEIGHT_DECAY") for value in (-0.1, NAN, INFINITE)),
         *(({"betas": (0.9, value)}, "BETAS") for value in (1.0, -0.1, NAN)),
-        *(({"seed": value}, "SEED must be from 0 to 2147483647") for value in (-1, 2**31)),
-        ({"precision": "float16"}, "choose auto, bf16 or float32"),
-        ({"loss": "dice"}, "choose sam2 or from-scratch"),
-        ({"optimizer": "sgd"}, "OPTIMIZER 'sgd'"),
+        *(({"seed": value}, "choose from 0 to 2147483647") for value in (-1, 2**31)),
+        ({"precision": "float16"}, "choose auto, bf16, float32"),
+        ({"loss": "dice"}, "choose sam2, from-scratch"),
+        ({"optimizer": "sgd"}, "OPTIMIZER=sgd"),
         (
             {"batch_size": 8, "micro_batch_size": 3},
-            "BATCH_SIZE 8 is no multiple of MICRO_BATCH_SIZE 3",
+            "MICRO_BATCH_SIZE=3; change",
         ),
         *(({"crop_step": value}, "CROP_STEP") for value in (-1.0, 180.0, NAN)),
         *(({"crop_fov": v}, "CROP_FOV") for v in ((0.0, 90.0), (90.0, 80.0), (90.0, 180.0))),
@@ -184,7 +190,8 @@ def called(monkeypatch):
 
 def test_options_become_settings(called, capsys):
     code, (settings, out, watch) = called(
-        "--data", "one two", "--run", "here", "--mix", "panoramas:3, crops", "--size", "nano",
+        "--data", "one", "--data", "the other", "--run", "here", "--mix", "panoramas:3, crops",
+        "--size", "nano",
         "--image-size", "256", "--checkpointing", "0", "--lr", "1e-3", "--seed", "0",
         "--steps", "7", "--batch-size", "4", "--micro-batch-size", "2", "--min-pixels", "9",
         "--clip-objects", "3",
@@ -194,7 +201,7 @@ def test_options_become_settings(called, capsys):
     assert code == 0
     assert str(out) == "here"
     assert settings == TrainSettings(
-        data=("one", "two"), mix=(("panoramas", 0.75), ("crops", 0.25)), size="nano",
+        data=("one", "the other"), mix=(("panoramas", 0.75), ("crops", 0.25)), size="nano",
         image_size=256, checkpointing=False, lr=1e-3, seed=0, steps=7, batch_size=4,
         micro_batch_size=2, min_pixels=9, clip_objects=3, clip_frames=48, checkpoint="x.pt",
         precision="bf16", method="erp",
@@ -206,30 +213,51 @@ def test_options_become_settings(called, capsys):
 def test_what_is_not_said_stays_as_the_settings_have_it(called):
     code, (settings, out, watch) = called("--data", "shards")
     assert (code, settings, str(out)) == (0, TrainSettings(data=("shards",)), "out/train")
-    assert watch == training.Watch()
-    _, (settings, _, _) = called("--data", "", "--sa1b", "a", "--mix", "sa1b")
+    assert watch == Watch()
+    _, (settings, _, _) = called("--sa1b", "a", "--mix", "sa1b")
     assert settings.mix == (("sa1b", 1.0),)
+
+
+def test_shards_and_the_run_lie_in_out_unless_they_are_given(called):
+    _, (settings, out, _) = called("OUT=my run")
+    assert (settings.data, str(out)) == (("my run/shards",), "my run/train")
+
+
+def test_every_setting_of_a_run_can_be_given(called):
+    """Those that the command line once did not have."""
+    _, (settings, _, watch) = called(
+        "DATA=x", "WARMUP_STEPS=5", "WEIGHT_DECAY=0.02", "MAX_GRAD_NORM=1", "BETAS=0.9,0.98",
+        "FINAL_LR_FRACTION=0", "CORRECTION_CLICKS=2", "OPTIMIZER=muon", "LOSS=from-scratch",
+        "CROP_FOV=30,70", "CHECKPOINT=none", "VALIDATION_CLIPS=3", "FREEZE_ENCODER=0",
+    )  # fmt: skip
+    assert settings == TrainSettings(
+        data=("x",), warmup_steps=5, weight_decay=0.02, max_grad_norm=1.0, betas=(0.9, 0.98),
+        final_lr_fraction=0.0, correction_clicks=2, optimizer="muon", loss="from-scratch",
+        crop_fov=(30.0, 70.0), checkpoint=None, freeze_encoder=False,
+    )  # fmt: skip
+    assert watch == Watch(clips=3)
+    given = {option.field for option in options_of(Train).values() if option.group == "settings"}
+    assert given == {field.name for field in fields(TrainSettings)}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "DATA="),
-        (("--data", ""), "DATA="),
-        (("--data", "x", "--mix", "panoramas:much"), "MIX 'panoramas:much'"),
-        (("--data", "x", "--mix", "paintings"), "MIX names 'paintings'"),
-        (("--data", "x", "--mix", "panoramas:0"), "must be positive"),
-        (("--data", "x", "--mix", ""), "MIX names ''"),
-        (("--data", "x", "--method", "scan"), "METHOD 'scan'"),
-        (("--data", "x", "--steps", "many"), "STEPS must be a whole number, not many"),
+        (("--data", ""), "DATA is empty"),
+        (("--data", "x", "--mix", "panoramas:much"), "MIX=panoramas:much is not a mix"),
+        (("--data", "x", "--mix", "paintings"), "MIX names paintings"),
+        (("--data", "x", "--mix", "panoramas:0"), "of panoramas in MIX is"),
+        (("--data", "x", "--mix", ""), "MIX is empty"),
+        (("--data", "x", "--method", "scan"), "METHOD=scan is unknown"),
+        (("--data", "x", "--steps", "many"), "STEPS=many is not an integer"),
         (("--data", "x", "--lr", "high"), "LR"),
-        (("--data", "x", "--checkpointing", "yes"), "CHECKPOINTING must be 0 or 1"),
-        (("--data", "x", "--precision", "half"), "PRECISION 'half'"),
-        (("--data", "x", "--validate-every", "0"), "VALIDATE_EVERY must be at least 1, not 0"),
-        (("--data", "x", "--save-every", "-3"), "SAVE_EVERY must be at least 1, not -3"),
-        (("--data", "x", "--workers", "-1"), "WORKERS must be at least 0, not -1"),
-        (("--data", "x", "--workers", "two"), "WORKERS must be a whole number, not two"),
-        (("--data", "x", "--colour", "red"), "--colour"),
+        (("--data", "x", "--checkpointing", "yes"), "CHECKPOINTING=yes is not 0 or 1"),
+        (("--data", "x", "--precision", "half"), "PRECISION=half"),
+        (("--data", "x", "--validate-every", "0"), "VALIDATE_EVERY=0 is out of range"),
+        (("--data", "x", "--save-every", "-3"), "SAVE_EVERY=-3 is out of range"),
+        (("--data", "x", "--workers", "-1"), "WORKERS=-1 is out of range"),
+        (("--data", "x", "--workers", "two"), "WORKERS=two is not an integer"),
+        (("--data", "x", "--colour", "red"), "no setting COLOUR"),
     ],
 )
 def test_what_cannot_be_is_one_line(called, capsys, arguments, said):

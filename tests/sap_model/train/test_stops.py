@@ -88,7 +88,10 @@ def test_settings_that_will_not_do_are_told_once():
         for rank in "01"
     ]
     assert [one.returncode for one in said] == [2, 2]
-    assert said[0].stderr == "error: LR must be positive, not -1.0\n" and said[1].stderr == ""
+    assert (
+        said[0].stderr == "error: LR=-1 is out of range; choose more than 0\n"
+        and said[1].stderr == ""
+    )
 
 
 def test_two_processes_refuse_with_one_line(settings, tmp_path):

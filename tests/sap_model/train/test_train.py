@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from torch.distributed.run import parse_args
 
 from pipeline.layout import RunFolder
 from pipeline.shards.writer import pack
+from sap_model import commands
 from sap_model.model.checkpoints import load
 from sap_model.train import run_folder, train, validation
 from sap_model.train.run_folder import RunLog
 from sap_model.train.scan_clips import ScanClips, ShardRows
-from sap_model.train.settings import TrainSettings
-from sap_model.train.train import Watch
+from sap_model.train.settings import TrainSettings, Watch
 from tests import synthetic
 from tests.sap_model.train.runs import QUIET, ROOT, command, environment, losses, weights
 
@@ -100,18 +100,20 @@ def test_two_processes_do_what_one_does(settings, reference, tmp_path):
         torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-5, msg=name)
 
 
-def test_make_keeps_torchruns_options_from_ours():
-    said = subprocess.run(
-        ["make", "--no-print-directory", "--dry-run", "train", "GPUS=2", "DATA=d", "RUN=r"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    ).stdout
-    words = shlex.split(said.split("torch.distributed.run")[1].replace("\\\n", " "))
-    started = parse_args(words)
+def test_torchrun_gets_the_whole_command_line(monkeypatch):
+    """The dashes end torchrun's own options, of which --run could be one."""
+    ours = ["train", "GPUS=2", "--data", "my data", "--run", "r"]
+    called = []
+    monkeypatch.setattr("sys.argv", ["sap-panorama", *ours])
+    monkeypatch.setattr("os.execv", lambda *call: called.append(call))
+    commands.restart_for_each_gpu(2)
+    ((program, words),) = called
+    assert program == words[0] == sys.executable
+    started = parse_args(words[3:])
+    assert words[1:3] == ["-m", "torch.distributed.run"]
     assert started.module and started.nproc_per_node == "2"
     assert started.training_script == "sap_model"
-    assert started.training_script_args == ["train", "--data", "d", "--run", "r"]
+    assert started.training_script_args == ours
 
 
 def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path, capsys):

@@ -1,0 +1,160 @@
+"""What the model's commands do: a few lines over the modules that do the work."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import OnRun
+from pipeline.errors import UserError
+from pipeline.storage import is_remote, open_path
+from sap_model.config import (
+    Ablations,
+    Evaluate,
+    Import,
+    ImportCoco,
+    ImportHunyuan,
+    ImportPavs,
+    ModelCard,
+    Nano,
+    Predict,
+    Train,
+    shards_of,
+)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def evaluate(options: Evaluate) -> None:
+    """Shards and weights → scores, tables, a page."""
+    from pipeline.shards.reader import ShardReader
+    from sap_model.evaluate.jobs import method_folder, panoramas
+    from sap_model.evaluate.page import write_page
+    from sap_model.evaluate.report import write_report
+    from sap_model.evaluate.run import Progress
+    from sap_model.evaluate.run import evaluate as score
+
+    settings = options.settings.build(**_data(options.settings.values, shards_of(options)))
+    folder = options.eval or _folder(options, "EVAL", "eval")
+    last = 0.0
+
+    def progress(state: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES or state.done == state.total:
+            last = now
+            left = "" if state.seconds_left is None else f", {state.seconds_left / 60:.0f} min left"
+            print(f"{state.done} of {state.total} evaluated{left}", flush=True)
+
+    score(
+        settings,
+        folder,
+        workers=options.workers,
+        ray_address=options.ray_address or os.environ.get("RAY_ADDRESS"),
+        progress=progress,
+    )
+    wanted = panoramas(settings, ShardReader(settings.data, settings.split))
+    benchmark = method_folder(folder, settings, "oracle").parent.name
+    text = write_report(folder, benchmark, wanted)
+    page = write_page(settings, folder, wanted, text)
+    print(text)
+    print(f"tables: {folder / 'tables.md'}\nlook:   {page}")
+
+
+def train(options: Train) -> None:
+    """Shards and weights → weights that are fine-tuned on the scan."""
+    from sap_model.train.train import train as fit
+
+    run = options.run or _folder(options, "RUN", "train")
+    settings = options.settings.build(**_data(options.settings.values, (shards_of(options),)))
+    if options.gpus > 1 and "RANK" not in os.environ:
+        restart_for_each_gpu(options.gpus)
+    weights = fit(settings, run, options.watch.build())
+    if os.environ.get("RANK", "0") == "0":  # the first of the processes that torchrun started
+        print(f"weights: {weights}")
+
+
+def restart_for_each_gpu(gpus: int) -> None:
+    """Replace this process by torchrun, which starts the same command once for each GPU."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(gpus)]
+    sys.stdout.flush()
+    os.execv(  # noqa: S606 - the same program, without a shell
+        sys.executable, [sys.executable, *torchrun, "-m", "--", "sap_model", *sys.argv[1:]]
+    )
+
+
+def nano(options: Nano) -> None:
+    """Shards → the two small models that come with the package."""
+    from sap_model.train.nano import make
+
+    run = options.run or _folder(options, "RUN", "nano")
+    make(options.folders, run, options.weights or run)
+
+
+def ablations(options: Ablations) -> None:
+    """Shards → the paper's tables 4 to 6 at nano scale."""
+    from sap_model.train.ablations import ablate, base_settings
+
+    run = options.run or _folder(options, "RUN", "ablations")
+    settings = base_settings(options.folders, options.checkpoint, options.steps)
+    print(ablate(settings, run, options.scored.build()))
+    print(f"tables: {run / 'ablations.md'}")
+
+
+def model_card(options: ModelCard) -> None:
+    """Shipped weights and their scores → their card for the Hub."""
+    from sap_model.train.card import write_card
+
+    weights = options.weights or _folder(options, "WEIGHTS", "nano")
+    scores = options.scores or _folder(options, "SCORES", "eval") / "tables.json"
+    print(f"card: {write_card(weights, scores, options.repo, options.dataset)}")
+
+
+def predict(options: Predict) -> None:
+    """A panorama and clicks → a mask."""
+    from sap_model.predict.command import segment
+
+    print(segment(options), end="")
+
+
+def import_coco(options: ImportCoco) -> None:
+    """A COCO JSON and its pictures → shards."""
+    from sap_model.importers.coco import import_coco as convert
+
+    _imported(convert, options)
+
+
+def import_pavs(options: ImportPavs) -> None:
+    """PAVS10K → shards."""
+    from sap_model.importers.pavs import import_pavs as convert
+
+    _imported(convert, options)
+
+
+def import_hunyuan(options: ImportHunyuan) -> None:
+    """Folders of panoramas and masks → shards."""
+    from sap_model.importers.hunyuan import import_hunyuan as convert
+
+    _imported(convert, options)
+
+
+def _imported(convert: Callable[..., dict[str, int]], options: Import) -> None:
+    counts = convert(**{field.name: getattr(options, field.name) for field in fields(options)})
+    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+
+
+def _folder(options: OnRun, setting: str, name: str) -> Path:
+    """A folder of OUT, which has to be on this machine."""
+    if is_remote(open_path(options.out)):
+        raise UserError(f"OUT={options.out} is not a folder on this machine; give {setting}")
+    return Path(options.out, name)
+
+
+def _data(given: Mapping[str, Any], default: Any) -> dict[str, Any]:
+    """The shards of the run, unless DATA was given."""
+    return {} if "data" in given else {"data": default}

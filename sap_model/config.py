@@ -1,0 +1,180 @@
+"""The settings of the model's commands: one dataclass for each, one field for each setting.
+
+What a training run and an evaluation are stands in `sap_model.train.settings` and
+`sap_model.evaluate.settings`, for Python code uses them too; commands take them as groups.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import OnRun
+from pipeline.farm.options import FarmSettings
+from pipeline.setting import Given, Settings, group, json_list, like, setting
+from sap_model.evaluate.settings import EvalSettings
+from sap_model.names import SIZE_HELP, Fusion, Method
+from sap_model.train.settings import Scored, TrainSettings, Watch
+
+CLICK = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*(?:,\s*([01])\s*)?")
+
+
+@dataclass(frozen=True)
+class Evaluate(OnRun):
+    """Score methods on panoramas in the paper's protocol: tables and a page to look at."""
+
+    eval: Path | None = setting(None, help="folder of the results", default_text="OUT/eval")
+    settings: Given[EvalSettings] = group(EvalSettings, data="OUT/shards")
+    workers: int | None = setting(
+        None, help="processes", at_least=1, default_text="one for each GPU, else one"
+    )
+    ray_address: str | None = like(FarmSettings, "ray_address")
+
+
+@dataclass(frozen=True)
+class Train(OnRun):
+    """Fine-tune SAM2 on the scan, or continue a run that was stopped."""
+
+    run: Path | None = setting(None, help="folder of the run", default_text="OUT/train")
+    gpus: int = setting(1, help="processes on this machine, one for each GPU", at_least=1)
+    settings: Given[TrainSettings] = group(TrainSettings, data="OUT/shards")
+    watch: Given[Watch] = group(Watch)
+
+
+@dataclass(frozen=True)
+class OnShardFolders(OnRun):
+    """A command on several folders of shards."""
+
+    data: tuple[str, ...] = setting((), help="folders or URLs of shards", default_text="OUT/shards")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return self.data or (shards_of(self),)
+
+
+@dataclass(frozen=True)
+class Nano(OnShardFolders):
+    """Make the two small models that come with the package, from scratch."""
+
+    run: Path | None = setting(None, help="folder of its runs", default_text="OUT/nano")
+    weights: Path | None = setting(None, help="folder of the weights", default_text="RUN")
+
+
+@dataclass(frozen=True)
+class Ablations(OnShardFolders):
+    """Train and score the paper's tables 4 to 6 at nano scale."""
+
+    run: Path | None = setting(None, help="folder of all of it", default_text="OUT/ablations")
+    checkpoint: str = setting(
+        "sam2-nano", help="weights to start from: a file, a Hub id, a shipped name, or RUN of nano"
+    )
+    steps: int | None = setting(
+        None, help="optimiser steps", at_least=1, default_text="those of the nano recipe"
+    )
+    scored: Given[Scored] = group(Scored)
+
+
+@dataclass(frozen=True)
+class ModelCard(OnRun):
+    """Write the card of the small models, from their records and their scores."""
+
+    weights: Path | None = setting(
+        None, help="folder of the weights and their records", default_text="OUT/nano"
+    )
+    scores: Path | None = setting(
+        None, help="tables.json of an evaluation", default_text="OUT/eval/tables.json"
+    )
+    repo: str | None = setting(None, help="the models' name on the Hub, for the examples")
+    dataset: str | None = setting(None, help="the training data's name on the Hub")
+
+
+def parse_clicks(text: str) -> tuple[tuple[int, int, int], ...]:
+    """Clicks as (x, y, label), from X,Y or X,Y,LABEL or a JSON list of such texts.
+
+    >>> parse_clicks("1200,900"), parse_clicks('["1200,900", "3,4,0"]')
+    (((1200, 900, 1),), ((1200, 900, 1), (3, 4, 0)))
+    """
+    clicks = []
+    for part in json_list(text) or [text]:
+        found = CLICK.fullmatch(part)
+        if not found:
+            raise ValueError("X,Y or X,Y,0 in pixels")
+        clicks.append((int(found[1]), int(found[2]), int(found[3] or 1)))
+    return tuple(clicks)
+
+
+@dataclass(frozen=True)
+class Predict(Settings):
+    """Segment an object of a panorama from clicks on it."""
+
+    image: Path = setting(
+        help="the panorama: a picture that shows the whole sphere, or says which part",
+        positional=True,
+        required="room.jpg",
+    )
+    clicks: tuple[tuple[int, int, int], ...] = setting(
+        name="click",
+        help="pixel X,Y of the object; with ,0 behind it a pixel beside the object; as often as "
+        "needed",
+        parse=parse_clicks,
+        repeat=True,
+        required="1200,900",
+    )
+    out: Path | None = setting(
+        None, help="where the mask goes: PNG, 0 or 255, as large as the picture"
+    )
+    overlay: Path | None = setting(None, help="where the mask on the picture goes: PNG or JPEG")
+    size: str | None = setting(None, help=SIZE_HELP, default_text="the checkpoint's, or nano")
+    checkpoint: str | None = setting(
+        None,
+        help="weights: a file, a Hub id or a shipped name",
+        default_text="SAM2's own or the shipped ones, as METHOD needs",
+    )
+    image_size: int | None = like(EvalSettings, "image_size")
+    fusion: Fusion = like(EvalSettings, "fusion")
+    method: Method = setting("sap", help="how it is done; the oracle needs the truth")
+
+
+@dataclass(frozen=True)
+class Import(Settings):
+    """A command that converts a benchmark into shards."""
+
+    source: Path = setting(
+        help="the benchmark as it was downloaded", positional=True, required="downloaded/"
+    )
+    out: Path = setting(help="a new folder for the shards", positional=True, required="imported/")
+    min_area: int = setting(
+        1, help="smallest object that is kept, in pixels of its picture", at_least=1
+    )
+
+
+@dataclass(frozen=True)
+class ImportCoco(Import):
+    """Convert a COCO JSON and its folder of panoramas into shards."""
+
+    images: Path | None = setting(
+        None,
+        help="folder of the pictures",
+        default_text="the JSON's, or images/ there or beside it",
+    )
+
+
+@dataclass(frozen=True)
+class ImportPavs(Import):
+    """Convert PAV-SOD's PAVS10K, some frames of each video, into shards."""
+
+    frames: str = setting("Frames", help="folder of the frames in SOURCE")
+    masks: str = setting("Instances", help="folder of the instance masks in SOURCE")
+    seed: int = setting(0, help="of the draw of frames", at_least=0)
+    per_video: int = setting(3, help="frames drawn from each video", at_least=1)
+
+
+@dataclass(frozen=True)
+class ImportHunyuan(Import):
+    """Convert a folder per panorama with a mask per object into shards."""
+
+
+def shards_of(options: OnRun) -> str:
+    """Where the shards of a run lie: OUT may be a URL."""
+    return f"{options.out.rstrip('/')}/shards"

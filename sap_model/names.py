@@ -1,0 +1,20 @@
+"""Names that settings accept, apart from the modules that give them their meaning: those are slow
+to load, and the command line lists the names without them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Fusion = Literal["max", "mean"]
+"""How the masks of views become one; see `sap_model.scan.fusion`."""
+
+TrainedMethod = Literal["sap", "erp", "sap-no-overlap", "sap-no-scan"]
+"""The methods that have weights of their own: SAP and its ablations."""
+
+Method = Literal[
+    "sam2", "sam2-pad", "scan", "sap", "erp", "sap-no-overlap", "sap-no-scan", "oracle"
+]
+"""The keys of `sap_model.predict.methods.METHODS`."""
+
+SIZE_HELP = "model size: nano, tiny, small, base_plus, large, or a YAML file"
+"""The keys of `sap_model.model.build.CONFIGS`, for help."""
