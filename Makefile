@@ -106,10 +106,18 @@ $(stamps)/%: pyproject.toml $(constraints) | .venv/bin/python
 
 $(stamps)/predict: pyproject.toml $(constraints) pipeline/install/sam2.txt | .venv/bin/python
 	@echo "installing predict into .venv"
-	@$(install) --editable '.[predict]'
+	@$(install) --editable '.[sam2-needs]' setuptools==80.9.0 wheel==0.45.1
 	@SAM2_BUILD_CUDA=0 $(python) -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --no-deps --require-hashes --requirement pipeline/install/sam2.txt
 	@$(python) -m pipeline.install.check predict
 	@mkdir -p $(stamps) && touch $@
 
+# Neither names sam2: it would bring torchvision.
 $(stamps)/train: $(stamps)/predict
+	@echo "installing train into .venv"
+	@$(install) --editable '.[train-needs]'
+	@$(python) -m pipeline.install.check train
+	@touch $@
+
+$(stamps)/demo: $(stamps)/predict
+	@touch $@

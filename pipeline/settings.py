@@ -10,6 +10,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.mix import draw_from_mix, normalise_mix, parse_mix
 from pipeline.setting import Settings, setting
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "infinigen_configs"
+CONFIG_FOLDER = Path(str(files("infinigen_configs")))
 
 GENERATORS = ("indoors", "rooms", "house", "spheres")
 """`indoors`: InfiniGen v1 Indoors; `rooms`, `house`: InfiniGen v2; `spheres`: a small analytic

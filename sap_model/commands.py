@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import OnRun
 from pipeline.errors import UserError
@@ -26,6 +26,9 @@ from sap_model.config import (
     Train,
     shards_of,
 )
+
+if TYPE_CHECKING:
+    from sap_model.importers.tally import Tally
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -143,9 +146,9 @@ def import_hunyuan(options: ImportHunyuan) -> None:
     _imported(convert, options)
 
 
-def _imported(convert: Callable[..., dict[str, int]], options: Import) -> None:
-    counts = convert(**{field.name: getattr(options, field.name) for field in fields(options)})
-    print(", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+def _imported(convert: Callable[..., Tally], options: Import) -> None:
+    tally = convert(**{field.name: getattr(options, field.name) for field in fields(options)})
+    print("\n".join(tally.lines()))
 
 
 def _folder(options: OnRun, setting: str, name: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.config import OnRun
 from pipeline.farm.options import FarmSettings
@@ -147,6 +148,10 @@ class Import(Settings):
     min_area: int = setting(
         1, help="smallest object that is kept, in pixels of its picture", at_least=1
     )
+    split: Literal["train", "validation"] = setting("validation", help="split of all rows")
+    skip_bad: bool = setting(
+        False, help="leave out what is damaged, and list it, instead of refusing all"
+    )
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,9 @@ class ImportCoco(Import):
         None,
         help="folder of the pictures",
         default_text="the JSON's, or images/ there or beside it",
+    )
+    crowds: Literal["skip", "instances"] = setting(
+        "skip", help="what becomes of annotations with iscrowd 1"
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from pipeline.errors import UserError
 
-CARD_FOLDER = Path(__file__).resolve().parents[2] / "dataset_card"
+CARD_FOLDER = Path(str(files("dataset_card")))
 """The folder of the card's template and of the licence texts."""
 
 LICENCES = {

@@ -8,8 +8,10 @@ import sys
 
 MODULES = {
     "render": ("bpy", "cv2", "ray", "pyarrow", "rlemasklib", "infinigen", "infinigen2", "OpenEXR"),
+    "predict": ("torch", "sam2.build_sam"),
     "hub": ("huggingface_hub", "datasets"),
-    "training": ("torch", "sam2.build_sam", "training.model.sam2"),
+    "train": ("training.model.sam2", "tensordict", "tensorboard"),
+    "demo": (),
     "test": ("pytest", "hypothesis", "py360convert", "ruff", "mypy"),
 }
 """What each extra must be able to import."""
@@ -43,7 +45,7 @@ def missing_libraries() -> dict[str, str]:
 def problems(extra: str) -> list[str]:
     """One line for each thing that keeps an extra from working; empty when all is well."""
     if extra not in MODULES:
-        return [f"unknown extra {extra!r}; choose from {', '.join(MODULES)}"]
+        return [f"there is no extra {extra}; choose {', '.join(MODULES)}"]
     missing = missing_libraries() if extra == "render" and sys.platform == "linux" else {}
     if missing:
         return [

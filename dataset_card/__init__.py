@@ -1,0 +1,1 @@
+"""The dataset card: its template and the texts of licences."""
