@@ -322,7 +322,9 @@ def options_of(cls: Any) -> dict[str, Option]:
                 dataclasses.replace(
                     option,
                     group=field.name,
-                    default_text=texts.get(option.field, every).format(option.shown_default or "none"),
+                    default_text=texts.get(option.field, every).format(
+                        option.shown_default or "none"
+                    ),
                 )
                 for option in own_options(other)
             ]

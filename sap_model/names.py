@@ -12,7 +12,16 @@ TrainedMethod = Literal["sap", "erp", "sap-no-overlap", "sap-no-scan"]
 """The methods that have weights of their own: SAP and its ablations."""
 
 Method = Literal[
-    "sam2", "sam2-pad", "scan", "warp", "zoom", "sap", "erp", "sap-no-overlap", "sap-no-scan", "oracle"
+    "sam2",
+    "sam2-pad",
+    "scan",
+    "warp",
+    "zoom",
+    "sap",
+    "erp",
+    "sap-no-overlap",
+    "sap-no-scan",
+    "oracle",
 ]
 """The keys of `sap_model.predict.methods.METHODS`."""
 

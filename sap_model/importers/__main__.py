@@ -1,4 +1,4 @@
-"""`python -m sap_model.importers coco SOURCE OUT`: the command `import-coco`, and its like."""
+"""`python -m sap_model.importers coco SOURCE OUT`: the command `import-coco`."""
 
 import sys
 
