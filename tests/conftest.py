@@ -18,6 +18,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
+SLOW = (
+    *("blender", "farm", "soak", "hub", "publish", "sap_model"),
+    *("clusters/test_slurm.py", "clusters/test_hosts.py"),
+    *("test_run_commands.py", "test_dataset_commands.py", "test_infinigen.py"),
+)
+"""Folders and files of tests that need Blender, Ray or minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow ones."""
+    tests = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(tests / path) for path in SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:

@@ -6,22 +6,16 @@ import re
 import sys
 from pathlib import Path
 
-import tomllib
+from pipeline.config import Render
+from pipeline.setting import options_of
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "pipeline" / "clusters"
 SLURM = CLUSTERS / "slurm.sh"
 BIN = Path(sys.executable).parent  # shellcheck and hadolint lie beside this Python
-RAY_VERSION = next(
-    line.removeprefix("ray==")
-    for line in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    if line.startswith("ray==")
-)
-SETTINGS = set(
-    re.search(r"^SETTINGS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
-    .replace("\\\n", " ")
-    .split()
-)
+CONSTRAINTS = (ROOT / "pipeline" / "install" / "constraints.txt").read_text()
+RAY_VERSION = re.search(r"^ray==(.*)$", CONSTRAINTS, re.MULTILINE)[1]
+SETTINGS = set(options_of(Render))
 
 
 def instructions() -> list[tuple[str, str]]:
