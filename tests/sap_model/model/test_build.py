@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 import torch
 from omegaconf import OmegaConf
 
