@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config import OnRun
 from pipeline.errors import UserError
@@ -26,6 +26,8 @@ from sap_model.config import (
     Train,
     shards_of,
 )
+from sap_model.evaluate.settings import EvalSettings
+from sap_model.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from sap_model.importers.tally import Tally
@@ -41,8 +43,12 @@ def evaluate(options: Evaluate) -> None:
     from sap_model.evaluate.report import write_report
     from sap_model.evaluate.run import Progress
     from sap_model.evaluate.run import evaluate as score
+    from sap_model.model.checkpoints import resolve_size
 
-    settings = options.settings.build(**_data(options.settings.values, shards_of(options)))
+    given = {"data": shards_of(options), **options.settings.values}
+    weights = given.get("checkpoint") or given.get("sam2")
+    size = resolve_size(given.get("size"), weights, EvalSettings.size)
+    settings = options.settings.build(**{**given, "size": size})
     folder = options.eval or _folder(options, "EVAL", "eval")
     last = 0.0
 
@@ -71,10 +77,13 @@ def evaluate(options: Evaluate) -> None:
 
 def train(options: Train) -> None:
     """Shards and weights → weights that are fine-tuned on the scan."""
+    from sap_model.model.checkpoints import resolve_size
     from sap_model.train.train import train as fit
 
     run = options.run or _folder(options, "RUN", "train")
-    settings = options.settings.build(**_data(options.settings.values, (shards_of(options),)))
+    given = {"data": (shards_of(options),), **options.settings.values}
+    size = resolve_size(given.get("size"), given.get("checkpoint"), TrainSettings.size)
+    settings = options.settings.build(**{**given, "size": size})
     if options.gpus > 1 and "RANK" not in os.environ:
         restart_for_each_gpu(options.gpus)
     weights = fit(settings, run, options.watch.build())
@@ -156,8 +165,3 @@ def _folder(options: OnRun, setting: str, name: str) -> Path:
     if is_remote(open_path(options.out)):
         raise UserError(f"OUT={options.out} is not a folder on this machine; give {setting}")
     return Path(options.out, name)
-
-
-def _data(given: Mapping[str, Any], default: Any) -> dict[str, Any]:
-    """The shards of the run, unless DATA was given."""
-    return {} if "data" in given else {"data": default}

@@ -26,7 +26,9 @@ class Evaluate(OnRun):
     """Score methods on panoramas in the paper's protocol: tables and a page to look at."""
 
     eval: Path | None = setting(None, help="folder of the results", default_text="OUT/eval")
-    settings: Given[EvalSettings] = group(EvalSettings, data="OUT/shards")
+    settings: Given[EvalSettings] = group(
+        EvalSettings, data="OUT/shards", size=f"the checkpoint's, or {EvalSettings.size}"
+    )
     workers: int | None = setting(
         None, help="processes", at_least=1, default_text="one for each GPU, else one"
     )
@@ -39,7 +41,9 @@ class Train(OnRun):
 
     run: Path | None = setting(None, help="folder of the run", default_text="OUT/train")
     gpus: int = setting(1, help="processes on this machine, one for each GPU", at_least=1)
-    settings: Given[TrainSettings] = group(TrainSettings, data="OUT/shards")
+    settings: Given[TrainSettings] = group(
+        TrainSettings, data="OUT/shards", size=f"the checkpoint's, or {TrainSettings.size}"
+    )
     watch: Given[Watch] = group(Watch)
 
 
