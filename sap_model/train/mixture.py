@@ -7,8 +7,10 @@ run goes on after a stop by going on to count, and processes share a step by sha
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -35,6 +37,14 @@ training processes of a machine; each of the loader processes of one keeps all o
 
 AHEAD = 2
 """Parts that a loader process makes ahead. One at 1024 pixels is about 100 MB of shared memory."""
+
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - torch decides
+"""Where torch's loader processes put parts; a container has 64 MB of it unless it asks for more."""
+
+LOADER_TIMEOUT = 1800
+"""Seconds after which a loader that gives no part is taken for hung: a clip takes seconds, and a
+store that is away for some minutes is waited for."""
 
 
 class Source(Protocol):
@@ -201,11 +211,49 @@ def load(
         prefetch_factor=AHEAD if workers else None,
         pin_memory=pin,
         worker_init_fn=_single_thread,
+        timeout=LOADER_TIMEOUT if workers else 0,
     )
-    for part in loader:
-        if isinstance(part, UserError):
-            raise part
-        yield part
+    try:
+        for part in loader:
+            if isinstance(part, UserError):
+                raise part
+            yield part
+    except RuntimeError as error:
+        if not str(error).startswith(("DataLoader timed out", "DataLoader worker (pid")):
+            raise  # a fault of ours
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"a process that makes clips ended or hung ({reason}); {_REMEDY}, or look whether "
+            "memory ran out"
+        ) from None
+
+
+_REMEDY = "give the machine more shared memory (docker run --shm-size=8g) or train with WORKERS=0"
+
+
+def check_shared_memory(part: Sequence[ClipBatch], workers: int) -> None:
+    """Look whether the parts that loader processes make ahead fit into shared memory.
+
+    Where they do not, a loader process fails to hand over a part and the training waits for it.
+
+    Args:
+        part: Any one.
+        workers: Loader processes of each training process of this machine.
+
+    Raises:
+        UserError: They do not fit.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return
+    size = sum(tensor.nbytes for batch in part for tensor in (batch.images, batch.truth))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
+    needed = processes * (workers * AHEAD + 1) * size
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    if needed > free:
+        raise UserError(
+            f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB free, and {processes * workers} loader "
+            f"processes need {needed / 2**20:.1f} MiB of shared memory; {_REMEDY}"
+        )
 
 
 class _ErrorsAsItems(Dataset):

@@ -32,7 +32,7 @@ from sap_model.predict.methods import METHODS, scan_of
 from sap_model.train import run_folder, validation
 from sap_model.train.clip import ClipBatch
 from sap_model.train.loss import FromScratchLoss, Sam2Loss
-from sap_model.train.mixture import check_data, load, make, rows_of
+from sap_model.train.mixture import check_data, check_shared_memory, load, make, rows_of
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from sap_model.train.optimizer import new_optimizers, rate, set_rate
 from sap_model.train.processes import World, processes
@@ -86,6 +86,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
             run_folder.open_run(out, settings, {"names": names, "rows": rows})
             watched = validation_clips(settings, watch)
             state = run_folder.last_state(out)
+        if watch.workers:
+            check_shared_memory(mixture[world.rank], watch.workers)
     chunks = settings.chunks(world.size)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizers = new_optimizers(network, settings)

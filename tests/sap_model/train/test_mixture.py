@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
+import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -18,9 +22,19 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import make_schema
+from sap_model.train import mixture as mixture_module
 from sap_model.train.clip import Clip, ClipBatch, NoObjectError
 from sap_model.train.crops import CropClips
-from sap_model.train.mixture import TRIES, Mixture, check_data, load, make, rows_of
+from sap_model.train.mixture import (
+    AHEAD,
+    TRIES,
+    Mixture,
+    check_data,
+    check_shared_memory,
+    load,
+    make,
+    rows_of,
+)
 from sap_model.train.scan_clips import ScanClips
 from sap_model.train.settings import TrainSettings
 
@@ -288,4 +302,41 @@ def test_shards_without_an_object_that_is_large_enough_are_one_line(shards):
     mixture = make(small(shards).__class__(**{**vars(small(shards)), "min_pixels": 64 * 64 + 1}))
     with pytest.raises(UserError, match=r"ScanClips: no object .* of 4: .*MIN_PIXELS=") as error:
         mixture[0]
+    assert "\n" not in str(error.value)
+
+
+# ---- shared memory
+
+
+def test_too_little_shared_memory_is_found_before_the_first_step(monkeypatch):
+    part = Mixture([(FakeRows(4), 1.0)])[0]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    size = part[0].images.nbytes + part[0].truth.nbytes
+    needed = 2 * (3 * AHEAD + 1) * size
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
+    with pytest.raises(UserError, match=r"/dev/shm .* 6 loader processes .* WORKERS=0"):
+        check_shared_memory(part, 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
+    check_shared_memory(part, 3)
+
+
+@dataclass
+class Hanging(FakeRows):
+    """A source whose loader process never answers, or dies."""
+
+    dies: bool = False
+
+    def clip(self, index: int, rng: np.random.Generator) -> Clip:
+        if self.dies:
+            os.kill(os.getpid(), signal.SIGBUS)  # as the kernel does where shared memory is full
+        time.sleep(600)
+        raise AssertionError
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_loader_process_that_hangs_or_dies_is_one_line(monkeypatch, dies):
+    monkeypatch.setattr(mixture_module, "LOADER_TIMEOUT", 20)
+    with pytest.raises(UserError, match="shared memory") as error:
+        list(load(Mixture([(Hanging(4, dies=dies), 1.0)]), range(4), 1, pin=False))
     assert "\n" not in str(error.value)
