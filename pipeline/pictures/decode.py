@@ -8,7 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,10 @@ def read_raster(path: Path) -> Raster:
         with _quiet():
             contents = split(data)
             _check_size(contents.width, contents.height, path)
-            return _decode(contents, path)
+            # the C libraries of these write to stderr what is wrong, and take no other wish
+            speaks = contents.format in ("TIFF", "EXR", "HDR") or contents.bits > 8
+            with _no_stderr() if speaks else nullcontext():
+                return _decode(contents, path)
     except UnsupportedError as error:
         raise UserError(f"{path} is {error}; {error.remedy or CONVERT}") from None
     except DamagedError as error:
@@ -114,6 +117,20 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         cv2.setLogLevel(level)
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Nothing that this process writes to stderr meanwhile is shown."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _decode(contents: Contents, path: Path) -> Raster:
@@ -280,15 +297,14 @@ def _exr(path: Path) -> NDArray[np.float32]:
 
     name = _name(path)
     try:
-        with _no_stderr():
-            with OpenEXR.File(name, header_only=True) as file:
-                parts, header = len(file.parts), dict(file.header())
-            _check_exr(header, parts, path)
-            with OpenEXR.File(name, separate_channels=True) as file:
-                channels = {
-                    key: np.array(channel.pixels, np.float32)
-                    for key, channel in file.channels().items()
-                }
+        with OpenEXR.File(name, header_only=True) as file:
+            parts, header = len(file.parts), dict(file.header())
+        _check_exr(header, parts, path)
+        with OpenEXR.File(name, separate_channels=True) as file:
+            channels = {
+                key: np.array(channel.pixels, np.float32)
+                for key, channel in file.channels().items()
+            }
     except (UserError, UnsupportedError, DamagedError, MemoryError):
         raise
     except Exception as error:  # of whatever a damaged file makes OpenEXR do
@@ -301,20 +317,6 @@ def _exr(path: Path) -> NDArray[np.float32]:
                 raise UnsupportedError("EXR with channels of several resolutions")
             return planes[0] if len(planes) == 1 else np.dstack(planes)
     raise UnsupportedError(f"EXR without channels R, G, B or Y (it has {', '.join(channels)})")
-
-
-@contextmanager
-def _no_stderr() -> Iterator[None]:
-    """OpenEXR writes what is wrong to stderr besides raising it, and takes no other wish."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _check_exr(header: dict, parts: int, path: Path) -> None:

@@ -59,19 +59,25 @@ def light_to_8_bits(light: NDArray[np.float32]) -> tuple[NDArray[np.uint8], floa
     Raises:
         NoLightError: No value is positive and finite.
     """
-    luminance = light @ np.array(REC709, np.float32)
-    lit = luminance[np.isfinite(luminance) & (luminance > 0)]
-    if not lit.size:
-        raise NoLightError
-    # the automatic exposure is meant for the units of a render: others are brought near to them
-    unit = -round(float(np.log2(lit.mean(dtype=np.float64))))
-    stops = unit + automatic_exposure(light * np.float32(2.0**unit))
-    gain = np.float32(2.0**stops)
+    with np.errstate(all="ignore"):  # of values that are no numbers
+        luminance = light @ np.array(REC709, np.float32)
+        lit = luminance[np.isfinite(luminance) & (luminance > 0)]
+        if not lit.size:
+            raise NoLightError
+        # the automatic exposure is meant for a render's units: others are brought near to them
+        unit = -round(float(np.log2(lit.mean(dtype=np.float64))))
+        near = np.ldexp(light, unit)
+        stops = automatic_exposure(near)
+        gain = np.float32(2.0**stops)
+        return _encode(near, gain), unit + stops
+
+
+def _encode(light: NDArray[np.float32], gain: np.float32) -> NDArray[np.uint8]:
     encoded = np.empty(light.shape, np.uint8)
     for top in range(0, len(light), ROWS):
         rows = np.nan_to_num(light[top : top + ROWS], nan=0.0, posinf=np.inf, neginf=0.0)
         encoded[top : top + ROWS] = np.rint(srgb(np.clip(rows * gain, 0, 1)) * 255)
-    return encoded, stops
+    return encoded
 
 
 def srgb(linear: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -101,7 +101,11 @@ def test_white_is_0(tmp_path):
 @pytest.mark.parametrize(
     ("suffix", "unit"),
     [
-        *((suffix, unit) for suffix in ("exr", "tif", "grey.exr") for unit in (1e-7, 1, 1e6)),
+        *(
+            (suffix, unit)
+            for suffix in ("exr", "tif", "grey.exr")
+            for unit in (1e-37, 1e-7, 1, 1e6, 1e36)
+        ),
         ("hdr", 1),
         ("hdr", 1e6),
         ("half.exr", 1),
