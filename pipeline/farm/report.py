@@ -14,6 +14,7 @@ from pipeline.farm.records import RECORD, Cost, Failed
 from pipeline.farm.status import HOUR, Running, Status, read_status
 from pipeline.farm.totals import NOT_A_RECORD
 from pipeline.layout import RunFolder
+from pipeline.units import format_bytes
 
 LABEL = 14  # characters before the texts of `make status`
 RUNNING_SHOWN, KINDS_SHOWN, NODES_SHOWN, DAMAGED_SHOWN = 10, 5, 4, 3
@@ -132,19 +133,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {whole % 60:02d} s" if minutes else f"{whole} s"
 
 
-def size(number: float) -> str:
-    """Bytes for people.
-
-    >>> size(0), size(1536), size(3 * 2**40)
-    ('0 B', '1.5 KiB', '3.0 TiB')
-    """
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
 def _shares(what: str, lost: Cost, cost: Cost) -> str:
     """What part of all cost went into something."""
     shares = [
@@ -176,7 +164,7 @@ def _costs(status: Status) -> list[str]:
         cells = (
             f"{cost.attempts}",
             *(duration(s) for s in (cost.seconds, cost.cpu_seconds, cost.gpu_seconds)),
-            size(cost.peak_rss),
+            format_bytes(cost.peak_rss),
         )
         lines.append(f"{name:{LABEL}}" + "".join(f"{cell:>13}" for cell in cells))
     lines.append("")
@@ -189,9 +177,9 @@ def _costs(status: Status) -> list[str]:
                 ("GPU", all_of_it.gpu_seconds),
             )
         ]
-        kept = size(totals.bytes["panoramas"] / totals.good)
+        kept = format_bytes(totals.bytes["panoramas"] / totals.good)
         lines += _rows("a panorama", [f"{', '.join(each)}; {kept} of files"])
-        taken = [f"{WRITTEN[kind]} {size(number)}" for kind, number in totals.bytes.items()]
+        taken = [f"{WRITTEN[kind]} {format_bytes(number)}" for kind, number in totals.bytes.items()]
         lines += _rows("written", [", ".join(taken)])
     return lines
 

@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.verifying [10 100 1000] [--width 1024]
 
-Each run verifies, in a process of its own, shards of synthetic panoramas with about 60 instances
+Each run verifies, in a separate process, shards of synthetic panoramas with about 60 instances
 (discs on a sphere). The picture is the same throughout, so that making a thousand of them takes
 seconds; near-duplicates are therefore found, and not counted here.
 """

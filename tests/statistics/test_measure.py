@@ -147,8 +147,8 @@ def test_groups_of_splits_and_generators():
 
 
 def test_batches_may_come_in_any_order_and_size(shards, statistics):
-    whole = [(name, part) for name, part in shards.batches(COLUMNS)]
-    single = [(name, part.slice(k, 1)) for name, part in whole for k in range(part.num_rows)]
+    batches = list(shards.batches(COLUMNS))
+    single = [(name, part.slice(k, 1)) for name, part in batches for k in range(part.num_rows)]
     assert measure_batches(reversed(single)) == statistics
 
 
