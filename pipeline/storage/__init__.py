@@ -1,13 +1,14 @@
 """The one adapter to files: folders of this machine, shared ones, and stores that fsspec reaches.
 
 A path is a `pathlib.Path`, or for a URL (`s3://bucket/run`) a `upath.UPath`, which has the same
-methods. What differs between them is in this package alone: use its functions, not the methods of
-the path. No function needs a store to rename or to append: a file is written whole, and a folder of
-several files is complete when its marker is there, which is written last and removed first.
+methods. Use the functions of this package instead of these methods: they retry, take names
+literally and report errors in one way. No function needs a store to rename or to append: a file is
+written in one piece, and a folder of several files is complete when its marker exists. The marker
+is written last and removed first.
 
     files.py    read, write, list, remove
     ranges.py   ranges of a file for Arrow (imported by name: it needs pyarrow)
-    errors.py   what is retried, and what the user reads
+    errors.py   which errors are retried, and the message for the user
     lock.py     exclusive locks; lease.py: those of stores
     hub.py      the Hub's cache on this machine, for hf:// without a network
 """

@@ -1,4 +1,4 @@
-"""Errors of folders and stores: which of them pass, how long they are retried, what users read.
+"""Errors of folders and stores: which are transient, how long to retry, the message for the user.
 
 The libraries behind fsspec raise exceptions of many classes, whose texts may hold signed URLs or
 tokens. `user_error` is the only place that turns them into a line for the user, and it quotes class
@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from pipeline.errors import UserError
 
 RETRY_SECONDS = 600.0
-"""How long a failing call is repeated by default; a store may only be restarting."""
+"""How long a failing call is repeated by default: a store may be restarting."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.2, 15.0  # seconds between two tries; doubled from one to the next
-REPORTED_WAIT = 3.0  # from this wait on, a line on stderr says which store is waited for
+REPORTED_WAIT = 3.0  # when waits reach this length, a line on stderr names the store
 
 TRANSIENT = frozenset(
     (
@@ -31,7 +31,7 @@ TRANSIENT = frozenset(
         errno.ENETDOWN, errno.ENETUNREACH, errno.EPIPE, getattr(errno, "EREMOTEIO", errno.EIO),
     )
 )  # fmt: skip
-"""Errors of a network file system or a connection that may pass without anybody's help."""
+"""Errors of a network file system or a connection that may end soon."""
 
 DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 """Errors of writing that free space, a quota or a file-size limit would fix."""
@@ -56,11 +56,11 @@ def is_remote(path: Path) -> bool:
 
 
 def retry(call: Callable[[], Result], path: Path, seconds: float | None = None) -> Result:
-    """Call, and call again while a file system or store fails in a way that may pass.
+    """Call, and repeat the call while it fails with a transient error.
 
     Args:
         call: Must be harmless to repeat.
-        path: The file or folder that the call uses; decides which errors may pass.
+        path: The file or folder that the call uses; it decides which errors are transient.
         seconds: How long to retry; `RETRY_SECONDS` by default.
 
     Raises:
@@ -84,7 +84,7 @@ def retry(call: Callable[[], Result], path: Path, seconds: float | None = None) 
 
 
 def is_transient(error: Exception, path: Path) -> bool:
-    """Whether an error may be over in a while."""
+    """Whether the same call may succeed later."""
     if isinstance(error, OSError):
         if error.errno in TRANSIENT:
             return True
@@ -95,14 +95,14 @@ def is_transient(error: Exception, path: Path) -> bool:
 
 
 def is_of_store(error: Exception) -> bool:
-    """Whether the store is at fault: not a missing file, a full local disk or a bug of ours."""
+    """Whether the store caused the error, not a missing file, a full local disk or our bug."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return False
     return isinstance(error, (PermissionError, ImportError)) or not isinstance(error, PERMANENT)
 
 
 def user_error(error: Exception, path: Path) -> UserError:
-    """What the user reads about an error of a file system or a store.
+    """The message for the user about an error of a file system or a store.
 
     Raise it `from None` where the path is remote: the chain may hold signed URLs.
     """
@@ -111,12 +111,12 @@ def user_error(error: Exception, path: Path) -> UserError:
         return error
     if type(error).__name__ in NO_CREDENTIALS:
         return UserError(
-            f"no credentials for {where} ({type(error).__name__}); set them as that store's own "
-            "tools want them (of S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"
+            f"no credentials for {where} ({type(error).__name__}); set them as the tools of that "
+            "store expect them (for S3: AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY)"
         )
     if not is_remote(path):
-        reason = error.strerror if isinstance(error, OSError) else None
-        return UserError(f"{where} cannot be used ({reason or type(error).__name__}); check it")
+        return UserError(f"{_refusal(error, path)}; check the path and its permissions")
     if isinstance(error, FileNotFoundError):
         return UserError(
             f"{where} is missing, or hidden from you; check the address and your credentials"
@@ -139,7 +139,7 @@ def user_error(error: Exception, path: Path) -> UserError:
 
 @contextmanager
 def errors_as_user_error(path: Path) -> Iterator[None]:
-    """Turn every error of reading a path into a UserError; for files that must be there."""
+    """Turn every error of reading a path that must exist into a UserError."""
     try:
         yield
     except UserError:

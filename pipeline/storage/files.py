@@ -110,13 +110,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def write_atomic(path: Path, data: bytes, seconds: float | None = None) -> None:
-    """Write a file so that it exists whole or not at all, also after a power cut.
+    """Write a file that is complete or does not exist, also after a power cut.
 
     Args:
-        path: Where; of a remote store one that shows a file when all of it was sent, as object
-            stores do.
-        data: What.
-        seconds: As of `retry`.
+        path: The file. Object stores show a file only after all of it was sent.
+        data: Its content.
+        seconds: How long to retry; `RETRY_SECONDS` by default.
 
     Raises:
         OSError: The disk is full or not writable; no partial file is left behind.
@@ -135,7 +134,7 @@ def write_atomic(path: Path, data: bytes, seconds: float | None = None) -> None:
 
 @contextmanager
 def open_atomic(path: Path) -> Iterator[BinaryIO]:
-    """`write_atomic` for a file that is written piece by piece: it appears when the block ends.
+    """`write_atomic` for a file that is written in pieces: it appears when the block ends.
 
     Raises:
         OSError: The disk is full or not writable; no partial file is left behind.
@@ -161,7 +160,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def put(local: Path, path: Path) -> None:
-    """Move a file of this machine to its place in OUT, where it appears whole."""
+    """Move a local file to its place, where it appears complete."""
     if is_remote(path):
         store, key = store_of(path)
         retry(lambda: store.put_file(str(local), key), path)
@@ -171,10 +170,10 @@ def put(local: Path, path: Path) -> None:
 
 
 def get(path: Path, local: Path) -> None:
-    """Have a file of OUT at a place on this machine, to be read: by a link where that will do."""
+    """Make a file readable at a local path: by a link, or by a download from a store."""
     local.parent.mkdir(parents=True, exist_ok=True)
     if not is_remote(path):
-        path.stat()  # FileNotFoundError now, not when somebody follows the link
+        path.stat()  # raises FileNotFoundError now, not when the link is followed
         local.symlink_to(path.resolve())
         return
     store, key = store_of(path)
@@ -182,12 +181,12 @@ def get(path: Path, local: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file; of a remote store, never a folder."""
+    """Whether there is a file; in a store, folders do not count."""
     if not is_remote(path):
         return retry(path.exists, path)
     store, key = store_of(path)
 
-    def is_file() -> bool:  # fsspec's `isfile` takes a store that does not answer for no file
+    def is_file() -> bool:  # fsspec's `isfile` is False also where a store does not answer
         try:
             return bool(store.info(key)["type"] == "file")
         except FileNotFoundError:
@@ -265,10 +264,10 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path, marker: str | None = None) -> None:
-    """Remove a folder with all that is in it, its marker first.
+    """Remove a folder with its content, its marker first.
 
     Args:
-        marker: Name of the file without which nobody takes the folder for complete.
+        marker: Name of the file without which the folder counts as incomplete.
     """
     if marker is not None:
         remove(folder / marker)
@@ -278,7 +277,7 @@ def remove_folder(folder: Path, marker: str | None = None) -> None:
     store, key = store_of(folder)
 
     def remove_all() -> None:
-        if GLOB & set(key):  # which `rm` would expand, perhaps to folders of others
+        if GLOB & set(key):  # `rm` would expand it, perhaps to other folders
             for file in store.find(key):
                 store.rm_file(file)
         else:
@@ -289,7 +288,7 @@ def remove_folder(folder: Path, marker: str | None = None) -> None:
 
 
 def read_many(paths: Iterable[Path]) -> list[bytes | None]:
-    """Small files of one store, None for what is missing; of a remote one, many at a time."""
+    """Read small files of one folder or store, from a store many at a time; None if missing."""
     paths = list(paths)
     if not paths or not is_remote(paths[0]):
         return [_read_or_none(path) for path in paths]
@@ -337,7 +336,7 @@ def _read_or_none(path: Path) -> bytes | None:
 
 
 def _move(local: Path, path: Path) -> None:
-    """Move within a file system, or copy to another one; whole or not at all, on disk."""
+    """Move within a file system, or copy to another one, atomically and durably."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(local, "rb") as file:
         os.fsync(file.fileno())

@@ -1,7 +1,7 @@
-"""Datasets of the Hugging Face Hub that `hf download` put into this machine's cache.
+"""Datasets of the Hugging Face Hub in the cache of this machine, filled by `hf download`.
 
-Without a network (`HF_HUB_OFFLINE=1`) an address such as `hf://datasets/user/name@main/data` is
-read from there: fsspec's `hf://` always asks the Hub.
+With `HF_HUB_OFFLINE=1`, an address such as `hf://datasets/user/name@main/data` is read from that
+cache, because fsspec's `hf://` always asks the Hub.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PLACE = re.compile(
 
 
 def cached_snapshot(place: str) -> Path | None:
-    """The folder of this machine that holds what `hf://<place>` names; None with a network.
+    """The local folder with the content of `hf://<place>`; None unless HF_HUB_OFFLINE is set.
 
     Raises:
-        UserError: There is to be no network, and the cache does not hold the repository.
+        UserError: The cache does not hold the repository.
     """
     try:
         from huggingface_hub import constants, snapshot_download

@@ -2,19 +2,22 @@
 
     driver.lock.7   {"token": …, "beat": …, "released": false, "host": …, "pid": …, "doing": …}
 
-The claim with the highest number is the lock. Whoever wants it creates the next number, which the
-store lets only one do: "create this if there is none" (`If-None-Match: *` of S3, generation 0 of
-Google's store). Its holder writes the claim again every `BEAT_SECONDS`. A claim that was not
-released is watched for `LEASE_SECONDS`: if it changes its holder lives, else it may be succeeded.
+The claim with the highest number is the lock. To take the lock, a process creates the claim with
+the next number. The store lets only one process do that: it creates the file only if there is none
+(S3: `If-None-Match: *`; Google: generation 0). The holder writes its claim again every
+`BEAT_SECONDS`. Before a process takes over a claim that was not released, it watches the claim for
+`LEASE_SECONDS`. If the claim changes, its holder is alive.
 
-Two never hold one lock, however long a process or a request was suspended in between: a holder
-writes its claim first and then looks for a higher number, a successor creates its claim first and
-then looks whether the one before has changed. One of the two sees the other, and stops.
+Two processes never hold a lock at the same time, however long a process or a request was suspended:
+a holder first writes its claim and then looks for a higher number; a successor first creates its
+claim and then looks whether the previous claim has changed. One of the two sees the other and
+stops.
 
-A store that cannot create exclusively is written without a condition, and `SETTLE_SECONDS` later
-the last of several writers holds the claim. That is as good as the store is quick.
+In a store that cannot create exclusively, a claim is written without a condition and read again
+after `SETTLE_SECONDS`; the last of several writers holds it. This is safe only if the store shows a
+file within that time.
 
-Clocks of two machines are compared by `read` alone, which only informs.
+The clocks of two machines are compared only in `read`, which informs users.
 """
 
 from __future__ import annotations
@@ -38,10 +41,10 @@ BEAT_SECONDS = 15.0
 LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
 
-LOOKS = 10  # between the list and the file, a successor may remove the claim
+LOOKS = 10  # a successor may remove a claim after it was listed
 
 CONDITIONAL = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
-"""Protocols whose fsspec packages pass `mode="create"` on to the store."""
+"""Protocols whose fsspec packages turn `mode="create"` into a condition of the request."""
 
 
 class LockedError(UserError):
@@ -64,7 +67,7 @@ class Lease:
     def check(self) -> None:
         """Raise a LockedError if another process may hold the lock."""
         if not self._lost and time.monotonic() - self._renewed > LEASE_SECONDS / 2:
-            self._renew()  # the thread could not; nobody gets past here without the store
+            self._renew()  # the thread failed to; retried as long as other calls
         if self._lost:
             raise locked_error(self._path, _last(self._path)[1])
 
@@ -84,8 +87,7 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._lost and not self._stop.wait(BEAT_SECONDS):
-            with suppress(Exception):  # whatever it was, `check` notices what follows from it
-                # retried briefly: the next beat tries again
+            with suppress(Exception):  # the next beat tries again, and `check` sees the age
                 self._renew(seconds=LEASE_SECONDS / 6)
 
     def _renew(self, seconds: float | None = None) -> None:
@@ -106,7 +108,7 @@ def hold(path: Path, about: Mapping[str, Any]) -> Iterator[Lease]:
 
     Args:
         path: The lock; claims are `path` with a number.
-        about: What the claim says of its holder: `host`, `pid`, `doing` and more.
+        about: Entries about the holder: `host`, `pid`, `doing` and more.
 
     Raises:
         LockedError: Another process holds it.
@@ -153,7 +155,7 @@ def _take(path: Path, about: Mapping[str, Any], token: str) -> tuple[int, float]
     numbers = _numbers(path)
     now = _read(_claim(path, before)) if before else {}
     if numbers[-1:] != [number] or (now != seen and not now.get("released", True)):
-        files.remove(claim)  # this process was too slow, or the one before lives
+        files.remove(claim)  # this process was too slow, or the previous holder is alive
         raise locked_error(path, _last(path)[1])
     for old in numbers[:-1]:
         files.remove(_claim(path, old))
@@ -161,7 +163,11 @@ def _take(path: Path, about: Mapping[str, Any], token: str) -> tuple[int, float]
 
 
 def _wait_until_free(path: Path) -> tuple[int, dict[str, Any]]:
-    """The last claim, once nobody holds it; LockedError as soon as its holder is seen to live."""
+    """Wait until nobody holds the last claim, and return it.
+
+    Raises:
+        LockedError: Its holder is alive.
+    """
     first = _last(path)
     end = time.monotonic() + LEASE_SECONDS
     while True:
@@ -176,7 +182,7 @@ def _wait_until_free(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def _create(claim: Path, about: Mapping[str, Any], token: str) -> bool:
-    """Write a claim that nobody else has written; False where somebody has."""
+    """Write a claim unless another process has written it; returns whether it is ours."""
     if not _is_conditional(claim):
         if files.exists(claim):
             return False
@@ -198,7 +204,7 @@ def _create(claim: Path, about: Mapping[str, Any], token: str) -> bool:
 
 
 def _is_conditional(claim: Path) -> bool:
-    """Whether the claim's store creates exclusively; tried once for each bucket."""
+    """Whether the claim's store creates exclusively; tried once per bucket and process."""
     protocol, _, place = str(claim).partition("://")
     bucket = f"{protocol}://{place.partition('/')[0]}"
     if protocol not in CONDITIONAL:
@@ -212,7 +218,7 @@ _conditional: dict[str, bool] = {}
 
 
 def _refuses_to_create_twice(claim: Path) -> bool:
-    """Try it on a file beside the claim: some stores refuse the condition, some overlook it."""
+    """Try it on a file beside the claim: some stores reject the condition, some ignore it."""
     probe = claim.with_name(f"{claim.name}.{uuid.uuid4().hex}")
     store, key = files.store_of(probe)
 
@@ -260,7 +266,7 @@ def _claim(path: Path, number: int) -> Path:
 
 
 def _read(claim: Path) -> dict[str, Any]:
-    """What a claim says; {} where there is none."""
+    """The content of a claim; {} if there is none."""
     try:
         found = json.loads(files.read_bytes(claim))
     except FileNotFoundError:

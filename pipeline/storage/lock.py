@@ -22,8 +22,8 @@ from pipeline.errors import UserError
 from pipeline.storage import lease
 from pipeline.storage.errors import is_remote, retry
 
-TRIES, WAIT = 10, 0.05  # `read_lock` holds a lock for microseconds: try again before refusing
-WINDOWS_BYTE = 2**30  # the byte that is locked: far behind the text, which others may read
+TRIES, WAIT = 10, 0.05  # seconds; `read_lock` holds a lock for microseconds
+WINDOWS_BYTE = 2**30  # the byte that is locked, far behind the text, which others may read
 
 
 class Lock(Protocol):
@@ -35,7 +35,7 @@ class Lock(Protocol):
 
 @dataclass(frozen=True)
 class LockState:
-    """What a lock file says.
+    """The content of a lock file.
 
     Attributes:
         held: A process holds the lock now; of a store, by this machine's clock.
@@ -55,7 +55,7 @@ def exclusive_lock(
     Args:
         path: The lock file; its folder, the one to be worked in, is made where it is missing.
         doing: What the holder does with the folder, such as "packing".
-        about: What else the lock file shall say; must be JSON.
+        about: More entries for the lock file, as JSON.
 
     Raises:
         LockedError: Another process holds it.
@@ -80,7 +80,7 @@ def read_lock(path: Path) -> LockState | None:
 
 
 def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
-    """Try to lock an open file; the lock goes when the file is closed or its process ends.
+    """Try to lock an open file. The lock ends when the file is closed or its process ends.
 
     Args:
         file: Open; for writing where the lock shall be exclusive.
@@ -90,7 +90,7 @@ def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
         OSError: The file system has no locks.
     """
     try:
-        import fcntl  # not at the top: Windows has none, and reads shards without
+        import fcntl  # here, because Windows has no fcntl and imports this module
     except ImportError:
         return _try_lock_byte(file)
     try:
@@ -115,7 +115,7 @@ def _try_lock_byte(file: IO[Any]) -> bool:
 
 @dataclass(frozen=True)
 class _FileLock:
-    """A lock of the kernel. It is on the file, not on its name."""
+    """A lock of the kernel. It belongs to the file, not to its name."""
 
     path: Path
     file: IO[str]
@@ -165,7 +165,7 @@ def _taken(file: IO[str], number: int) -> bool:
 
 
 def _about(file: IO[str]) -> dict[str, Any]:
-    """What a lock file says; {} where its holder has not written it yet."""
+    """The content of a lock file; {} if its holder has not written it yet."""
     file.seek(0)
     try:
         about = json.loads(file.read())

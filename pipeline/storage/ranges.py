@@ -14,11 +14,11 @@ from pipeline.storage.errors import errors_as_user_error, is_remote, retry, show
 from pipeline.storage.files import store_of
 
 RETRY_SECONDS = 30.0
-"""How long a range of a remote file is retried; a training run outlives a short outage."""
+"""How long a range of a remote file is retried, so that training survives a short outage."""
 
 
 def open_ranges(path: Path, size: int | None = None) -> pa.NativeFile:
-    """A file to read ranges of; what is pickled or forked later holds no connection.
+    """Open a file to read ranges of it.
 
     Args:
         path: The file.
@@ -26,8 +26,8 @@ def open_ranges(path: Path, size: int | None = None) -> pa.NativeFile:
 
     Raises:
         FileNotFoundError: There is none (of a local folder).
-        UserError: The store refuses, does not answer or has no such file; some of it only when the
-            file is read.
+        UserError: The store refuses, does not answer or has no such file. Some of these errors are
+            raised only when the file is read.
     """
     if not is_remote(path):
         return pa.OSFile(os.fspath(path))
@@ -63,7 +63,7 @@ def read_range(path: Path, start: int, stop: int, size: int) -> bytes:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of a store, without any cache: Arrow asks for whole ranges."""
+    """A file of a store, without a cache: Arrow asks for the ranges that it needs."""
 
     def __init__(self, path: Path, size: int) -> None:
         super().__init__()

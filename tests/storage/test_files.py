@@ -98,7 +98,7 @@ def seen(root: Path, local: Path) -> dict[str, object]:
     return found
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(operations=st.lists(operation, max_size=8))
 def test_a_store_does_what_a_folder_does(
     server: S3, tmp_path_factory: pytest.TempPathFactory, operations: list[tuple]
