@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -203,3 +204,13 @@ def test_finished_rows_are_packed_again_after_a_configuration_changed(capsys, mo
         cli.main(["shards", "--out", str(run.path)])
     assert ended.value.code == 0
     assert "2 panoramas for training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", ["my data", "it's", '"quoted"', "both'\"", "[a]", "室内", "-x", "a\\b", "{x}", "a\nb"]
+)
+def test_the_line_that_loads_shards_is_python_for_every_folder(name):
+    call = ast.parse(run_commands.loading(Path(name) / "data"), mode="eval").body
+    assert isinstance(call, ast.Call)
+    (folder,) = (ast.literal_eval(word.value) for word in call.keywords)
+    assert folder == f"{name}/data"

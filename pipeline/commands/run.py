@@ -54,9 +54,18 @@ def render(options: Render) -> None:
         f"{len(summary.scenes)} scenes done ({summary.made} now, {len(summary.failed)} seeds "
         f"failed), {summary.panoramas} panoramas\n"
         f"shards:  {run.shards / 'data'}\n"
-        f"load:    datasets.load_dataset('parquet', data_dir='{run.shards / 'data'}')\n"
+        f"load:    {loading(run.shards / 'data')}\n"
         f"look:    {page}"
     )
+
+
+def loading(data: object) -> str:
+    """The Python that opens shards, whatever characters their folder has.
+
+    >>> print(loading("it's out/shards/data"))
+    datasets.load_dataset('parquet', data_dir="it's out/shards/data")
+    """
+    return f"datasets.load_dataset('parquet', data_dir={str(data)!r})"
 
 
 def status(options: Status) -> None:
