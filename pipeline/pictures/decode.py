@@ -19,14 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from pipeline.errors import UserError
-from pipeline.pictures.formats import (
-    Contents,
-    DamagedError,
-    Tags,
-    UnsupportedError,
-    split,
-    without_padding,
-)
+from pipeline.pictures.contents import Contents, DamagedError, Tags, UnsupportedError
+from pipeline.pictures.formats import split, without_padding
 
 CONVERT = "convert it to JPEG, PNG or 16-bit TIFF"
 
@@ -140,9 +134,9 @@ def _decode(contents: Contents, path: Path) -> Raster:
         return Raster(_hdr(path), None, contents)
     if contents.format == "JPEG":
         _check_jpeg(contents)
+    if contents.tags:
+        _check_tiff(contents.tags, contents.bits)
     if contents.format in ("PNG", "TIFF") and contents.bits > 8:
-        if contents.tags:
-            _check_tiff(contents.tags, contents.bits)
         values = _opencv(contents.pixels)
         if contents.tags and contents.bits < 16:
             values = values >> (16 - contents.bits)  # OpenCV fills packed values up with zeros
@@ -257,7 +251,9 @@ def _decode_strictly(jpeg: bytes) -> None:
 
 
 def _check_tiff(tags: Tags, bits: int) -> None:
-    """Refuse what OpenCV does not decode, or decodes wrongly."""
+    """Refuse what Pillow and OpenCV do not decode, or decode wrongly."""
+    if bits <= 8 and tags.kind == "uint":
+        return
     depth = {"uint": (10, 12, 14, 16), "float": (32, 64)}.get(tags.kind, ())
     if bits not in depth:
         raise UnsupportedError(f"TIFF of {bits}-bit {tags.kind} values")

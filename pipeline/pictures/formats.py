@@ -7,15 +7,19 @@ them.
 
 from __future__ import annotations
 
-import io
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from pipeline.pictures.contents import (
+    Contents,
+    DamagedError,
+    UnsupportedError,
+    read_orientation,
+)
+from pipeline.pictures.tiff import split_tiff
 
 MOST_SCANS = 100
 """Scans of a progressive JPEG; files with thousands of them keep a decoder busy for hours."""
@@ -44,52 +48,6 @@ _REFUSED = (
 _REMEDIES = {"a Git LFS pointer": "run git lfs pull", "an HTML page": "get the file again"}
 
 
-class DamagedError(Exception):
-    """The file is not what its format requires; the text is a reason for a message."""
-
-
-class UnsupportedError(Exception):
-    """The file is whole, but nothing here reads its kind.
-
-    Args:
-        kind: What it is: "a GIF picture".
-        remedy: What to do, unless converting it is what helps.
-    """
-
-    def __init__(self, kind: str, remedy: str = "") -> None:
-        super().__init__(kind)
-        self.remedy = remedy
-
-
-@dataclass(frozen=True)
-class Contents:
-    """A picture's file in its parts.
-
-    Attributes:
-        format: JPEG, PNG, WebP, TIFF, BMP, EXR or HDR.
-        width, height: Pixels as stored; 0 where only the decoder knows.
-        bits: Of a channel as the file declares them: 16 in a PNG may have an sBIT of 12.
-        pixels: The file without metadata (all of it for formats whose decoders ignore metadata).
-        orientation: EXIF's, 1 to 8; 1 also where it is nonsense.
-        xmp, icc: Packets as stored; empty where there are none.
-        frames: Pictures in the file, of which the first is read.
-        lossy: Whether values near an edge may differ from those that were saved.
-        tags: Of a TIFF.
-    """
-
-    format: str
-    width: int = 0
-    height: int = 0
-    bits: int = 8
-    pixels: bytes = b""
-    orientation: int = 1
-    xmp: bytes = b""
-    icc: bytes = b""
-    frames: int = 1
-    lossy: bool = False
-    tags: Tags | None = None
-
-
 def split(data: bytes) -> Contents:
     """Take a file apart.
 
@@ -104,7 +62,7 @@ def split(data: bytes) -> Contents:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return _tiff(data)
+        return split_tiff(data)
     if data.startswith(b"BM"):
         return Contents("BMP", pixels=data)
     if data.startswith(b"\x76\x2f\x31\x01"):
@@ -166,7 +124,7 @@ def _jpeg(data: bytes) -> Contents:
         elif code == _APP14:
             keep = body.startswith(b"Adobe") and len(body) >= 12
         elif code == _APP1 and body.startswith(b"Exif\0"):
-            found = replace(found, orientation=_orientation(body))
+            found = replace(found, orientation=read_orientation(body))
         elif code == _APP1 and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
             found = replace(found, xmp=body[29:])
         elif code == _APP2 and body.startswith(b"ICC_PROFILE\0") and len(body) > 14:
@@ -204,7 +162,7 @@ def _png(data: bytes) -> Contents:
         elif kind == b"sBIT" and found.bits == 16 and body and 8 <= max(body) <= 16:
             found = replace(found, bits=max(body))
         elif kind == b"eXIf":
-            found = replace(found, orientation=_orientation(b"Exif\0\0" + body))
+            found = replace(found, orientation=read_orientation(b"Exif\0\0" + body))
         elif kind == b"iTXt" and body.startswith(b"XML:com.adobe.xmp\0"):
             found = replace(found, xmp=_itxt(body))
         elif kind == b"iCCP":
@@ -261,7 +219,7 @@ def _webp(data: bytes) -> Contents:
         place += 8 + size + size % 2
         if kind == b"EXIF":
             exif = body if body.startswith(b"Exif\0") else b"Exif\0\0" + body
-            found = replace(found, orientation=_orientation(exif))
+            found = replace(found, orientation=read_orientation(exif))
         elif kind == b"XMP ":
             found = replace(found, xmp=body)
         elif kind == b"ICCP":
@@ -272,98 +230,6 @@ def _webp(data: bytes) -> Contents:
         elif kind == b"VP8 ":
             found = replace(found, lossy=True)
     return replace(found, frames=max(1, frames))
-
-
-# ---- TIFF ---------------------------------------------------------------------------------------
-
-_ORIENTATION, _XMP, _ICC, _DNG, _SUBFILE = 274, 700, 34675, 50706, 254
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_SAMPLES, _PLANAR, _SAMPLE_FORMAT = 277, 284, 339
-
-_LOSSY_COMPRESSIONS = (6, 7, 34892)  # JPEG
-
-MOST_PAGES = 10_000
-
-
-@dataclass(frozen=True)
-class Tags:
-    """What decides how a TIFF is decoded.
-
-    Attributes:
-        samples: Channels.
-        kind: "uint", "int" or "float".
-        separate: Whether each channel is stored as a plane.
-        photometric: 0: 0 is white, 1: 0 is black, 2: RGB, 3: palette, 5: CMYK, 6: YCbCr, 8: LAB.
-    """
-
-    samples: int
-    kind: str
-    separate: bool
-    photometric: int
-
-
-def _tiff(data: bytes) -> Contents:
-    page, following = _page(data, None)
-    if page is None:
-        raise DamagedError("it ends within its header")
-    if _DNG in page or data[8:10] == b"CR" or _first(page, _SUBFILE, 0) & 1:
-        raise UnsupportedError("a raw photograph (TIFF with a preview before the picture)")
-    pages, seen = 1, {0}
-    while following and following not in seen and pages < MOST_PAGES:
-        seen.add(following)
-        page_after, following = _page(data, following)
-        pages += page_after is not None
-    kinds = {1: "uint", 2: "int", 3: "float"}
-    return Contents(
-        "TIFF",
-        width=_first(page, _WIDTH, 0),
-        height=_first(page, _HEIGHT, 0),
-        bits=max(_numbers(page, _BITS), default=1),
-        pixels=data,
-        orientation=_in_range(_first(page, _ORIENTATION, 1)),
-        xmp=_bytes(page, _XMP),
-        icc=_bytes(page, _ICC),
-        frames=pages,
-        lossy=_first(page, _COMPRESSION, 1) in _LOSSY_COMPRESSIONS,
-        tags=Tags(
-            samples=_first(page, _SAMPLES, 1),
-            kind=kinds.get(_first(page, _SAMPLE_FORMAT, 1), "other"),
-            separate=_first(page, _PLANAR, 1) == 2,
-            photometric=_first(page, _PHOTOMETRIC, 1),
-        ),
-    )
-
-
-def _page(data: bytes, offset: int | None) -> tuple[ImageFileDirectory_v2 | None, int]:
-    """Tags of a page and where the next one is; None where they cannot be read."""
-    try:
-        tags = ImageFileDirectory_v2(data[:16] if 43 in data[2:4] else data[:8])
-        file = io.BytesIO(data)
-        file.seek(tags.next if offset is None else offset)
-        tags.load(file)
-        return tags, tags.next
-    except Exception:  # of whatever a damaged directory makes Pillow do
-        return None, 0
-
-
-def _first(page: ImageFileDirectory_v2, tag: int, default: int) -> int:
-    return next(iter(_numbers(page, tag)), default)
-
-
-def _numbers(page: ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:
-    try:
-        value = page.get(tag, ())
-        return tuple(map(int, value if isinstance(value, tuple) else (value,)))
-    except Exception:  # a damaged tag counts as absent
-        return ()
-
-
-def _bytes(page: ImageFileDirectory_v2, tag: int) -> bytes:
-    try:
-        value = page.get(tag, b"")
-        return value if isinstance(value, bytes) else bytes(value)
-    except Exception:  # a damaged tag counts as absent
-        return b""
 
 
 # ---- HDR ----------------------------------------------------------------------------------------
@@ -378,19 +244,3 @@ def _hdr(data: bytes) -> Contents:
     if b"FORMAT=32-bit_rle_xyze" in data[: size.start()]:
         raise UnsupportedError("an HDR picture in XYZ colours")
     return Contents("HDR", int(size[4][:9]), int(size[2][:9]), bits=32)
-
-
-# ---- EXIF ---------------------------------------------------------------------------------------
-
-
-def _orientation(exif: bytes) -> int:
-    try:
-        tags = Image.Exif()
-        tags.load(exif)
-        return _in_range(tags.get(_ORIENTATION, 1))
-    except Exception:  # nonsense in EXIF never stops a picture
-        return 1
-
-
-def _in_range(orientation: object) -> int:
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -243,12 +244,13 @@ def check_shared_memory(part: Sequence[ClipBatch], workers: int) -> None:
     Raises:
         UserError: They do not fit.
     """
-    if not SHARED_MEMORY.is_dir():
+    if sys.platform != "linux":
         return
     size = sum(tensor.nbytes for batch in part for tensor in (batch.images, batch.truth))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's
     needed = processes * (workers * AHEAD + 1) * size
-    free = shutil.disk_usage(SHARED_MEMORY).free
+    usable = os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+    free = shutil.disk_usage(SHARED_MEMORY).free if usable else 0
     if needed > free:
         raise UserError(
             f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB free, and {processes * workers} loader "

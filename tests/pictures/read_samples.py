@@ -112,6 +112,18 @@ READ: dict[str, tuple[str, Maker]] = {
     ),
     "TIFF of several pages": ("a.tif", tiff(np.stack([panorama()] * 3), photometric="rgb")),
     "TIFF whose colour profile is nonsense": ("a.tif", saved("TIFF", icc_profile=b"no" * 300)),
+    "TIFF whose metadata are of wrong types": (
+        "a.tif",
+        tiff(
+            panorama(),
+            photometric="rgb",
+            extratags=[(tag, 3, 4, (1, 2, 3, 4), True) for tag in (270, 700, 33723, 34675)],
+        ),
+    ),
+    "TIFF with an orientation of 77": (
+        "a.tif",
+        tiff(panorama(), photometric="rgb", extratags=[(274, 3, 1, 77, True)]),
+    ),
     "BMP": ("a.bmp", saved("BMP")),
     "16-bit PNG": ("a.png", by_opencv(panorama()[..., ::-1].astype(np.uint16) * 257, ".png")),
     "16-bit TIFF": ("a.tif", tiff(panorama().astype(np.uint16) * 257, photometric="rgb")),

@@ -119,6 +119,16 @@ REFUSED: dict[str, tuple[str, Maker, str]] = {
         ),
         "data window",
     ),
+    "TIFF of signed bytes": (
+        "a.tif",
+        tiff(panorama()[..., 0].astype(np.int8), photometric="minisblack"),
+        "8-bit int",
+    ),
+    "TIFF cut within its tags": (
+        "a.tif",
+        changed("TIFF", lambda d: d[:-30], compression="tiff_lzw"),
+        "is damaged",
+    ),
     "TIFF of halves": ("a.tif", tiff(ramp().astype(np.float16), photometric="rgb"), "16-bit float"),
     "TIFF of 32-bit integers": (
         "a.tif",

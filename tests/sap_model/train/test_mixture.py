@@ -9,6 +9,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -319,6 +320,9 @@ def test_too_little_shared_memory_is_found_before_the_first_step(monkeypatch):
         check_shared_memory(part, 3)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed))
     check_shared_memory(part, 3)
+    monkeypatch.setattr(mixture_module, "SHARED_MEMORY", Path("/no/such/folder"))
+    with pytest.raises(UserError, match=r"0\.0 MiB free"):
+        check_shared_memory(part, 1)
 
 
 @dataclass
