@@ -1,0 +1,368 @@
+"""What the demo keeps: the panoramas that it offers, and what people segmented on them."""
+
+from __future__ import annotations
+
+import io
+import json
+import secrets
+import time
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline import sphere
+from pipeline.errors import UserError
+from pipeline.pictures import SUFFIXES, read_panorama
+from pipeline.shards.reader import ShardReader, decode_ids, decode_image
+from sap_model.predict.predictor import Prediction, SapPredictor, Step
+
+MAX_SESSIONS = 4
+"""Panoramas whose features are kept; the one that was not used for longest goes first."""
+
+MAX_LISTED = 200
+"""Panoramas in the page's list."""
+
+PAGE_WIDTH = 4096
+"""The page shows at most so many columns; masks are sent at half of that."""
+
+VIEW_PIXELS = 96
+"""Side of a view in the panel of the scan."""
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+class NotFoundError(UserError):
+    """There is no such panorama, session or object."""
+
+
+@dataclass(frozen=True)
+class TrueMask:
+    """An object of the ground truth."""
+
+    category: str
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Panorama:
+    """A panorama that can be opened; `load` gives its picture and the ground truth, if any."""
+
+    name: str
+    load: Callable[[], tuple[Image, list[TrueMask]]]
+    has_truth: bool = False
+
+
+@dataclass
+class SegmentedObject:
+    """An object that somebody segmented; `mask` is (H, W)."""
+
+    name: str
+    mask: Mask
+    iou: float
+
+
+@dataclass
+class Session:
+    """One opened panorama."""
+
+    image: Image
+    truth: list[TrueMask]
+    predictor: SapPredictor
+    objects: dict[int, SegmentedObject] = field(default_factory=dict)
+    views: Image | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+class Sessions:
+    """The demo's state. All methods are called from one thread.
+
+    Args:
+        predictor: Makes a predictor; all of them share the model.
+        panoramas: What the page offers first.
+    """
+
+    def __init__(self, predictor: Callable[[], SapPredictor], panoramas: list[Panorama]) -> None:
+        self._predictor = predictor
+        self._panoramas = {str(i): panorama for i, panorama in enumerate(panoramas)}
+        self._open: OrderedDict[str, Session] = OrderedDict()
+
+    def list(self) -> list[dict[str, Any]]:
+        """The panoramas as the page lists them."""
+        return [{"id": key, "name": one.name} for key, one in self._panoramas.items()]
+
+    def add(self, name: str, data: bytes) -> dict[str, Any]:
+        """Take a picture that a person uploaded.
+
+        Raises:
+            UserError: It is not a panorama that can be read.
+        """
+        image = read_panorama(data, name).pixels
+        key = f"u{secrets.token_hex(4)}"
+        self._panoramas[key] = Panorama(name, lambda: (image, []))
+        uploaded = [key for key in self._panoramas if key.startswith("u")]
+        for old in uploaded[:-MAX_SESSIONS]:
+            del self._panoramas[old]
+        return {"id": key, "name": name}
+
+    def open(self, panorama_id: str) -> Iterator[dict[str, Any]]:
+        """Open a panorama: yields its session and size, the progress of encoding, and `ready`."""
+        began = time.monotonic()
+        panorama = self._panoramas.get(panorama_id)
+        if panorama is None:
+            raise NotFoundError(f"there is no panorama {panorama_id!r}; choose one from the list")
+        image, truth = panorama.load()
+        session = Session(image, truth, self._predictor())
+        while len(self._open) >= MAX_SESSIONS:
+            self._open.popitem(last=False)
+        key = secrets.token_urlsafe(12)
+        self._open[key] = session
+        height, width = session.shape
+        yield {"session": key, "width": width, "height": height, "truth": bool(truth)}
+        for encoded, views in session.predictor.encode_steps(image):
+            yield {"encoded": encoded, "views": views}
+        session.views = session.predictor.view_thumbnails(VIEW_PIXELS)
+        grid = session.predictor.scan.grid()
+        yield {"ready": True, "seconds": time.monotonic() - began, "grid": grid}
+
+    def session(self, key: str) -> Session:
+        """An open session.
+
+        Raises:
+            NotFoundError: There is none of this name any more.
+        """
+        if key not in self._open:
+            raise NotFoundError("this panorama was closed; choose it from the list to open it again")
+        self._open.move_to_end(key)
+        return self._open[key]
+
+    def close(self, key: str) -> None:
+        """Forget a session."""
+        self._open.pop(key, None)
+
+    def segment(self, key: str, number: int, prompt: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Segment an object: yields masks that grow view by view, then the final one."""
+        session = self.session(key)
+        points, labels, box, name = parse_prompt(prompt, session.shape)
+        step: Step | None = None
+        for step in session.predictor.predict_steps(points, labels, box):
+            if step.prediction is None:
+                yield {
+                    "mask": mask_url(step.mask),
+                    "seen": step.seen,
+                    "of": step.of,
+                    "clicked": step.clicked,
+                    "view_masks": {i: mask_url(mask) for i, mask in step.view_masks.items()},
+                }
+        if step is None or step.prediction is None:
+            return
+        mask = step.prediction.mask
+        session.objects[number] = SegmentedObject(name, mask, step.prediction.iou)
+        yield {
+            "done": True,
+            "mask": mask_url(mask),
+            "view_masks": {i: mask_url(view) for i, view in step.view_masks.items()},
+            "iou": step.prediction.iou,
+            "area": int(mask.sum()),
+            "solid_angle": solid_angle(mask),
+            "truth": best_match(mask, session.truth),
+        }
+
+    def everything(self, key: str) -> Iterator[dict[str, Any]]:
+        """Segment all objects: yields progress, then the new objects."""
+        from sap_model.predict.everything import segment_everything_steps
+
+        session = self.session(key)
+        began = time.monotonic()
+        found: list[Prediction] = []
+        for seen, of, masks in segment_everything_steps(session.predictor):
+            yield {"seen": seen, "of": of}
+            found = masks or found
+        first = max(session.objects, default=0) + 1
+        objects = []
+        for number, prediction in enumerate(found, start=first):
+            name = f"object {number}"
+            session.objects[number] = SegmentedObject(name, prediction.mask, prediction.iou)
+            objects.append(
+                {
+                    "id": number,
+                    "name": name,
+                    "mask": mask_url(prediction.mask),
+                    "area": int(prediction.mask.sum()),
+                }
+            )
+        yield {"objects": objects, "seconds": time.monotonic() - began}
+
+
+def parse_prompt(
+    prompt: dict[str, Any], shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], list[float] | None, str]:
+    """Points (N, 2), labels (N,), box [x, y, w, h] or None, and name of a request.
+
+    Raises:
+        UserError: It is not a prompt, or lies outside of the panorama.
+    """
+    height, width = shape
+    try:
+        points = np.asarray(prompt.get("points", []), np.float64).reshape(-1, 2)
+        labels = np.asarray(prompt.get("labels", []), np.int64).reshape(-1)
+        box = prompt.get("box")
+        box = None if box is None else [float(value) for value in box]
+        name = str(prompt.get("name", "object"))[:100]
+    except (TypeError, ValueError, AttributeError):
+        raise UserError("the prompt is not understood; send points, labels and box") from None
+    if len(points) != len(labels) or not np.isin(labels, (0, 1)).all():
+        raise UserError(f"{len(points)} points have {len(labels)} labels; give each point 0 or 1")
+    inside = (points > -0.5) & (points < (width - 0.5, height - 0.5))
+    if not (np.isfinite(points).all() and inside.all()):
+        raise UserError("a point lies outside of the panorama; click on the picture")
+    if box is not None and (
+        len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0 or box[2] > width
+    ):
+        raise UserError("the box has no area; drag it around the object")
+    return points, labels, box, name
+
+
+def solid_angle(mask: Mask) -> float:
+    """Steradian that a mask (H, W) covers."""
+    return float((mask.sum(axis=1) * sphere.row_solid_angles(*mask.shape[::-1])).sum())
+
+
+def best_match(mask: Mask, truth: list[TrueMask]) -> dict[str, Any] | None:
+    """The true object that a mask overlaps most, with the IoU; None where there is none."""
+    best, best_iou = None, 0.0
+    for one in truth:
+        overlap = float(np.count_nonzero(mask & one.mask))
+        iou = overlap / max(1.0, float(np.count_nonzero(mask | one.mask))) if overlap else 0.0
+        if iou > best_iou:
+            best, best_iou = one, iou
+    if best is None:
+        return None
+    return {"category": best.category, "iou": best_iou, "mask": mask_url(best.mask)}
+
+
+def mask_url(mask: Mask) -> str:
+    """A mask as a grey PNG of at most half of PAGE_WIDTH columns, in a data URL."""
+    import base64
+
+    pixels = mask.astype(np.uint8) * 255
+    if pixels.shape[1] > PAGE_WIDTH // 2:
+        size = (PAGE_WIDTH // 2, PAGE_WIDTH // 2 * mask.shape[0] // mask.shape[1])
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def picture_jpeg(image: Image) -> bytes:
+    """A panorama as the page shows it."""
+    if image.shape[1] > PAGE_WIDTH:
+        image = cv2.resize(image, (PAGE_WIDTH, PAGE_WIDTH // 2), interpolation=cv2.INTER_AREA)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+
+
+def label_png(session: Session) -> bytes:
+    """All masks as one 16-bit PNG: the object's number at each pixel, 0 for none.
+
+    Where masks overlap the smaller object is on top.
+    """
+    labels = np.zeros(session.shape, np.uint16)
+    for number, one in sorted(session.objects.items(), key=lambda item: -int(item[1].mask.sum())):
+        labels[one.mask] = number
+    return cv2.imencode(".png", labels)[1].tobytes()
+
+
+def coco_json(session: Session, file_name: str) -> bytes:
+    """The objects as a COCO file with compressed run-length masks and boxes."""
+    height, width = session.shape
+    annotations = []
+    for number, one in sorted(session.objects.items()):
+        rle = coco_mask.encode(np.asfortranarray(one.mask.astype(np.uint8)))
+        annotations.append(
+            {
+                "id": number,
+                "image_id": 1,
+                "category_id": 1,
+                "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
+                "area": int(one.mask.sum()),
+                "bbox": [float(value) for value in coco_mask.toBbox(rle)],
+                "iscrowd": 0,
+                "name": one.name,
+                "solid_angle": solid_angle(one.mask),
+                "score": one.iou,
+            }
+        )
+    content = {
+        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "object"}],
+    }
+    return json.dumps(content, indent=1).encode()
+
+
+def cutouts_zip(session: Session) -> bytes:
+    """A PNG of each object on a transparent ground, cut to its box (which may wrap the seam)."""
+    from pipeline.annotations.boxes import wrapped_crop
+
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for number, one in sorted(session.objects.items()):
+            if not one.mask.any():
+                continue
+            rows, columns = wrapped_crop(one.mask)
+            alpha = one.mask[rows][:, columns].astype(np.uint8) * 255
+            pixels = np.dstack([session.image[rows][:, columns, ::-1], alpha])
+            archive.writestr(f"{number:03d}.png", cv2.imencode(".png", pixels)[1].tobytes())
+    return out.getvalue()
+
+
+def find_panoramas(source: str) -> list[Panorama]:
+    """The panoramas of an image file, a folder of images, or a folder or URL of shards.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = Path(source).expanduser()
+    if "://" in source or (path / "data").is_dir() or list(path.glob("*.parquet")):
+        return from_shards(source)
+    if path.is_file():
+        return [from_file(path)]
+    if path.is_dir():
+        files = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+        if files:
+            return [from_file(one) for one in files[:MAX_LISTED]]
+    raise UserError(f"{source} holds no picture; give an image, a folder of images, or shards")
+
+
+def from_file(path: Path) -> Panorama:
+    """A picture on this machine."""
+    return Panorama(path.name, lambda: (read_panorama(path, path.name).pixels, []))
+
+
+def from_shards(source: str) -> list[Panorama]:
+    """The first panoramas of shards, with their true masks."""
+    reader = ShardReader(source if "://" in source else Path(source).expanduser())
+    names = [row["image_id"] for row in reader.annotations(("image_id",))]
+
+    def load(index: int) -> tuple[Image, list[TrueMask]]:
+        row = reader.row(index)
+        ids = decode_ids(row)
+        truth = [TrueMask(one["category"], ids == one["id"]) for one in row["objects"]]
+        return decode_image(row), truth
+
+    return [
+        Panorama(name, lambda index=index: load(index), has_truth=True)
+        for index, name in enumerate(names[:MAX_LISTED])
+    ]
