@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import tempfile
 import time
 import zipfile
 from collections import OrderedDict
@@ -20,12 +21,15 @@ from pycocotools import mask as coco_mask
 
 from pipeline import sphere
 from pipeline.errors import UserError
-from pipeline.pictures import SUFFIXES, read_panorama
+from pipeline.pictures.read import read_picture
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from sap_model.predict.predictor import Prediction, SapPredictor, Step
 
 MAX_SESSIONS = 4
 """Panoramas whose features are kept; the one that was not used for longest goes first."""
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".exr", ".hdr")
+"""Of the files of a folder that are listed."""
 
 MAX_LISTED = 200
 """Panoramas in the page's list."""
@@ -109,7 +113,10 @@ class Sessions:
         Raises:
             UserError: It is not a panorama that can be read.
         """
-        image = read_panorama(data, name).pixels
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name  # the message names it
+            path.write_bytes(data)
+            image = read_picture(path).pixels
         key = f"u{secrets.token_hex(4)}"
         self._panoramas[key] = Panorama(name, lambda: (image, []))
         uploaded = [key for key in self._panoramas if key.startswith("u")]
@@ -348,7 +355,7 @@ def find_panoramas(source: str) -> list[Panorama]:
 
 def from_file(path: Path) -> Panorama:
     """A picture on this machine."""
-    return Panorama(path.name, lambda: (read_panorama(path, path.name).pixels, []))
+    return Panorama(path.name, lambda: (read_picture(path).pixels, []))
 
 
 def from_shards(source: str) -> list[Panorama]:
