@@ -1,13 +1,12 @@
 """The demo's web server: it listens on this machine alone, and one thread does all the work.
 
-    GET    /                                        the page
-    GET    /api/panoramas                           what can be opened
-    POST   /api/panoramas?name=…                    a picture of one's own
-    POST   /api/sessions                            open a panorama; lines of JSON as it is encoded
-    GET    /api/sessions/S/picture.jpg, views.jpg   what the page shows
-    POST   /api/sessions/S/objects/N                segment; lines of JSON, view by view
-    POST   /api/sessions/S/everything               segment all objects; lines of JSON
-    GET    /api/sessions/S/export/FILE              masks.png, coco.json, cutouts.zip
+GET    /                                        the page
+GET    /api/panoramas                           what can be opened
+POST   /api/panoramas?name=…                    a picture of one's own
+POST   /api/sessions                            open a panorama; lines of JSON as it is encoded
+GET    /api/sessions/S/picture.jpg, views.jpg   what the page shows
+POST   /api/sessions/S/objects/N                segment; lines of JSON, view by view
+GET    /api/sessions/S/export/FILE              masks.png, coco.json, cutouts.zip
 """
 
 from __future__ import annotations
@@ -145,9 +144,6 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
         session.objects.pop(request.path_params["object"], None)
         return Response(status_code=204)
 
-    async def everything(request: Request) -> Response:
-        return stream(sessions.everything(request.path_params["session"]))
-
     async def export(request: Request) -> Response:
         session = await work(sessions.session, request.path_params["session"])
         name = request.path_params["file"]
@@ -158,7 +154,9 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
         elif name == "cutouts.zip":
             data, kind = await work(cutouts_zip, session), "application/zip"
         else:
-            raise NotFoundError(f"there is no export {name}; take masks.png, coco.json, cutouts.zip")
+            raise NotFoundError(
+                f"there is no export {name}; take masks.png or coco.json"
+            )
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(data, media_type=kind, headers=disposition)
 
@@ -190,7 +188,6 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
             Route(one + "/objects/{object:int}", segment, methods=["POST"]),
             Route(one + "/objects/{object:int}", rename, methods=["PATCH"]),
             Route(one + "/objects/{object:int}", remove, methods=["DELETE"]),
-            Route(one + "/everything", everything, methods=["POST"]),
             Route(one + "/export/{file}", export),
         ],
         middleware=[

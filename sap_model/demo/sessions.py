@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import secrets
@@ -20,10 +21,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline import sphere
+from pipeline.annotations.boxes import wrapped_crop
 from pipeline.errors import UserError
 from pipeline.pictures.read import read_picture
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
-from sap_model.predict.predictor import Prediction, SapPredictor, Step
+from sap_model.clicks import Click
+from sap_model.predict.warp import Step, WarpPredictor
+from sap_model.scan.trajectory import Scan
+from sap_model.scan.views import PerspectiveViews
 
 MAX_SESSIONS = 4
 """Panoramas whose features are kept; the one that was not used for longest goes first."""
@@ -80,7 +85,7 @@ class Session:
 
     image: Image
     truth: list[TrueMask]
-    predictor: SapPredictor
+    predictor: WarpPredictor
     objects: dict[int, SegmentedObject] = field(default_factory=dict)
     views: Image | None = None
 
@@ -98,7 +103,7 @@ class Sessions:
         panoramas: What the page offers first.
     """
 
-    def __init__(self, predictor: Callable[[], SapPredictor], panoramas: list[Panorama]) -> None:
+    def __init__(self, predictor: Callable[[], WarpPredictor], panoramas: list[Panorama]) -> None:
         self._predictor = predictor
         self._panoramas = {str(i): panorama for i, panorama in enumerate(panoramas)}
         self._open: OrderedDict[str, Session] = OrderedDict()
@@ -138,11 +143,11 @@ class Sessions:
         self._open[key] = session
         height, width = session.shape
         yield {"session": key, "width": width, "height": height, "truth": bool(truth)}
-        for encoded, views in session.predictor.encode_steps(image):
-            yield {"encoded": encoded, "views": views}
-        session.views = session.predictor.view_thumbnails(VIEW_PIXELS)
-        grid = session.predictor.scan.grid()
-        yield {"ready": True, "seconds": time.monotonic() - began, "grid": grid}
+        scan = session.predictor.scan
+        for encoded in session.predictor.encode_steps(image):
+            yield {"encoded": encoded, "views": len(scan)}
+        session.views = view_sheet(session.predictor, image)
+        yield {"ready": True, "seconds": time.monotonic() - began, "grid": grid(scan)}
 
     def session(self, key: str) -> Session:
         """An open session.
@@ -151,7 +156,9 @@ class Sessions:
             NotFoundError: There is none of this name any more.
         """
         if key not in self._open:
-            raise NotFoundError("this panorama was closed; choose it from the list to open it again")
+            raise NotFoundError(
+                "this panorama was closed; choose it from the list"
+            )
         self._open.move_to_end(key)
         return self._open[key]
 
@@ -162,16 +169,16 @@ class Sessions:
     def segment(self, key: str, number: int, prompt: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Segment an object: yields masks that grow view by view, then the final one."""
         session = self.session(key)
-        points, labels, box, name = parse_prompt(prompt, session.shape)
+        clicks, box, name = parse_prompt(prompt, session.shape)
         step: Step | None = None
-        for step in session.predictor.predict_steps(points, labels, box):
+        for step in session.predictor.predict_steps(clicks, box):
             if step.prediction is None:
                 yield {
                     "mask": mask_url(step.mask),
-                    "seen": step.seen,
-                    "of": step.of,
+                    "seen": len(step.view_masks),
+                    "of": len(session.predictor.scan),
                     "clicked": step.clicked,
-                    "view_masks": {i: mask_url(mask) for i, mask in step.view_masks.items()},
+                    "view_masks": view_urls(step),
                 }
         if step is None or step.prediction is None:
             return
@@ -180,43 +187,18 @@ class Sessions:
         yield {
             "done": True,
             "mask": mask_url(mask),
-            "view_masks": {i: mask_url(view) for i, view in step.view_masks.items()},
+            "view_masks": view_urls(step),
             "iou": step.prediction.iou,
             "area": int(mask.sum()),
             "solid_angle": solid_angle(mask),
             "truth": best_match(mask, session.truth),
         }
 
-    def everything(self, key: str) -> Iterator[dict[str, Any]]:
-        """Segment all objects: yields progress, then the new objects."""
-        from sap_model.predict.everything import segment_everything_steps
-
-        session = self.session(key)
-        began = time.monotonic()
-        found: list[Prediction] = []
-        for seen, of, masks in segment_everything_steps(session.predictor):
-            yield {"seen": seen, "of": of}
-            found = masks or found
-        first = max(session.objects, default=0) + 1
-        objects = []
-        for number, prediction in enumerate(found, start=first):
-            name = f"object {number}"
-            session.objects[number] = SegmentedObject(name, prediction.mask, prediction.iou)
-            objects.append(
-                {
-                    "id": number,
-                    "name": name,
-                    "mask": mask_url(prediction.mask),
-                    "area": int(prediction.mask.sum()),
-                }
-            )
-        yield {"objects": objects, "seconds": time.monotonic() - began}
-
 
 def parse_prompt(
     prompt: dict[str, Any], shape: tuple[int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.int64], list[float] | None, str]:
-    """Points (N, 2), labels (N,), box [x, y, w, h] or None, and name of a request.
+) -> tuple[list[Click], tuple[float, float, float, float] | None, str]:
+    """Clicks, box (x, y, width, height) or None, and name of a request.
 
     Raises:
         UserError: It is not a prompt, or lies outside of the panorama.
@@ -225,26 +207,31 @@ def parse_prompt(
     try:
         points = np.asarray(prompt.get("points", []), np.float64).reshape(-1, 2)
         labels = np.asarray(prompt.get("labels", []), np.int64).reshape(-1)
-        box = prompt.get("box")
-        box = None if box is None else [float(value) for value in box]
+        given = prompt.get("box")
+        box = None if given is None else np.asarray(given, np.float64).reshape(4)
         name = str(prompt.get("name", "object"))[:100]
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError("the prompt is not understood; send points, labels and box") from None
     if len(points) != len(labels) or not np.isin(labels, (0, 1)).all():
         raise UserError(f"{len(points)} points have {len(labels)} labels; give each point 0 or 1")
     inside = (points > -0.5) & (points < (width - 0.5, height - 0.5))
     if not (np.isfinite(points).all() and inside.all()):
         raise UserError("a point lies outside of the panorama; click on the picture")
-    if box is not None and (
-        len(box) != 4 or not np.isfinite(box).all() or min(box[2:]) <= 0 or box[2] > width
-    ):
-        raise UserError("the box has no area; drag it around the object")
-    return points, labels, box, name
+    clicks = [Click(x, y, int(label)) for (x, y), label in zip(points, labels, strict=True)]
+    if box is None:
+        return clicks, None, name
+    x, y, w, h = map(float, box)
+    if not (np.isfinite(box).all() and 0 < w <= width and h > 0 and y > -1 and y + h < height + 1):
+        raise UserError(
+            f"the box {x:g},{y:g},{w:g},{h:g} is not on the picture; drag it there"
+        )
+    return clicks, (x, y, w, h), name
 
 
 def solid_angle(mask: Mask) -> float:
     """Steradian that a mask (H, W) covers."""
-    return float((mask.sum(axis=1) * sphere.row_solid_angles(*mask.shape[::-1])).sum())
+    height, width = mask.shape
+    return float(mask.sum(axis=1) @ sphere.pixel_solid_angles(width, height))
 
 
 def best_match(mask: Mask, truth: list[TrueMask]) -> dict[str, Any] | None:
@@ -262,14 +249,38 @@ def best_match(mask: Mask, truth: list[TrueMask]) -> dict[str, Any] | None:
 
 def mask_url(mask: Mask) -> str:
     """A mask as a grey PNG of at most half of PAGE_WIDTH columns, in a data URL."""
-    import base64
-
     pixels = mask.astype(np.uint8) * 255
     if pixels.shape[1] > PAGE_WIDTH // 2:
         size = (PAGE_WIDTH // 2, PAGE_WIDTH // 2 * mask.shape[0] // mask.shape[1])
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def view_urls(step: Step) -> dict[int, str]:
+    """The masks of the views, small, as data URLs."""
+    return {view: mask_url(mask) for view, mask in step.view_masks.items()}
+
+
+def view_sheet(predictor: WarpPredictor, image: Image) -> Image:
+    """All views, small, each at its column and row of the scan; the highest row is on top."""
+    scan = predictor.scan
+    views = PerspectiveViews(scan, VIEW_PIXELS, image.shape[1]).render(image)
+    sheet = np.zeros((scan.rows * VIEW_PIXELS, scan.columns * VIEW_PIXELS, 3), np.uint8)
+    for picture, place in zip(views, grid(scan)["views"], strict=True):
+        top, left = place["row"] * VIEW_PIXELS, place["column"] * VIEW_PIXELS
+        sheet[top : top + VIEW_PIXELS, left : left + VIEW_PIXELS] = picture
+    return sheet
+
+
+def grid(scan: Scan) -> dict[str, Any]:
+    """Where the page shows each view: as on the flat panorama, whose centre has yaw 0."""
+    half = scan.columns // 2
+    places = [
+        {"column": (view.column + half) % scan.columns, "row": scan.rows - 1 - view.row}
+        for view in scan.views
+    ]
+    return {"columns": scan.columns, "rows": scan.rows, "views": places}
 
 
 def picture_jpeg(image: Image) -> bytes:
@@ -296,7 +307,7 @@ def coco_json(session: Session, file_name: str) -> bytes:
     height, width = session.shape
     annotations = []
     for number, one in sorted(session.objects.items()):
-        rle = coco_mask.encode(np.asfortranarray(one.mask.astype(np.uint8)))
+        rle = _rle(one.mask)
         annotations.append(
             {
                 "id": number,
@@ -319,17 +330,22 @@ def coco_json(session: Session, file_name: str) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
+def _rle(mask: Mask) -> dict[str, Any]:
+    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+
+
 def cutouts_zip(session: Session) -> bytes:
     """A PNG of each object on a transparent ground, cut to its box (which may wrap the seam)."""
-    from pipeline.annotations.boxes import wrapped_crop
-
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for number, one in sorted(session.objects.items()):
             if not one.mask.any():
                 continue
-            rows, columns = wrapped_crop(one.mask)
-            alpha = one.mask[rows][:, columns].astype(np.uint8) * 255
+            x, y, w, h = map(int, coco_mask.toBbox(_rle(one.mask)))
+            crop = wrapped_crop(one.mask, True, (x, y, w, h))
+            columns = (crop.x + np.arange(crop.mask.shape[1])) % crop.width
+            rows = slice(crop.y, crop.y + crop.mask.shape[0])
+            alpha = crop.mask.astype(np.uint8) * 255
             pixels = np.dstack([session.image[rows][:, columns, ::-1], alpha])
             archive.writestr(f"{number:03d}.png", cv2.imencode(".png", pixels)[1].tobytes())
     return out.getvalue()
@@ -365,9 +381,9 @@ def from_shards(source: str) -> list[Panorama]:
 
     def load(index: int) -> tuple[Image, list[TrueMask]]:
         row = reader.row(index)
-        ids = decode_ids(row)
+        ids = decode_ids(row["ids"])
         truth = [TrueMask(one["category"], ids == one["id"]) for one in row["objects"]]
-        return decode_image(row), truth
+        return decode_image(row["image"]), truth
 
     return [
         Panorama(name, lambda index=index: load(index), has_truth=True)

@@ -63,6 +63,12 @@ class Features:
     positions: list[Tensor]
     """Position encodings, each (1, C, h, w)."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Features]) -> Features:
+        """The views of several as one."""
+        levels = zip(*(part.levels for part in parts), strict=True)
+        return cls([torch.cat(level) for level in levels], parts[0].positions)
+
     def __len__(self) -> int:
         return len(self.levels[0])
 

@@ -20,10 +20,10 @@ Nothing here is trained, so both work with the weights of any size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from pipeline import sphere
 from pipeline.errors import UserError
 from sap_model.clicks import NEGATIVE, POSITIVE, Click
-from sap_model.model.tracker import Answer, Query
+from sap_model.model.tracker import Answer, Features, Query
 from sap_model.predict.predictor import Prediction
 from sap_model.scan.camera import Camera, Pyramid, Warp, warp
 from sap_model.scan.trajectory import Scan
@@ -40,6 +40,12 @@ from sap_model.scan.views import SOFT_RANGE, Fusion, PerspectiveViews, soft_mask
 
 Spot = tuple[float, float, int]
 """A click on a view: u, v in pixels of the model's input, and the label."""
+
+Box = tuple[float, float, float, float]
+"""x, y, width and height in panorama pixels; x + width may reach beyond the seam."""
+
+BOX_CORNERS = (2, 3)
+"""SAM2's labels of a box's upper left and lower right corner."""
 
 MIN_SHARE, SURE_SHARE = 12 / 64**2, 40 / 64**2
 """Share of a view that a warped mask covers at least, for the view to be segmented, and from which
@@ -60,6 +66,9 @@ CUT = 0.02
 
 CHUNK = 16
 """Objects that are segmented together."""
+
+PREVIEW_WIDTH = 1024
+"""Columns of a mask that is shown while an object is segmented."""
 
 
 class SingleImageModel(Protocol):
@@ -86,10 +95,27 @@ class _Object:
     """View: its soft mask (s, s)."""
     ious: dict[int, float] = field(default_factory=dict)
 
+    def masks(self) -> dict[int, NDArray[np.bool_]]:
+        """View: its mask (s, s)."""
+        return {view: soft >= 0.5 for view, soft in self.soft.items()}
+
     @property
     def clicked(self) -> list[int]:
-        """Views that see a positive click."""
-        return [v for v, spots in self.seen.items() if any(s[2] == POSITIVE for s in spots)]
+        """Views that see a positive click or the box."""
+        return [v for v, spots in self.seen.items() if any(s[2] != NEGATIVE for s in spots)]
+
+
+class Step(NamedTuple):
+    """An object while its views are segmented."""
+
+    mask: NDArray[np.bool_]
+    """(h, w) of the panorama; before the last step at most `PREVIEW_WIDTH` columns."""
+    view_masks: dict[int, NDArray[np.bool_]]
+    """View: its mask (s, s), for the views that were segmented so far."""
+    clicked: list[int]
+    """Views that see a positive click or the box."""
+    prediction: Prediction | None
+    """The answer, at the last step."""
 
 
 class WarpPredictor:
@@ -127,10 +153,25 @@ class WarpPredictor:
         ]
         self._warp = lru_cache(maxsize=None)(self._make_warp)
         self._views: PerspectiveViews | None = None
+        self._preview: PerspectiveViews | None = None
         self._features: Any = None
 
     def set_panorama(self, image: NDArray[np.uint8]) -> None:
         """Render and encode the views of a panorama (H, W, 3), uint8 RGB with W = 2 H."""
+        frames = self._render(image)
+        self._features = self.model.encode(frames, self.encode_batch)
+
+    def encode_steps(self, image: NDArray[np.uint8]) -> Iterator[int]:
+        """`set_panorama` in steps, for a `ScanTracker`; yields how many views are encoded."""
+        frames = self._render(image)
+        parts: list[Features] = []
+        for start in range(0, len(frames), self.encode_batch):
+            batch = frames[start : start + self.encode_batch]
+            parts.append(self.model.encode(batch, self.encode_batch))
+            yield start + len(batch)
+        self._features = Features.joined(parts)
+
+    def _render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if image.ndim != 3 or image.shape[1] != 2 * image.shape[0] or image.dtype != np.uint8:
             raise UserError(
                 f"the panorama is {image.dtype} {image.shape}; "
@@ -139,7 +180,7 @@ class WarpPredictor:
         if self._views is None or self._views.width != image.shape[1]:
             self._views = PerspectiveViews(self.scan, self.view_size, image.shape[1])
         self._features = None  # the old ones first, for the sake of memory
-        self._features = self.model.encode(self._views.render(image), self.encode_batch)
+        return self._views.render(image)
 
     def predict_many(
         self, objects: Sequence[Sequence[Click]], scores: bool = False
@@ -159,17 +200,80 @@ class WarpPredictor:
         predictions = []
         for start in range(0, len(objects), CHUNK):
             chunk = objects[start : start + CHUNK]
-            for each in self._segment(chunk):
+            found = [_Object(clicks, self._sightings(clicks)) for clicks in chunk]
+            for _ in self._segment(found):
+                pass
+            for each in found:
                 soft = self._fuse(each)
                 predictions.append(
                     Prediction(soft >= 0.5, self._iou(each), soft if scores else None)
                 )
         return predictions
 
-    def _segment(self, objects: Sequence[Sequence[Click]]) -> list[_Object]:
-        """Steps 1 to 3."""
-        found = [_Object(clicks, self._sightings(clicks)) for clicks in objects]
+    def predict_steps(self, clicks: Sequence[Click], box: Box | None = None) -> Iterator[Step]:
+        """Segment one object in steps, for a person who watches.
+
+        Args:
+            clicks: All its clicks so far, in panorama pixels.
+            box: A box around it, which counts in the views that see all of it.
+
+        Yields:
+            A step whenever views were added; the last one has the prediction.
+
+        Raises:
+            UserError: There is neither a positive click nor a box that a view sees.
+        """
+        seen = self._box_corners(box)
+        for view, spots in self._sightings(clicks, needed=not seen).items():
+            seen[view] = (*seen.get(view, ()), *spots)
+        each = _Object(clicks, seen)
+        views = self._views_of_panorama()
+        width = min(views.width, PREVIEW_WIDTH)
+        if self._preview is None or self._preview.width != width:
+            self._preview = PerspectiveViews(self.scan, PREVIEW_WIDTH // 8, width)
+        for _ in self._segment([each]):
+            yield Step(self._fuse(each, self._preview) >= 0.5, each.masks(), each.clicked, None)
+        soft = self._fuse(each)
+        prediction = Prediction(soft >= 0.5, self._iou(each), soft)
+        if box is None:
+            (prediction,) = self._look_closer([clicks], [prediction])
+        yield Step(prediction.mask, each.masks(), each.clicked, prediction)
+
+    def _look_closer(
+        self, objects: Sequence[Sequence[Click]], predictions: list[Prediction]
+    ) -> list[Prediction]:
+        """Predictions with soft masks, improved; here as they are."""
+        return predictions
+
+    def _box_corners(self, box: Box | None) -> dict[int, tuple[Spot, ...]]:
+        """The corners of a box in the views that see all of it.
+
+        Raises:
+            UserError: No view does.
+        """
+        if box is None:
+            return {}
+        left, top, width, height = box
+        share = np.linspace(0, 1, 9)
+        x = left + width * np.concatenate([share, share, 0 * share, 0 * share + 1])
+        y = top + height * np.concatenate([0 * share, 0 * share + 1, share, share])
+        u, v, visible = self._views_of_panorama().project(x, y)
+        scale = self.model.image_size / self.view_size
+        corners: dict[int, tuple[Spot, ...]] = {}
+        for view in np.flatnonzero(visible.all(axis=1)):
+            across, down = (u[view] + 0.5) * scale - 0.5, (v[view] + 0.5) * scale - 0.5
+            corners[int(view)] = (
+                (float(across.min()), float(down.min()), BOX_CORNERS[0]),
+                (float(across.max()), float(down.max()), BOX_CORNERS[1]),
+            )
+        if not corners:
+            raise UserError("the box is larger than a view of 90°; click on the object instead")
+        return corners
+
+    def _segment(self, found: Sequence[_Object]) -> Iterator[None]:
+        """Steps 1 to 3, with a pause whenever views were added."""
         self._ask([(each, Query(v, each.seen[v])) for each in found for v in each.clicked])
+        yield
         while True:
             asked = [
                 (each, query)
@@ -180,6 +284,7 @@ class WarpPredictor:
             if not asked:
                 break
             self._ask(asked)
+            yield
         if self.refine:
             self._ask(
                 [
@@ -189,10 +294,12 @@ class WarpPredictor:
                     if (query := self._query(each, view)) is not None
                 ]
             )
-        return found
 
-    def _sightings(self, clicks: Sequence[Click]) -> dict[int, tuple[Spot, ...]]:
-        if not any(label == POSITIVE for _, _, label in clicks):
+    def _sightings(
+        self, clicks: Sequence[Click], needed: bool = True
+    ) -> dict[int, tuple[Spot, ...]]:
+        """The clicks that each view sees; at least one of them is `needed` to be positive."""
+        if needed and not any(label == POSITIVE for _, _, label in clicks):
             raise UserError(f"the object has no positive click: {clicks}; add one with label 1")
         seen: dict[int, list[Spot]] = {}
         scale = self.model.image_size / self.view_size
@@ -237,9 +344,9 @@ class WarpPredictor:
         moved = warp(self.cameras[target], self.cameras[source], size)
         return moved if moved.seen.any() else None
 
-    def _fuse(self, each: _Object) -> NDArray[np.float32]:
+    def _fuse(self, each: _Object, views: PerspectiveViews | None = None) -> NDArray[np.float32]:
         """The panorama's soft mask (H, W). A view that was not asked says what the others say."""
-        views = self._views_of_panorama()
+        views = views or self._views_of_panorama()
         masks = np.zeros((len(self.cameras), views.size, views.size), np.float32)
         for view in range(len(self.cameras)) if each.soft else ():
             mask = each.soft[view] if view in each.soft else self._warped(each, view)
@@ -261,15 +368,21 @@ class WarpPredictor:
 class ZoomPredictor(WarpPredictor):
     """`WarpPredictor`, and a closer look at small objects; see the module's text."""
 
-    def set_panorama(self, image: NDArray[np.uint8]) -> None:
-        super().set_panorama(image)
+    def _render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        frames = super()._render(image)
         self._pyramid = Pyramid(image)
+        return frames
 
     def predict_many(
         self, objects: Sequence[Sequence[Click]], scores: bool = False
     ) -> list[Prediction]:
         """As `WarpPredictor.predict_many`."""
-        predictions = super().predict_many(objects, scores=True)
+        predictions = self._look_closer(objects, super().predict_many(objects, scores=True))
+        return predictions if scores else [Prediction(one.mask, one.iou) for one in predictions]
+
+    def _look_closer(
+        self, objects: Sequence[Sequence[Click]], predictions: list[Prediction]
+    ) -> list[Prediction]:
         looks = [_Look(clicks, _centre(clicks, self._pyramid.width)) for clicks in objects]
         for look, prediction in zip(looks, predictions, strict=True):
             soft = prediction.scores
@@ -288,8 +401,6 @@ class ZoomPredictor(WarpPredictor):
                 camera = Camera(*look.centre, look.fov)
                 soft = camera.to_panorama(np.asarray(large), self._pyramid.width)
                 predictions[index] = Prediction(soft >= 0.5, look.iou, soft)
-        if not scores:
-            return [Prediction(each.mask, each.iou) for each in predictions]
         return predictions
 
     def _narrow(self, looks: Sequence[_Look], fov: float) -> None:

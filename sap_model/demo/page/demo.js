@@ -160,33 +160,6 @@ const undo = guarded(async () => {
   await segment(object);
 });
 
-const everything = guarded(async () => {
-  if (!state.session?.ready) return;
-  $("#everything").disabled = true;
-  $("#progress").hidden = false;
-  try {
-    await stream(`/api/sessions/${state.session.id}/everything`, {}, async step => {
-      if (step.of) {
-        $("#progress").value = step.seen / step.of;
-        say(`Everything: ${step.seen} of ${step.of} views …`);
-      }
-      if (!step.objects) return;
-      for (const {id, name, mask, area} of step.objects) {
-        state.number = Math.max(state.number, id);
-        const colour = COLOURS[id % COLOURS.length];
-        state.objects.push({id, name, colour, points: [], labels: [], box: null, area, visible: true,
-          ...await paintMask(mask, colour)});
-      }
-      say(`${step.objects.length} objects, ${step.seconds.toFixed(1)} s`);
-    });
-  } finally {
-    $("#progress").hidden = true;
-    $("#everything").disabled = false;
-  }
-  state.current = null;
-  refresh();
-});
-
 const remove = guarded(async object => {
   object.running?.abort();
   state.objects = state.objects.filter(one => one !== object);
@@ -292,7 +265,6 @@ $("#upload").addEventListener("change", event => {
   event.target.value = "";
 });
 $("#undo").addEventListener("click", undo);
-$("#everything").addEventListener("click", everything);
 $("#opacity").addEventListener("input", refresh);
 $("#truth").addEventListener("change", showTruth);
 const addObject = () => { state.current = null; target(); refresh(); };

@@ -20,7 +20,7 @@ export class Scene {
     this.masks = document.createElement("canvas");
     this.flat = document.querySelector("#flat");
     this.viewer = new Viewer({
-      container: "sphere", navbar: ["zoom", "move", "fullscreen"], defaultZoomLvl: 20, minFov: 15,
+      container: "sphere", navbar: ["zoom", "move", "fullscreen"], defaultZoomLvl: 5, minFov: 15,
       maxFov: 100, keyboard: "always", mousewheelCtrlKey: false, plugins: [MarkersPlugin],
     });
     this.markers = this.viewer.getPlugin(MarkersPlugin);
@@ -33,7 +33,7 @@ export class Scene {
     this.layer?.remove();
     this.layer = null;
     this.markers.clearMarkers();
-    await this.viewer.setPanorama(url, {transition: false, showLoader: false, zoom: 20,
+    await this.viewer.setPanorama(url, {transition: false, showLoader: false, zoom: 5,
       position: {yaw: 0, pitch: 0}});
     this.picture = new Image();
     this.picture.src = url;
