@@ -13,7 +13,7 @@ constraints := pipeline/install/constraints.txt
 extras := render predict hub train demo test
 
 commands := render status failures plan shards preview verify stats coco card publish eval train \
-            nano ablations
+            nano ablations demo
 
 EXTRAS = render
 wrong := $(filter-out $(extras),$(EXTRAS))
@@ -59,6 +59,7 @@ publish: $(stamps)/render $(stamps)/hub ## send a verified dataset to the Hub (R
 eval: $(stamps)/render $(stamps)/hub $(stamps)/train ## score methods on panoramas (METHODS= CHECKPOINT=)
 train: $(stamps)/render $(stamps)/hub $(stamps)/train ## fine-tune SAM2 on the scan (DATA= SIZE= CHECKPOINT= GPUS=)
 nano: $(stamps)/render $(stamps)/hub $(stamps)/train ## make the shipped small models from scratch (DATA=)
+demo: $(stamps)/demo ## open a page on this machine on which masks are clicked (DATA=picture, folder or shards)
 ablations: $(stamps)/render $(stamps)/hub $(stamps)/train ## the paper's tables 4 to 6 at nano scale (DATA=)
 
 $(commands):
@@ -72,7 +73,7 @@ check: $(stamps)/test ## ruff and mypy
 quick: $(stamps)/test ## the tests that need neither Blender nor Ray: about a minute
 	@$(python) -m pytest -m "not slow"
 
-test: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/test check ## check, then the whole test suite
+test: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/demo $(stamps)/test check ## check, then the whole test suite
 	@$(python) -m pytest
 
 bench: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/test ## measure what docs/results.md says (takes hours)
@@ -113,10 +114,10 @@ $(stamps)/predict: pyproject.toml $(constraints) pipeline/install/sam2.txt | .ve
 	@mkdir -p $(stamps) && touch $@
 
 # Neither names sam2: it would bring torchvision.
-$(stamps)/train: $(stamps)/predict
-	@echo "installing train into .venv"
-	@$(install) --editable '.[train-needs]'
-	@$(python) -m pipeline.install.check train
+$(stamps)/train $(stamps)/demo: $(stamps)/%: $(stamps)/predict
+	@echo "installing $* into .venv"
+	@$(install) --editable '.[$*-needs]'
+	@$(python) -m pipeline.install.check $*
 	@touch $@
 
 $(stamps)/demo: $(stamps)/predict

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.storage import is_remote, open_path
 from sap_model.config import (
     Ablations,
+    Demo,
     Evaluate,
     Import,
     ImportCoco,
@@ -132,6 +133,16 @@ def predict(options: Predict) -> None:
     from sap_model.predict.command import segment
 
     print(segment(options), end="")
+
+
+def demo(options: Demo) -> None:
+    """A page on which masks are clicked, until Ctrl-C."""
+    from sap_model.demo.server import serve
+    from sap_model.demo.sessions import find_panoramas, open_sessions
+
+    panoramas = find_panoramas(options.data)  # before the model is loaded
+    sessions, model = open_sessions(options, panoramas)
+    serve(sessions, model, options.port, options.browser)
 
 
 def import_coco(options: ImportCoco) -> None:

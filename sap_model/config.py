@@ -142,6 +142,26 @@ class Predict(Settings):
 
 
 @dataclass(frozen=True)
+class Demo(Settings):
+    """Open a page on this machine on which masks are clicked."""
+
+    data: str = setting(
+        "out/shards",
+        help="a picture, a folder of pictures, or a folder or URL of shards",
+        positional=True,
+    )
+    size: str | None = setting(None, help=SIZE_HELP, default_text="the checkpoint's, or nano")
+    checkpoint: str | None = setting(
+        None, help="weights: a file, a Hub id or a shipped name", default_text="sap-nano"
+    )
+    image_size: int | None = like(EvalSettings, "image_size")
+    method: Literal["warp", "zoom"] = setting("warp", help="how views are joined")
+    threads: int = setting(1, help="threads that segment", at_least=1)
+    port: int = setting(8360, help="port on 127.0.0.1; 0 takes a free one", at_least=0)
+    browser: bool = setting(True, help="open the page in a browser")
+
+
+@dataclass(frozen=True)
 class Import(Settings):
     """A command that converts a benchmark into shards."""
 

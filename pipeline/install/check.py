@@ -11,7 +11,7 @@ MODULES = {
     "predict": ("torch", "sam2.build_sam"),
     "hub": ("huggingface_hub", "datasets"),
     "train": ("training.model.sam2", "tensordict", "tensorboard"),
-    "demo": (),
+    "demo": ("starlette", "uvicorn"),
     "test": ("pytest", "hypothesis", "py360convert", "ruff", "mypy"),
 }
 """What each extra must be able to import."""

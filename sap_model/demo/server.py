@@ -154,9 +154,7 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
         elif name == "cutouts.zip":
             data, kind = await work(cutouts_zip, session), "application/zip"
         else:
-            raise NotFoundError(
-                f"there is no export {name}; take masks.png or coco.json"
-            )
+            raise NotFoundError(f"there is no export {name}; take masks.png or coco.json")
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(data, media_type=kind, headers=disposition)
 

@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.pictures.read import read_picture
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from sap_model.clicks import Click
+from sap_model.config import Demo
 from sap_model.predict.warp import Step, WarpPredictor
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
@@ -156,9 +157,7 @@ class Sessions:
             NotFoundError: There is none of this name any more.
         """
         if key not in self._open:
-            raise NotFoundError(
-                "this panorama was closed; choose it from the list"
-            )
+            raise NotFoundError("this panorama was closed; choose it from the list")
         self._open.move_to_end(key)
         return self._open[key]
 
@@ -195,6 +194,26 @@ class Sessions:
         }
 
 
+def open_sessions(options: Demo, panoramas: list[Panorama]) -> tuple[Sessions, str]:
+    """The demo's state with a model loaded, and the model's name.
+
+    Raises:
+        UserError: The weights cannot be loaded.
+    """
+    import torch
+
+    from sap_model.model.checkpoints import load, resolve_size
+    from sap_model.predict.warp import ZoomPredictor
+
+    torch.set_num_threads(options.threads)
+    cv2.setNumThreads(options.threads)
+    checkpoint = options.checkpoint or "sap-nano"
+    size = resolve_size(options.size, checkpoint, "nano")
+    model = load(size, checkpoint, options.image_size)
+    kind = ZoomPredictor if options.method == "zoom" else WarpPredictor
+    return Sessions(lambda: kind(model), panoramas), checkpoint
+
+
 def parse_prompt(
     prompt: dict[str, Any], shape: tuple[int, int]
 ) -> tuple[list[Click], tuple[float, float, float, float] | None, str]:
@@ -222,9 +241,7 @@ def parse_prompt(
         return clicks, None, name
     x, y, w, h = map(float, box)
     if not (np.isfinite(box).all() and 0 < w <= width and h > 0 and y > -1 and y + h < height + 1):
-        raise UserError(
-            f"the box {x:g},{y:g},{w:g},{h:g} is not on the picture; drag it there"
-        )
+        raise UserError(f"the box {x:g},{y:g},{w:g},{h:g} is not on the picture; drag it there")
     return clicks, (x, y, w, h), name
 
 
