@@ -16,7 +16,7 @@ from pathlib import Path
 import bpy
 
 from pipeline.annotations import instance_ids
-from pipeline.blender import instances, render, viewpoints
+from pipeline.blender import instances, lighting, render, viewpoints
 from pipeline.blender import spheres as spheres_scene
 from pipeline.blender.spheres import add_lamp, add_sphere
 from pipeline.settings import make_settings
@@ -127,6 +127,46 @@ def crowded(folder: Path) -> None:
     _choose(folder, count=1)
 
 
+def lit(folder: Path) -> None:
+    """A glowing sphere under a bright sky, lit in each way, with and without a window in view."""
+    result = {}
+    for name in ("day", "evening", "lamps_off", "lamps_off without a window"):
+        _empty_scene()
+        lamp = add_sphere("lamp_desk", (0, 4, 0), 1.0, (0, 0, 0))
+        pane = add_sphere("window", (0, -4, 0), 0.1, (0, 0, 0))
+        _glow(lamp.active_material.node_tree, strength=5.0)
+        world = bpy.data.worlds.new("sky")
+        world.use_nodes = True
+        world.node_tree.nodes["Background"].inputs["Color"].default_value = (1, 1, 1, 1)
+        bpy.context.scene.world = world
+        found, _ = instances.number_instances()
+        visible = {i.id for i in found if i.name == pane.name and "without" not in name}
+        view = viewpoints.View(frozenset(visible), frozenset(), 0.0)
+        place = viewpoints.Viewpoint((0.0, 0.0, 0.0), 0.0, "room", view)
+        used = lighting.light_scene(name.split()[0], found, [place])
+        settings = make_settings(profile="draft", width=WIDTH, samples=1, generator="spheres")
+        render.configure(settings, threads=2)
+        bpy.context.scene.cycles.use_denoising = False
+        camera = bpy.context.scene.camera
+        camera.location, camera.rotation_euler = CAMERA["position"], CAMERA["rotation_euler"]
+        image = render._render_passes(folder)["Image"]
+        height, width = image.shape[:2]
+        result[name] = {
+            "used": used,
+            "lamp": float(image[height // 2, width // 2, 0]),
+            "sky": float(image[0, 0, 0]),
+        }
+    (folder / "lit.json").write_text(json.dumps(result))
+
+
+def _glow(tree: bpy.types.NodeTree, strength: float) -> None:
+    """Make a material give light and reflect none."""
+    emission = tree.nodes.new("ShaderNodeEmission")
+    emission.inputs["Strength"].default_value = strength
+    output = next(node for node in tree.nodes if node.type == "OUTPUT_MATERIAL")
+    tree.links.new(emission.outputs[0], output.inputs["Surface"])
+
+
 def _choose(folder: Path, count: int) -> None:
     found, _ = instances.number_instances()
     balls = [
@@ -189,7 +229,7 @@ def _render(folder: Path) -> None:
 
 SCENES: dict[str, Callable[[Path], None]] = {
     function.__name__: function
-    for function in (spheres, many, copies, glass, furnished, empty, crowded)
+    for function in (spheres, many, copies, glass, lit, furnished, empty, crowded)
 }
 
 if __name__ == "__main__":

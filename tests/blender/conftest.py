@@ -40,7 +40,7 @@ def analytic(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Render
 
     def get(name: str) -> Rendered:
         if name not in made:
-            made[name] = _read(_make(name, tmp_path_factory.mktemp(name)))
+            made[name] = _read(make(name, tmp_path_factory.mktemp(name)))
         return made[name]
 
     return get
@@ -49,10 +49,10 @@ def analytic(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Render
 @pytest.fixture
 def viewpoints(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
     """Function from the name of an analytic scene to the viewpoints chosen in it."""
-    return lambda name: json.loads((_make(name, tmp_path) / "viewpoints.json").read_text())
+    return lambda name: json.loads((make(name, tmp_path) / "viewpoints.json").read_text())
 
 
-def _make(name: str, folder: Path) -> Path:
+def make(name: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "tests.blender.analytic", name, str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return folder
