@@ -1,12 +1,12 @@
-"""The ledger: every attempt at every stage of every scene, as files.
+"""One attempt at one stage of one scene: what is asked for, its record in OUT, and its result.
 
     attempts/<stage>-<n>.json   written when attempt n starts, and again when it ends
     attempts/<stage>-<n>.log    what it printed
 
-An attempt whose process vanished without an end was interrupted. It does not count against the
-retries, for a killed driver or a power cut says nothing about the seed. An attempt that has an end
-may not bring its results to OUT any more (`is_open`): its node may only have been out of reach, and
-the scene is then being made elsewhere.
+An attempt whose process vanished without an end was interrupted. That does not count against the
+retries, because a killed driver or a power cut says nothing about the seed. An attempt with a
+recorded end delivers nothing to OUT any more (`is_open`): its node may only have been unreachable,
+and another attempt at the scene may be running elsewhere.
 """
 
 from __future__ import annotations
@@ -15,80 +15,97 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from pipeline import storage
+from pipeline.farm.child import Limits
+from pipeline.farm.scheduler import ResourceRequest
 from pipeline.layout import STAGES, SceneFolder, read_json, write_json
 
-TAIL_LINES = 30
+NOT_COUNTED = ("ok", "interrupted", "node", "machine", "disk", "scratch", "gpu-memory")
+"""Reasons that say nothing against the seed."""
+
+MACHINE_REASONS = ("node", "scratch", "machine")
+"""Reasons for which the machine is to blame."""
+
+TAIL_LINES = 30  # of a log
 
 
 @dataclass(frozen=True)
-class Result:
-    """How one attempt ended and what it cost.
+class Program:
+    """What the farm runs; tests replace it.
 
     Attributes:
-        reason: ok, rejected, damaged (what it read), crashed, timeout, silent, memory, gpu-memory,
-            size (folder or log too big), disk (no room in OUT), scratch (no room to work in),
-            node (it went away), machine (something of it, or of the store, failed) or interrupted
-            (stopped from outside).
-        detail: One line for people.
-        seconds: Wall-clock time.
-        cpu_seconds: User and system time of the child and all it started.
-        peak_rss: Largest resident size in bytes of all of them together, sampled.
-        log_tail: The last lines of the log.
+        blender: Arguments of the worker's own Python that start Blender on a SPEC.json.
+        annotate: `module:function`, called in the Ray worker with (SceneFolder, RunSettings).
     """
 
-    reason: str
-    detail: str = ""
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_rss: int = 0
-    log_tail: str = ""
+    blender: tuple[str, ...] = ("-m", "pipeline.blender")
+    annotate: str = "pipeline.annotations.stage:annotate_scene"
+
+
+@dataclass(frozen=True)
+class AttemptSpec:
+    """What is asked for: everything a worker needs to run an attempt, as plain data.
+
+    Attributes:
+        scene_folder: In OUT: a path that every node has, or a URL.
+        stage: generate, render or annotate.
+        number: Number of the attempt at this stage, from 1.
+        settings: `settings.to_json`.
+        request: What it takes from its node.
+        node: Ray's id of the node where it runs.
+        device: For a render on a GPU, one of `resource_estimates.DEVICES`; else "".
+        scratch: Where it works on its machine; None takes the folder for temporary files.
+        keep_scenes: Keep scene.blend of a finished scene.
+        token: Distinguishes this attempt from another one with the same number.
+        to_render: Panoramas that are not rendered yet when it starts.
+        max_seconds: After this time the executor ends it; None for no limit.
+    """
+
+    scene_folder: str
+    stage: str
+    number: int
+    generator: str
+    seed: int
+    settings: dict[str, Any]
+    request: ResourceRequest
+    node: str
+    device: str
+    scratch: str | None
+    keep_scenes: bool
+    token: str
+    limits: Limits
+    program: Program
+    to_render: int = 0
+    max_seconds: float | None = None
 
     @property
-    def ok(self) -> bool:
-        return self.reason == "ok"
-
-
-def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log; empty if there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 400 * lines))
-            text = file.read().decode(errors="replace")
-    except FileNotFoundError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])
-
-
-NOT_COUNTED = ("ok", "interrupted", "node", "machine", "disk", "scratch", "gpu-memory")
-"""Ends of an attempt that say nothing against its seed."""
-
-ELSEWHERE = ("node", "scratch", "machine")
-"""Ends of an attempt for the sake of its machine."""
+    def scene_id(self) -> str:
+        return self.scene_folder.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One line of the ledger; times are Unix seconds.
+    """What is running or has run: the record of an attempt. Times are Unix seconds.
 
     Attributes:
-        host: Where it ran, and `node`, Ray's id of it.
-        pid: Its Ray worker's process, and `created`, when that process began (pids come again).
-        token: Tells it from another one that was given the same number.
-        cpus, gpus: What it was given; `device`, where a render was to run (see `needs.DEVICES`).
+        host: Where it ran, and `node`, Ray's id of that machine.
+        pid: Process id of its Ray worker, and `created`, when that process started (process ids
+            are reused).
+        token: As in `AttemptSpec`.
+        cpus, gpus: What it got; `device`, as in `AttemptSpec`.
         ended: None while it runs.
-        reason: As in `worker.Result`.
-        seconds: Wall-clock time; `cpu_seconds` and `peak_rss` (bytes) as in `worker.Result`.
+        reason: As in `Result`, like `detail`.
+        seconds: Wall-clock time; `cpu_seconds` and `peak_rss` (bytes) as in `Result`.
         counted: Whether it is a failure that counts against the seed.
-        forgiven: Taken back: it counts neither against its seed nor against where it ran.
-        bytes: What it brought to OUT.
-        brought: Panoramas that it brought to OUT.
+        forgiven: Its failure was reset: it counts neither against its seed nor against its node.
+        bytes: Size of what it delivered to OUT.
+        brought: Panoramas that it delivered to OUT.
     """
 
     stage: str
@@ -123,6 +140,74 @@ class Attempt:
         return False
 
 
+@dataclass(frozen=True)
+class SceneState:
+    """What a scene needs next, by its files and its attempts.
+
+    Attributes:
+        stage: The next stage; None where the scene is finished or quarantined.
+        to_render: Panoramas that are not rendered yet, and `to_annotate`, not annotated yet. At
+            stage annotate with none left, only the record in done/ is missing.
+        scene_bytes: Size of its scene.blend.
+        numbers: By stage, how many attempts it has had.
+        failures: By stage, those that count against its seed.
+        failed_on: By stage, the nodes where those ran.
+        memory_failures: By stage, attempts that ran out of memory, and `memory_peaks`, the most
+            bytes that one of them used.
+        gpu_failures: Renders that ran out of GPU memory.
+        machine_failures: Attempts that ended because of their machine: its node went away, its
+            scratch disk was full, or a part of it failed.
+    """
+
+    stage: str | None = "generate"
+    to_render: int = 0
+    to_annotate: int = 0
+    scene_bytes: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    failed_on: dict[str, frozenset[str]] = field(default_factory=dict)
+    memory_failures: dict[str, int] = field(default_factory=dict)
+    memory_peaks: dict[str, int] = field(default_factory=dict)
+    gpu_failures: int = 0
+    machine_failures: int = 0
+
+    def panoramas_left(self, stage: str) -> int:
+        """Panoramas that a stage still has to make."""
+        return self.to_render if stage == "render" else self.to_annotate
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an attempt, and what it cost.
+
+    Attributes:
+        reason: ok, rejected, damaged (its input), crashed, timeout, silent, memory, gpu-memory,
+            size (folder or log too large), disk (OUT is full), scratch (its scratch disk is full),
+            node (the node went away), machine (a part of it, or the store, failed) or interrupted
+            (stopped from outside).
+        detail: One line for people.
+        seconds: Wall-clock time.
+        cpu_seconds: User and system time of the child and its descendants.
+        peak_rss: Largest resident size in bytes of all of them together, sampled.
+        log_tail: The last lines of the log.
+        state: What its scene needs next; None where the worker could not read or report it.
+        node_lost: Its node went away while it ran or before it started.
+    """
+
+    reason: str
+    detail: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss: int = 0
+    log_tail: str = ""
+    state: SceneState | None = None
+    node_lost: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.reason == "ok"
+
+
 def record_path(scene: SceneFolder, stage: str, number: int) -> Path:
     return scene.attempts / f"{stage}-{number}.json"
 
@@ -142,7 +227,7 @@ def begin_attempt(
     device: str = "",
     token: str = "",
 ) -> Attempt:
-    """Write down that this process starts an attempt."""
+    """Record that this process starts an attempt."""
     attempt = Attempt(
         stage=stage,
         number=number,
@@ -164,31 +249,32 @@ def end_attempt(
     scene: SceneFolder,
     stage: str,
     number: int,
-    outcome: Result,
+    result: Result,
     *,
     bytes: int = 0,
     brought: int = 0,
 ) -> None:
-    """Write down how an attempt ended, also one whose worker died before it could begin.
+    """Record how an attempt ended, also if its worker died before it could begin.
 
-    A render that brought a panorama does not count, however it ended: the next goes on from there,
-    and there are only so many panoramas.
+    A recorded end stays as it is: the driver may have written it for an attempt it took for lost.
+    A failed render that delivered a panorama does not count against the seed: the next render
+    resumes after that panorama, and the number of panoramas is limited.
     """
     path = record_path(scene, stage, number)
     now = time.time()
     attempt = _read(path) or Attempt(stage, number, host="", pid=0, created=0.0, started=now)
-    if attempt.ended is not None:  # by the driver, which took it for lost; that is how it stays
+    if attempt.ended is not None:
         return
-    got_on = stage == "render" and brought > 0
+    progressed = stage == "render" and brought > 0
     ended = replace(
         attempt,
         ended=now,
-        reason=outcome.reason,
-        detail=outcome.detail,
-        seconds=outcome.seconds or now - attempt.started,
-        cpu_seconds=outcome.cpu_seconds,
-        peak_rss=outcome.peak_rss,
-        counted=outcome.reason not in NOT_COUNTED and not got_on and not attempt.forgiven,
+        reason=result.reason,
+        detail=result.detail,
+        seconds=result.seconds or now - attempt.started,
+        cpu_seconds=result.cpu_seconds,
+        peak_rss=result.peak_rss,
+        counted=result.reason not in NOT_COUNTED and not progressed and not attempt.forgiven,
         bytes=bytes,
         brought=brought,
     )
@@ -196,11 +282,10 @@ def end_attempt(
 
 
 def is_open(scene: SceneFolder, stage: str, number: int, token: str = "") -> bool:
-    """Whether an attempt may still bring results to OUT.
+    """Whether an attempt may still deliver results to OUT.
 
-    It may not when somebody has written its end, when the record is another one's (two drivers
-    may give the same number, if the first was killed at the right moment), and when there is a
-    later one.
+    It may not if its end is recorded, if the record has another token (two drivers may give the
+    same number, if the first was killed at the right moment), or if a later attempt exists.
     """
     attempt = _read(record_path(scene, stage, number))
     return (
@@ -212,7 +297,7 @@ def is_open(scene: SceneFolder, stage: str, number: int, token: str = "") -> boo
 
 
 def has_ended(scene: SceneFolder, stage: str, number: int) -> bool:
-    """Whether somebody has written an attempt's end, be it before it began."""
+    """Whether the attempt is recorded as ended, even if it never started."""
     attempt = _read(record_path(scene, stage, number))
     return attempt is not None and attempt.ended is not None
 
@@ -234,8 +319,23 @@ def reset_failures(scene: SceneFolder) -> None:
     storage.remove(scene.failed)
 
 
+def read_tail(log: Path) -> str:
+    """The last lines of a log, on this machine or in a store; empty if there is no log."""
+    try:
+        if storage.is_remote(log):
+            data = storage.read_bytes(log)
+        else:
+            with open(log, "rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - 400 * TAIL_LINES))
+                data = file.read()
+    except FileNotFoundError:
+        return ""
+    return "\n".join(data.decode(errors="replace").splitlines()[-TAIL_LINES:])
+
+
 def _read(path: Path) -> Attempt | None:
-    """One record; None for a file that is missing or no record."""
+    """One record; None for a file that is missing or not a record."""
     try:
         attempt = Attempt(**read_json(path))
     except (FileNotFoundError, ValueError, TypeError):

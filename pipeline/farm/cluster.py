@@ -131,7 +131,7 @@ def knock(address: str) -> None:
             raise OSError("what answers there is no Ray")
 
 
-def head_patience() -> float:
+def head_timeout() -> float:
     """Seconds for which the head may be silent. Ray itself ends this process a little later."""
     return 0.6 * float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s", 60))  # noqa: SIM112
 

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.farm.child import GIB
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.records import Cost, Done, Failed, names_of, read_all_done, read_failed
-from pipeline.farm.scheduler import MOST_RENDER_CPUS
+from pipeline.farm.scheduler import MAX_RENDER_CPUS
 from pipeline.layout import STAGES, RunFolder, read_json
 from pipeline.settings import PROFILES, RunSettings, from_json
 
@@ -309,7 +309,7 @@ def estimate(
         source = "set by GPU_SPEED" if gpu_speed else "ASSUMED, not measured; set GPU_SPEED"
         gpu_speed = gpu_speed or ASSUMED_GPU_SPEED
         notes.append(f"assumed: one GPU renders like {gpu_speed:g} CPU cores, {source}")
-    threads = max(1, min(MOST_RENDER_CPUS, cluster.cpus // scenes))  # as the scheduler
+    threads = max(1, min(MAX_RENDER_CPUS, cluster.cpus // scenes))  # as the scheduler
     rows: list[_Load] = []
     shares: list[float] = []
     for name, share in settings.generators:

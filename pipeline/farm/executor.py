@@ -1,106 +1,130 @@
-"""The driver's hands: attempts that Ray carries out.
+"""Who runs attempts: Ray, with all that the driver knows of it.
 
-All that the driver knows of Ray. Ray is imported late, because it takes a second or more and
-finished work never needs it.
+Ray is imported late, because that takes a second or more and finished work does not need it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import UserError
-from pipeline.farm.attempt import Result
+from pipeline.farm.attempt import AttemptSpec, Result
 from pipeline.farm.options import FarmSettings
-from pipeline.farm.scheduler import Node, ResourceRequest
+from pipeline.farm.scheduler import Node
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-    from pipeline.farm.worker import Job, Report
-
 CANCEL_SECONDS = 8.0
-UNDEAD_SECONDS = 120.0  # after which an attempt that could not be ended is given up with its node
-GONE_SECONDS = 5.0  # between two looks for attempts whose node was given up
-
-
-@dataclass(frozen=True)
-class Ended:
-    """An attempt that is over: its report, or how it was lost."""
-
-    ticket: int
-    report: Report | None = None
-    lost: Result | None = None
-
-    @property
-    def node_is_gone(self) -> bool:
-        """Whether the attempt's node went away, under it or before it began."""
-        return self.lost is not None and self.lost.reason in ("node", "interrupted")
+ABANDON_SECONDS = 120.0  # from a failed kill until the attempt is abandoned with its node
+LOST_NODES_SECONDS = 5.0  # between two checks for attempts on nodes that are gone
 
 
 class Executor(Protocol):
-    """Who carries out attempts."""
+    """Runs attempts. Entering it makes it ready; leaving it stops all attempts that still run."""
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
     def nodes(self) -> list[Node]:
-        """The machines that there are now.
+        """The machines that can be used now.
 
         Raises:
-            UserError: Nobody can tell any more.
+            UserError: They cannot be listed any more.
         """
 
-    def start(self, job: Job, need: ResourceRequest, deadline: float | None) -> int:
-        """Start an attempt; returns its ticket.
+    def start(self, spec: AttemptSpec) -> int:
+        """Start an attempt; returns its id."""
 
-        Args:
-            deadline: When it is to be ended from outside, on the monotonic clock.
-        """
+    def wait(self, seconds: float) -> list[tuple[int, Result]]:
+        """Ids and results of ended attempts; waits for the first, but not longer than `seconds`."""
 
-    def wait(self, seconds: float) -> list[Ended]:
-        """The attempts that are over, as soon as there is one, at the latest after so long."""
 
-    def stop(self) -> None:
-        """Stop all that still runs."""
+@dataclass
+class _Task:
+    """A running Ray task.
+
+    Attributes:
+        deadline: When it is cancelled, on the monotonic clock; None for never.
+        cancelled: When that happened; None if it has not.
+    """
+
+    attempt_id: int
+    node: str
+    deadline: float | None
+    cancelled: float | None = None
 
 
 @dataclass
 class RayExecutor:
-    """Attempts as Ray tasks on the connected cluster, whose head is at `address`."""
+    """Runs attempts as Ray tasks on the cluster that the settings name, or on its own local Ray."""
 
-    address: str | None = None
-    _running: dict[ObjectRef[Report], tuple[int, float | None, str]] = field(default_factory=dict)
-    _overdue: dict[int, float] = field(default_factory=dict)
-    _tickets: int = 0
-    _looked_at: float = 0.0
+    farm: FarmSettings
+    _running: dict[ObjectRef[Result], _Task] = field(default_factory=dict)
+    _last_id: int = 0
+    _checked_at: float = 0.0
     _nodes: list[Node] = field(default_factory=list)
     _silent_since: float | None = None
+    _connection: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> RayExecutor:
+        from pipeline.farm.cluster import connected
+
+        self._connection.enter_context(connected(self.farm))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Cancel; the workers kill their children before they return."""
+        import ray
+
+        with self._connection:
+            for reference in self._running:
+                ray.cancel(reference, force=False)
+            if self._running:
+                ray.wait(
+                    list(self._running), num_returns=len(self._running), timeout=CANCEL_SECONDS
+                )
 
     def nodes(self) -> list[Node]:
-        """See `Executor`; while Ray's head is silent, the nodes that it named last."""
-        from pipeline.farm.cluster import head_patience, read_nodes
+        """See `Executor`; while Ray's head does not answer, the last nodes that it listed."""
+        from pipeline.farm.cluster import head_timeout, read_nodes
 
         try:
-            self._nodes = read_nodes(self.address)
+            self._nodes = read_nodes(self.farm.address)
             self._silent_since = None
         except OSError as error:
             self._silent_since = self._silent_since or time.monotonic()
-            if not self._nodes or time.monotonic() - self._silent_since > head_patience():
+            if not self._nodes or time.monotonic() - self._silent_since > head_timeout():
                 raise UserError(
-                    f"Ray's head does not answer any more ({error}); start the cluster again and "
-                    "run the same command again, it goes on where this one stopped"
+                    f"Ray's head does not answer any more ({error}); restart the cluster, then run "
+                    "the same command again to resume"
                 ) from None
         return self._nodes
 
-    def start(self, job: Job, need: ResourceRequest, deadline: float | None) -> int:
-        self._tickets += 1
-        self._running[_submit(job, need)] = (self._tickets, deadline, job.node)
-        return self._tickets
+    def start(self, spec: AttemptSpec) -> int:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def wait(self, seconds: float) -> list[Ended]:
+        self._last_id += 1
+        deadline = None if spec.max_seconds is None else time.monotonic() + spec.max_seconds
+        reference = (
+            _remote_attempt()
+            .options(
+                num_cpus=spec.request.cpus,
+                num_gpus=spec.request.gpus,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(spec.node, soft=False),
+            )
+            .remote(spec)
+        )
+        self._running[reference] = _Task(self._last_id, spec.node, deadline)
+        return self._last_id
+
+    def wait(self, seconds: float) -> list[tuple[int, Result]]:
         import ray
 
         if not self._running:
@@ -108,113 +132,76 @@ class RayExecutor:
             return []
         references = list(self._running)
         ready, _ = ray.wait(references, num_returns=1, timeout=seconds)
-        if ready:  # and all others that are over by now
+        if ready:  # and all others that have ended by now
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
-        self._end_overdue()
-        return [*(self._ended(reference) for reference in ready), *self._on_gone_nodes()]
+        self._cancel_overdue()
+        return [*map(self._collect, ready), *self._abandon_lost()]
 
-    def stop(self) -> None:
-        """Cancel; the workers kill their children before they report back."""
+    def _collect(self, reference: ObjectRef[Result]) -> tuple[int, Result]:
+        """Id and result of an ended task."""
         import ray
 
-        for reference in self._running:
-            ray.cancel(reference, force=False)
-        if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running), timeout=CANCEL_SECONDS)
-
-    def _ended(self, reference: ObjectRef[Report]) -> Ended:
-        import ray
-        from ray.exceptions import RayError
-
-        ticket, _, _ = self._running.pop(reference)
+        task = self._running.pop(reference)
         try:
-            return Ended(ticket, report=ray.get(reference))
-        except RayError as error:
-            if self._overdue.pop(ticket, None):
-                return Ended(ticket, lost=Result("timeout", "took too long and was ended"))
-            return Ended(ticket, lost=_lost(error))
+            return task.attempt_id, ray.get(reference)
+        except ray.exceptions.RayError as error:
+            if task.cancelled is not None:
+                return task.attempt_id, Result("timeout", "took too long and was ended")
+            return task.attempt_id, _lost_result(error)
 
-    def _on_gone_nodes(self) -> list[Ended]:
-        """The attempts on nodes that Ray has given up.
+    def _abandon_lost(self) -> list[tuple[int, Result]]:
+        """Abandon attempts on nodes that Ray has declared dead, and attempts that survive a kill.
 
-        Ray itself says so only once the connection to the worker breaks. Where a node hangs or is
-        cut off, that takes seven minutes or, if it was silent for long before, for ever.
+        Ray reports a lost task only once the connection to the worker breaks. If a node hangs or is
+        unreachable, that takes seven minutes, or never happens if it was silent for long before.
         """
-        if not self._running or time.monotonic() - self._looked_at < GONE_SECONDS:
+        if not self._running or time.monotonic() - self._checked_at < LOST_NODES_SECONDS:
             return []
-        self._looked_at = time.monotonic()
-        there = {node.name for node in self.nodes()}
-        long_ago = time.monotonic() - UNDEAD_SECONDS
+        self._checked_at = time.monotonic()
+        alive = {node.name for node in self.nodes()}
+        long_ago = time.monotonic() - ABANDON_SECONDS
         lost = {}
-        for reference, (ticket, _, node) in self._running.items():
-            if node not in there:
+        for reference, task in self._running.items():
+            if task.node not in alive:
                 lost[reference] = "its node went away"
-            elif self._overdue.get(ticket, math.inf) < long_ago:  # it waits for a disk, say
-                lost[reference] = "its worker could not be ended"
+            elif (math.inf if task.cancelled is None else task.cancelled) < long_ago:
+                lost[reference] = "its worker could not be killed"  # it may be waiting for a disk
         return [
-            Ended(self._running.pop(reference)[0], lost=Result("node", why))
+            (self._running.pop(reference).attempt_id, Result("node", why, node_lost=True))
             for reference, why in lost.items()
         ]
 
-    def _end_overdue(self) -> None:
-        """End the workers of attempts that take too long; Ray then says that they are lost."""
+    def _cancel_overdue(self) -> None:
+        """Kill the workers of attempts that take too long; Ray then reports them as lost."""
         import ray
 
-        for reference, (ticket, deadline, _) in self._running.items():
-            late = deadline is not None and time.monotonic() > deadline
-            if late and ticket not in self._overdue:
-                self._overdue[ticket] = time.monotonic()
+        now = time.monotonic()
+        for reference, task in self._running.items():
+            if task.deadline is not None and now > task.deadline and task.cancelled is None:
+                task.cancelled = now
                 ray.cancel(reference, force=True)
-
-
-@contextmanager
-def ray_executor(farm: FarmSettings) -> Iterator[RayExecutor]:
-    """Executor on the Ray that the settings name; what still runs is stopped at the end."""
-    from pipeline.farm.cluster import connected
-
-    with connected(farm):
-        hands = RayExecutor(farm.address)
-        try:
-            yield hands
-        finally:
-            hands.stop()
 
 
 @cache
 def _remote_attempt() -> Any:
     import ray
 
-    from pipeline.farm.worker import attempt
+    from pipeline.farm.worker import run_attempt
 
-    return ray.remote(max_retries=0)(attempt)  # the records in OUT decide about retries, not Ray
-
-
-def _submit(job: Job, need: ResourceRequest) -> ObjectRef[Report]:
-    """Hand a job to Ray for the node that was chosen."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return (
-        _remote_attempt()
-        .options(
-            num_cpus=need.cpus,
-            num_gpus=need.gpus,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(job.node, soft=False),
-        )
-        .remote(job)
-    )
+    return ray.remote(max_retries=0)(run_attempt)  # the records in OUT decide about retries
 
 
-def _lost(error: Exception) -> Result:
+def _lost_result(error: Exception) -> Result:
     """The result of a task that Ray lost, by Ray's error."""
     from ray import exceptions
 
     if isinstance(error, exceptions.TaskCancelledError):
-        return Result("interrupted", "cancelled")
+        return Result("interrupted", "cancelled", node_lost=True)
     if isinstance(error, exceptions.TaskUnschedulableError):
-        return Result("interrupted", "its node went away before it began")
+        return Result("interrupted", "its node went away before it began", node_lost=True)
     if isinstance(error, exceptions.OutOfMemoryError):
-        return Result("memory", "Ray ended its worker, the machine ran out of memory")
+        return Result("memory", "Ray killed its worker, because the machine ran out of memory")
     if isinstance(error, exceptions.NodeDiedError):
-        return Result("node", "its node went away")
+        return Result("node", "its node went away", node_lost=True)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return Result("crashed", f"{type(error).__name__}: {lines[-1] if lines else ''}"[:300])

@@ -10,19 +10,6 @@ from pipeline.setting import Settings, setting
 
 
 @dataclass(frozen=True)
-class Program:
-    """What the farm runs; tests put stand-ins here.
-
-    Attributes:
-        blender: Arguments of the worker's own Python that start Blender on a SPEC.json.
-        annotate: `module:function`, called in the Ray worker with (SceneFolder, RunSettings).
-    """
-
-    blender: tuple[str, ...] = ("-m", "pipeline.blender")
-    annotate: str = "pipeline.annotations.stage:annotate_scene"
-
-
-@dataclass(frozen=True)
 class FarmSettings(Settings):
     """Where and how hard to work.
 

@@ -1,29 +1,19 @@
-"""A scene by its files in OUT: what it needs next, how it is finished or quarantined."""
+"""Scenes by their files in OUT: which ones a run wants, what is left to make, how they finish."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TypeVar
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm.attempt import (
-    ELSEWHERE,
-    TAIL_LINES,
-    Attempt,
-    Result,
-    log_path,
-    read_attempts,
-    read_tail,
-)
+from pipeline.farm.attempt import MACHINE_REASONS, Attempt, SceneState, read_attempts
 from pipeline.farm.records import (
     Done,
-    Failed,
     costs_of,
     hosts_of,
     lost_in,
@@ -43,54 +33,79 @@ from pipeline.layout import (
     read_json,
     write_json,
 )
-from pipeline.settings import RunSettings, generator_of_seed, scene_id
+from pipeline.settings import RunSettings, scene_id
 
-T_ = TypeVar("T_")
+LAST_SEED = 2**31 - 1
 
-FINISH = "finish"  # every panorama is annotated, only its record in done/ is missing
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class SceneState:
-    """A scene at one moment.
+class Scene:
+    """A seed and its folder."""
+
+    seed: int
+    folder: SceneFolder
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run holds in the end.
 
     Attributes:
-        stage: What it needs next: a stage, FINISH, or None where it is finished or quarantined.
-        to_render: Panoramas that are still to be rendered, and `to_annotate`, to be annotated.
-        scene_bytes: Of its scene.blend.
-        numbers: By stage, how many attempts it has had.
-        failures: By stage, those that count against its seed.
-        failed_on: By stage, the nodes where those happened.
-        memory_failures: By stage, those that ran out of memory, and `memory_peaks`, the most bytes
-            that one of them used.
-        gpu_failures: Renders that ran out of a GPU's memory.
-        elsewhere: Attempts that ended for their machine's sake: its node went away, its scratch
-            disk was full, or something of it failed.
+        scenes: The wanted scenes, all finished, in the order of their seeds.
+        made: How many of them this call made or finished.
+        panoramas: Good panoramas in them.
+        unfit: Panoramas that were rendered but are not good.
+        failed: Quarantined scenes among their seeds.
+        seconds: Wall-clock time of this call.
     """
 
-    stage: str | None = "generate"
-    to_render: int = 0
-    to_annotate: int = 0
-    scene_bytes: int = 0
-    numbers: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, int] = field(default_factory=dict)
-    failed_on: dict[str, frozenset[str]] = field(default_factory=dict)
-    memory_failures: dict[str, int] = field(default_factory=dict)
-    memory_peaks: dict[str, int] = field(default_factory=dict)
-    gpu_failures: int = 0
-    elsewhere: int = 0
+    scenes: tuple[str, ...]
+    made: int
+    panoramas: int
+    unfit: int
+    failed: tuple[str, ...]
+    seconds: float
 
-    def left(self, stage: str) -> int:
-        """Panoramas that a stage still has to make."""
-        return self.to_render if stage == "render" else self.to_annotate
+
+def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) -> Iterator[Scene]:
+    """The run's scenes in the order of their seeds, without quarantined ones, without an end.
+
+    The wanted scenes of a run are the first n of these, whatever order they are made in.
+    """
+    failed = names_of(run.failed_folder)
+    for seed in range(settings.seed if first is None else first, LAST_SEED + 1):
+        folder = run.scene(scene_id(settings, seed))
+        if folder.scene_id not in failed:
+            yield Scene(seed, folder)
+    raise UserError(f"there are no seeds above {LAST_SEED}; start with a smaller SEED")
+
+
+def summarize(
+    run: RunFolder, settings: RunSettings, scenes: int, made: int, seconds: float
+) -> Summary:
+    """Sum up a run whose wanted scenes are all finished."""
+    wanted = list(islice(open_seeds(run, settings), scenes))
+    records = list(read_all_done(run, [scene.folder.scene_id for scene in wanted]))
+    last = wanted[-1].seed
+    failed = sorted(names_of(run.failed_folder))
+    return Summary(
+        scenes=tuple(record.scene_id for record in records),
+        made=made,
+        panoramas=sum(len(record.panoramas) for record in records),
+        unfit=sum(len(record.unfit) for record in records),
+        failed=tuple(name for name in failed if settings.seed <= seed_of(name) <= last),
+        seconds=seconds,
+    )
 
 
 def read_state(scene: SceneFolder) -> SceneState:
-    """Look at a scene's files."""
+    """What a scene needs next."""
     if storage.exists(scene.done) or storage.exists(scene.failed):
         return SceneState(stage=None)
-    tried = read_attempts(scene)
-    starved = [one for one in tried if one.reason == "memory" and not one.forgiven]
+    attempts = read_attempts(scene)
+    starved = [one for one in attempts if one.reason == "memory" and not one.forgiven]
     views = viewpoint_count(scene)
     indices = range(views or 0)
     to_annotate = [index for index in indices if not scene.is_annotated(index)]
@@ -98,8 +113,6 @@ def read_state(scene: SceneFolder) -> SceneState:
     scene_bytes = storage.size(scene.blend) if to_render else 0
     if views is None:
         stage = "generate"
-    elif not to_annotate:
-        stage = FINISH
     elif not to_render:
         stage = "annotate"
     else:
@@ -109,29 +122,33 @@ def read_state(scene: SceneFolder) -> SceneState:
         to_render=len(to_render),
         to_annotate=len(to_annotate),
         scene_bytes=scene_bytes,
-        numbers={name: _last(tried, name) for name in STAGES},
-        failures=_count(tried, lambda attempt: attempt.counted),
+        numbers=dict.fromkeys(STAGES, 0)
+        | _by_stage(attempts, lambda some: max(one.number for one in some)),
+        failures=dict.fromkeys(STAGES, 0)
+        | _by_stage((one for one in attempts if one.counted), len),
         failed_on=_by_stage(
-            (one for one in tried if one.counted and one.node),
-            lambda those: frozenset(one.node for one in those),
+            (one for one in attempts if one.counted and one.node),
+            lambda some: frozenset(one.node for one in some),
         ),
         memory_failures=_by_stage(starved, len),
-        memory_peaks=_by_stage(starved, lambda those: max(one.peak_rss for one in those)),
-        gpu_failures=sum(one.reason == "gpu-memory" and not one.forgiven for one in tried),
-        elsewhere=sum(one.reason in ELSEWHERE and not one.forgiven for one in tried),
+        memory_peaks=_by_stage(starved, lambda some: max(one.peak_rss for one in some)),
+        gpu_failures=sum(one.reason == "gpu-memory" and not one.forgiven for one in attempts),
+        machine_failures=sum(
+            one.reason in MACHINE_REASONS and not one.forgiven for one in attempts
+        ),
     )
 
 
 def viewpoint_count(scene: SceneFolder) -> int | None:
-    """Viewpoints of a generated scene; None if it is not generated, or its scene.json is bad."""
+    """Viewpoints of a scene; None if it is not generated, or its scene.json is damaged."""
     try:
         return len(read_json(scene.generated)["viewpoints"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def missing(scene: SceneFolder, stage: str) -> str | None:
-    """The marker that a stage should have left and did not; None if it is all there."""
+def missing_marker(scene: SceneFolder, stage: str) -> str | None:
+    """A marker that a stage should have left and did not; None if the stage is complete."""
     count = viewpoint_count(scene)
     if count is None:
         return scene.generated.name
@@ -148,7 +165,7 @@ def missing(scene: SceneFolder, stage: str) -> str | None:
 
 
 def start_over(scene: SceneFolder, check: Callable[[], None] = lambda: None) -> None:
-    """Remove everything that a new scene.blend would make stale; the attempts stay.
+    """Remove everything that a new scene.blend would make outdated; the attempts stay.
 
     Args:
         scene: The scene in OUT.
@@ -178,75 +195,7 @@ def remove_work(scene: SceneFolder) -> None:
     storage.remove_folder(scene.path / "rendered")
 
 
-def _remove_leftovers(scene: SceneFolder) -> None:
-    """Remove half of a file that a process which was killed was copying to the scene's folder."""
-    for name in storage.names(scene.path):
-        if LEFTOVER.fullmatch(name):
-            storage.remove(scene.path / name)
-
-
-def _last(tried: Iterable[Attempt], stage: str) -> int:
-    return max((attempt.number for attempt in tried if attempt.stage == stage), default=0)
-
-
-def _count(tried: Iterable[Attempt], matches: Callable[[Attempt], bool]) -> dict[str, int]:
-    return {name: 0 for name in STAGES} | _by_stage(filter(matches, tried), len)
-
-
-def _by_stage(tried: Iterable[Attempt], value: Callable[[list[Attempt]], T_]) -> dict[str, T_]:
-    """By each stage that some attempts were at, what they come to."""
-    stages: dict[str, list[Attempt]] = {}
-    for one in tried:
-        stages.setdefault(one.stage, []).append(one)
-    return {stage: value(those) for stage, those in stages.items()}
-
-
-LAST_SEED = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A seed and its folder."""
-
-    seed: int
-    folder: SceneFolder
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run holds in the end.
-
-    Attributes:
-        scenes: The wanted scenes, all done, in the order of their seeds.
-        made: How many of them this call made or finished.
-        panoramas: Good panoramas in them.
-        unfit: Panoramas that were rendered but are no good.
-        failed: Quarantined scenes among their seeds.
-        seconds: Wall-clock time of this call.
-    """
-
-    scenes: tuple[str, ...]
-    made: int
-    panoramas: int
-    unfit: int
-    failed: tuple[str, ...]
-    seconds: float
-
-
-def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) -> Iterator[Scene]:
-    """The run's scenes in the order of their seeds, without the quarantined ones, for ever.
-
-    The wanted scenes of a run are the first n of these, whatever order they are made in.
-    """
-    failed = names_of(run.failed_folder)
-    for seed in range(settings.seed if first is None else first, LAST_SEED + 1):
-        folder = run.scene(scene_id(settings, seed))
-        if folder.scene_id not in failed:
-            yield Scene(seed, folder)
-    raise UserError(f"there are no seeds above {LAST_SEED}; start with a smaller SEED")
-
-
-def drop_damaged(scene: SceneFolder) -> None:
+def remove_damaged(scene: SceneFolder) -> None:
     """Remove the annotated panoramas that cannot be read, so that they are made again."""
     for index in range(viewpoint_count(scene) or 0):
         if scene.is_annotated(index):
@@ -257,127 +206,65 @@ def drop_damaged(scene: SceneFolder) -> None:
 
 
 def finish(scene: Scene, generator: str, *, keep_work: bool) -> str | None:
-    """Write the record of a finished scene, then remove what it makes superfluous.
+    """Write the record of a scene whose panoramas are all annotated, then remove its raw files.
 
     Returns:
-        Why the scene is no good, if it has not one good panorama; nothing is written then.
+        Why the scene is rejected, if it has no good panorama; nothing is written then.
+
+    Raises:
+        DamagedFileError: An annotated panorama cannot be read; see `remove_damaged`.
     """
     count = viewpoint_count(scene.folder) or 0
-    found = {index: _defects(scene.folder, index) for index in range(count)}
-    panoramas = tuple(index for index, reasons in found.items() if not reasons)
+    defects = {index: _defects(scene.folder, index) for index in range(count)}
+    panoramas = tuple(index for index, reasons in defects.items() if not reasons)
     if not panoramas:
-        reasons = sorted({reason for all_of_one in found.values() for reason in all_of_one})
+        reasons = sorted({reason for some in defects.values() for reason in some})
         return f"no good panorama: {'; '.join(reasons) or 'no viewpoint'}"
-    tried = read_attempts(scene.folder)
-    taken = {stage: sum(a.bytes for a in tried if a.stage == stage) for stage in STAGES}
+    attempts = read_attempts(scene.folder)
+    delivered = {stage: sum(a.bytes for a in attempts if a.stage == stage) for stage in STAGES}
     record = Done(
         scene_id=scene.folder.scene_id,
         seed=scene.seed,
         generator=generator,
         panoramas=panoramas,
-        unfit={str(index): reasons for index, reasons in found.items() if reasons},
-        costs=costs_of(tried),
+        unfit={str(index): reasons for index, reasons in defects.items() if reasons},
+        costs=costs_of(attempts),
         bytes={
-            "scene": taken["generate"],
-            "rendered": taken["render"],
-            "panoramas": taken["annotate"],
+            "scene": delivered["generate"],
+            "rendered": delivered["render"],
+            "panoramas": delivered["annotate"],
         },
-        nodes=hosts_of(tried),
-        reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
+        nodes=hosts_of(attempts),
+        reasons=count_reasons(attempts),
         finished=time.time(),
-        lost=lost_in(tried),
+        lost=lost_in(attempts),
     )
     if not keep_work:
-        remove_work(scene.folder)  # first: nobody looks at a finished scene again
+        remove_work(scene.folder)  # before the record: a finished scene is never looked at again
     write_json(scene.folder.done, to_json(record))
     return None
 
 
-def retries_exhausted(scene: Scene, failures: int, elsewhere: int) -> tuple[str, Result] | None:
-    """The stage at which a seed has failed as often as it may, and how it did the last time.
-
-    Args:
-        failures: At one stage, of those that count against it.
-        elsewhere: For the sake of its machines.
-    """
-    state = read_state(scene.folder)
-    if state.stage is None:
-        return None
-    tried = read_attempts(scene.folder)
-    for stage in STAGES:
-        last = next((one for one in reversed(tried) if one.stage == stage), None)
-        often = state.failures.get(stage, 0) >= failures or state.elsewhere >= elsewhere
-        if last is not None and often and last.reason and last.reason != "ok":
-            return stage, Result(last.reason, last.detail)
-    return None
+def count_reasons(attempts: Iterable[Attempt]) -> dict[str, int]:
+    """How many attempts ended for which reason."""
+    return dict(sorted(Counter(attempt.reason or "lost" for attempt in attempts).items()))
 
 
-def quarantine(scene: Scene, settings: RunSettings, stage: str, outcome: Result) -> None:
-    """Give a seed up: write its record in failed/ and free its disk space."""
-    tried = read_attempts(scene.folder)
-    number = max((attempt.number for attempt in tried if attempt.stage == stage), default=0)
-    log = log_path(scene.folder, stage, number)
-    record = Failed(
-        scene_id=scene.folder.scene_id,
-        seed=scene.seed,
-        generator=generator_of_seed(settings, scene.seed),
-        stage=stage,
-        reason=outcome.reason,
-        detail=outcome.detail,
-        log=f"{log.parent.name}/{log.name}",
-        log_tail=outcome.log_tail or log_tail(log),
-        costs=costs_of(tried),
-        reasons=dict(sorted(Counter(attempt.reason or "lost" for attempt in tried).items())),
-        nodes=hosts_of(tried),
-        run_again=run_again(settings, scene.seed),
-        when=time.time(),
-    )
-    remove_work(scene.folder)  # first: nobody looks at a quarantined seed again
-    for name in storage.names(scene.folder.path / "panoramas"):
-        storage.remove_folder(scene.folder.path / "panoramas" / name, ANNOTATED)
-    write_json(scene.folder.failed, to_json(record))
+def _remove_leftovers(scene: SceneFolder) -> None:
+    """Remove half-copied files of a killed process from the scene's folder."""
+    for name in storage.names(scene.path):
+        if LEFTOVER.fullmatch(name):
+            storage.remove(scene.path / name)
 
 
-def log_tail(log: Path) -> str:
-    """The end of a log in OUT; empty where there is none."""
-    if not storage.is_remote(log):
-        return read_tail(log)
-    try:
-        return "\n".join(
-            storage.read_bytes(log).decode(errors="replace").splitlines()[-TAIL_LINES:]
-        )
-    except FileNotFoundError:
-        return ""
-
-
-def run_again(settings: RunSettings, seed: int) -> str:
-    """The command that makes this one seed again by itself, under the same settings."""
-    mix = ",".join(f"{name}:{weight:g}" for name, weight in settings.generators)
-    generator = mix if len(settings.generators) > 1 else settings.generators[0][0]
-    passes = f" PASSES={','.join(settings.passes)}" if settings.passes else ""
-    return (
-        f"make render SCENES=1 SEED={seed} GENERATOR={generator} PANOS={settings.panos} "
-        f"PROFILE={settings.profile} WIDTH={settings.width} SAMPLES={settings.samples}{passes} "
-        f"MIN_AREA={settings.min_area} OUT=out-seed-{seed}"
-    )
-
-
-def summarize(
-    run: RunFolder, settings: RunSettings, scenes: int, made: int, seconds: float
-) -> Summary:
-    """Sum up a run whose wanted scenes are all done."""
-    wanted = list(islice(open_seeds(run, settings), scenes))
-    records = list(read_all_done(run, [scene.folder.scene_id for scene in wanted]))
-    last = wanted[-1].seed
-    failed = sorted(names_of(run.failed_folder))
-    return Summary(
-        scenes=tuple(record.scene_id for record in records),
-        made=made,
-        panoramas=sum(len(record.panoramas) for record in records),
-        unfit=sum(len(record.unfit) for record in records),
-        failed=tuple(name for name in failed if settings.seed <= seed_of(name) <= last),
-        seconds=seconds,
-    )
+def _by_stage(
+    attempts: Iterable[Attempt], value: Callable[[list[Attempt]], Value]
+) -> dict[str, Value]:
+    """A value of the attempts at each stage that has any."""
+    stages: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        stages.setdefault(attempt.stage, []).append(attempt)
+    return {stage: value(some) for stage, some in stages.items()}
 
 
 def _defects(scene: SceneFolder, index: int) -> list[str]:
@@ -391,5 +278,5 @@ def _defects(scene: SceneFolder, index: int) -> list[str]:
         return list(read_json(path)["summary"]["defects"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise DamagedFileError(
-            f"{path} is damaged; run the same command again, it makes that panorama again"
+            f"{path} is damaged; run the same command again to make that panorama again"
         ) from None

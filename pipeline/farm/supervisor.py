@@ -1,15 +1,13 @@
-"""Run one child process under limits, and leave nothing of it behind.
+"""Run one child process under limits, and leave no process of it behind.
 
-Knows nothing of scenes, Ray or Blender: a command goes in, a `Result` comes out.
+This module knows nothing of scenes, Ray or Blender: a command goes in, a `Result` comes out.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import time
@@ -30,15 +28,19 @@ from pipeline.farm.child import (
     REJECTED_STATUS,
     Limits,
 )
-from pipeline.storage import DISK_FULL
+from pipeline.farm.disk_space import disk_full_reason
 
 POLL_SECONDS = 0.5
-WEIGH_SECONDS = 10.0  # between two looks at the size of the child's folder
+WEIGH_SECONDS = 10.0  # between two measurements of the child's folder
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
-FULL_MESSAGES = tuple(os.strerror(error) for error in DISK_FULL)
-MEMORY_SHARE = 0.9  # of the memory that there is, the most that one child may use
-FULL_BYTES = 16 * 2**20  # a file system with less free space than this is full
+MEMORY_SHARE = 0.9  # most of the available memory that one child may use
 SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+CGROUP_LIMITS = {"memory": "memory.limit_in_bytes", "": "memory.max"}
+"""File with a control group's limit, by its controller in /proc/self/cgroup: "memory" in version 1,
+"" in version 2."""
 
 
 def run_child(
@@ -50,21 +52,21 @@ def run_child(
     env: Mapping[str, str] | None = None,
     on_poll: Callable[[], None] | None = None,
 ) -> Result:
-    """Run a command in a session of its own until it ends or breaks a limit.
+    """Run a command in its own session until it ends or breaks a limit.
 
-    Whatever happens here, an exception or a Ctrl-C included, the whole session is dead when this
-    returns or raises. Should this process itself be killed, the child dies by `die_with_parent`.
+    The whole session is dead when this returns or raises, also after an exception or Ctrl-C. If
+    this process is killed, the child dies by `child.die_with_parent`.
 
     Args:
         argv: The command.
         log_path: Receives stdout and stderr; replaced.
         limits: What the command may use.
         folder: Where the command writes; watched for `limits.disk`.
-        env: Variables on top of this process's own, which are passed on without its secrets.
+        env: Variables in addition to this process's own, which are passed on without secrets.
         on_poll: Called now and then while the command runs; what it raises ends the command.
 
     Returns:
-        The outcome; `ok` only says that the exit status was 0, the caller looks for the marker.
+        The result. `ok` only means exit status 0; the caller checks for the marker.
 
     Example:
         >>> run_child(["true"], Path("/tmp/true.log"), Limits(wall=5)).reason
@@ -90,19 +92,21 @@ def run_child(
             broken = _watch(child, log_path, folder, limits, usage, on_poll)
         finally:
             kill_session(child.pid, GRACE_SECONDS)
-    reason, detail = broken or verdict(child.returncode, read_tail(log_path))
+    reason, detail = broken or interpret_exit(child.returncode, read_tail(log_path))
     if child.returncode == -signal.SIGKILL and not broken and oom_kills() > kills_before:
         reason, detail = "memory", f"the kernel ended it at {usage.rss / GIB:.1f} GiB"
-    elif reason not in ("ok", "rejected") and (why := full_disk(log_path, folder)):
-        reason, detail = "scratch", why
+    elif reason not in ("ok", "rejected") and (
+        message := disk_full_reason(log_path, folder or log_path.parent)
+    ):
+        reason, detail = "scratch", message
     log_tail = read_tail(log_path)
     if limits.log is not None and log_path.stat().st_size > limits.log:
-        os.truncate(log_path, limits.log // 64)  # the beginning of endless output says enough
+        os.truncate(log_path, limits.log // 64)  # the beginning of endless output is enough
     return Result(
         reason=reason,
         detail=detail,
         seconds=time.monotonic() - started,
-        # waited-for children exactly, or what was last seen of children that nobody waited for
+        # exact for children that were waited for, else what was last sampled
         cpu_seconds=max(_children_cpu() - cpu_before, usage.cpu_seconds),
         peak_rss=usage.peak_rss,
         log_tail=log_tail,
@@ -115,18 +119,18 @@ def child_environment(own: Mapping[str, str], extra: Mapping[str, str]) -> dict[
     return {
         **kept,
         "PYTHONUNBUFFERED": "1",  # the no-output limit watches the log
-        "PYTHONHASHSEED": "0",  # a seed must give the same scene every time
+        "PYTHONHASHSEED": "0",  # a seed must always give the same scene
         PARENT_VARIABLE: str(os.getpid()),
         **extra,
     }
 
 
-def verdict(status: int, log_tail: str) -> tuple[str, str]:
-    """Reason and detail of a child that ended by itself.
+def interpret_exit(status: int, log_tail: str) -> tuple[str, str]:
+    """Reason and detail of a child that ended without breaking a limit.
 
-    >>> verdict(3, "rejected: no free viewpoint")
+    >>> interpret_exit(3, "rejected: no free viewpoint")
     ('rejected', 'no free viewpoint')
-    >>> verdict(-11, "")[1]
+    >>> interpret_exit(-11, "")[1]
     'killed by SIGSEGV'
     """
     lines = [line.strip() for line in log_tail.splitlines() if line.strip()]
@@ -142,19 +146,79 @@ def verdict(status: int, log_tail: str) -> tuple[str, str]:
 
 
 def memory_limit(limits: Limits) -> int | None:
-    """Bytes that a child may use on this machine; the kernel would end it at random above."""
+    """Bytes that a child may use on this machine; above it the kernel would kill at random."""
     if limits.memory is None:
         return None
     return min(limits.memory, int(MEMORY_SHARE * machine_memory()))
 
 
-def full_disk(log_path: Path, folder: Path | None) -> str | None:
-    """The system's words if a child failed for want of disk space, by its log or by looking."""
-    log_tail = read_tail(log_path)
-    if said := next((message for message in FULL_MESSAGES if message in log_tail), None):
-        return said
-    full = shutil.disk_usage(folder or log_path.parent).free < FULL_BYTES
-    return os.strerror(errno.ENOSPC) if full else None
+def machine_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Bytes that the processes of this machine, container or job may use together.
+
+    A container or a Slurm job has its own limit (of a control group), usually far below the memory
+    of the machine.
+    """
+    total = int(psutil.virtual_memory().total)
+    return min([total, *_cgroup_limits(proc, cgroups)])
+
+
+def oom_kills(proc: Path = PROC) -> int:
+    """How many processes the kernel has killed for lack of memory since it booted.
+
+    Those of other containers of the machine are included.
+    """
+    try:
+        lines = (proc / "vmstat").read_text().splitlines()
+    except OSError:  # not Linux
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def kill_session(session: int, grace: float) -> None:
+    """End every process of a session: SIGTERM, `grace` seconds, SIGKILL."""
+    members = session_members(session)
+    for process in members:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(members, timeout=grace if members else 0)
+    for _ in range(10):  # repeated, for processes that started in between
+        members = session_members(session)
+        if not members:
+            return
+        for process in members:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(members, timeout=1)
+
+
+def session_members(session: int) -> list[psutil.Process]:
+    """The living processes of a session, including orphaned grandchildren."""
+    members = []
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.NoSuchProcess):
+            if os.getsid(pid) == session:
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    members.append(process)
+    return members
+
+
+@dataclass
+class Usage:
+    """What a session was seen to use: CPU seconds, resident bytes now and at most."""
+
+    cpu_seconds: float = 0.0
+    peak_rss: int = 0
+    rss: int = 0
+
+    def sample(self, session: int) -> None:
+        self.rss, cpu = 0, 0.0
+        for process in session_members(session):
+            with suppress(psutil.NoSuchProcess):
+                self.rss += process.memory_info().rss
+                cpu += sum(process.cpu_times()[:4])  # own and waited-for, user and system
+        self.peak_rss = max(self.peak_rss, self.rss)
+        self.cpu_seconds = max(self.cpu_seconds, cpu)
 
 
 def _watch(
@@ -165,7 +229,7 @@ def _watch(
     usage: Usage,
     on_poll: Callable[[], None] | None,
 ) -> tuple[str, str] | None:
-    """Wait for the child; the reason and detail of the limit it broke, if it broke one."""
+    """Wait for the child; returns reason and detail of the limit that it broke, if any."""
     started = last_grown = last_weighed = time.monotonic()
     log_bytes = 0
     memory = memory_limit(limits)
@@ -198,13 +262,38 @@ def _watch(
 
 
 def _folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder, on disk; files may come and go meanwhile."""
+    """Bytes on disk of all files below a folder; files may come and go meanwhile."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
                 total += Path(root, name).lstat().st_blocks * 512
     return total
+
+
+def _cgroup_limits(proc: Path, cgroups: Path) -> list[int]:
+    """The memory limits of this process's control group and of its ancestors.
+
+    In a container the path may be the host's. A path that does not exist is then looked up at the
+    root, which is the container's own group.
+    """
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for line in lines:  # such as 4:memory:/user/1000, or 0::/user.slice in version 2
+        _, controllers, place = line.split(":", 2)
+        controller = "memory" if "memory" in controllers.split(",") else controllers
+        if controller not in CGROUP_LIMITS:
+            continue
+        root = cgroups / controller
+        group = root if ".." in place else root / place.lstrip("/")
+        while group != root.parent:
+            with suppress(OSError, ValueError):  # no such file, or it says "max"
+                limits.append(int((group / CGROUP_LIMITS[controller]).read_text()))
+            group = group.parent
+    return limits
 
 
 def _children_cpu() -> float:
@@ -217,107 +306,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def kill_session(session: int, grace: float) -> None:
-    """End every process of a session: SIGTERM, so many seconds of grace, SIGKILL."""
-    members = session_members(session)
-    for process in members:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    psutil.wait_procs(members, timeout=grace if members else 0)
-    for _ in range(10):  # again, for those born in between
-        members = session_members(session)
-        if not members:
-            return
-        for process in members:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(members, timeout=1)
-
-
-def session_members(session: int) -> list[psutil.Process]:
-    """The living processes of a session, orphaned grandchildren included."""
-    members = []
-    for pid in psutil.pids():
-        with suppress(OSError, psutil.NoSuchProcess):
-            if os.getsid(pid) == session:
-                process = psutil.Process(pid)
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    members.append(process)
-    return members
-
-
-@dataclass
-class Usage:
-    """What a session was seen to use: CPU seconds, resident bytes now and at most."""
-
-    cpu_seconds: float = 0.0
-    peak_rss: int = 0
-    rss: int = 0
-
-    def sample(self, session: int) -> None:
-        self.rss, cpu = 0, 0.0
-        for process in session_members(session):
-            with suppress(psutil.NoSuchProcess):
-                self.rss += process.memory_info().rss
-                cpu += sum(process.cpu_times()[:4])  # own and waited-for, user and system
-        self.peak_rss = max(self.peak_rss, self.rss)
-        self.cpu_seconds = max(self.cpu_seconds, cpu)
-
-
-PROC = Path("/proc")
-CGROUPS = Path("/sys/fs/cgroup")
-LIMITS = {"memory": "memory.limit_in_bytes", "": "memory.max"}
-"""The file with a control group's limit, by the controller that /proc/self/cgroup names: that of
-version 1, or none at all in version 2."""
-
-
-def machine_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Bytes that the processes of this machine, container or job may use together."""
-    total = int(psutil.virtual_memory().total)
-    return min([total, *_group_limits(proc, cgroups)])
-
-
-def oom_kills(proc: Path = PROC) -> int:
-    """How many processes the kernel has ended for want of memory since it booted.
-
-    Those of other containers of the machine are counted too.
-    """
-    try:
-        lines = (proc / "vmstat").read_text().splitlines()
-    except OSError:  # no Linux
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
-
-
-def _group_limits(proc: Path, cgroups: Path) -> list[int]:
-    """The limits of this process's control group and of those above it.
-
-    In a container the path may be the host's: what is not found there is looked for at the root,
-    which is the container's own group.
-    """
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    limits = []
-    for line in lines:  # such as 4:memory:/user/1000, or 0::/user.slice in version 2
-        _, controllers, place = line.split(":", 2)
-        controller = "memory" if "memory" in controllers.split(",") else controllers
-        if controller not in LIMITS:
-            continue
-        root = cgroups / controller
-        group = root if ".." in place else root / place.lstrip("/")
-        while group != root.parent:
-            limits += _limit(group / LIMITS[controller])
-            group = group.parent
-    return limits
-
-
-def _limit(path: Path) -> list[int]:
-    """The number in a file; none where there is no such file, or it says `max`."""
-    try:
-        return [int(path.read_text())]
-    except (OSError, ValueError):
-        return []

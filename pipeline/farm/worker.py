@@ -1,6 +1,14 @@
-"""One attempt at one stage of one scene, in the Ray worker that carries it out.
+"""One attempt at one stage of one scene, in the Ray worker that runs it.
 
-The Ray worker never imports bpy: generate and render are a fresh Blender process each.
+The attempt works in a folder of its own on its machine:
+
+    SCRATCH/sap-panorama-<scene_id>-<stage>-<number>-<random>/
+      .lock                held (flock) by the attempt; a folder without a holder may be removed
+      scenes/<scene_id>/   laid out as in OUT; inputs are fetched from OUT, results delivered to OUT
+
+Results go to OUT one by one as they are finished, each with its marker last. Inputs that the stage
+found damaged and removed here are removed from OUT as well. The Ray worker never imports bpy:
+generate and render each run in a fresh Blender process.
 """
 
 from __future__ import annotations
@@ -18,11 +26,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import storage
 from pipeline.farm.attempt import (
+    AttemptSpec,
     Result,
+    SceneState,
     begin_attempt,
     end_attempt,
     has_ended,
@@ -30,198 +39,192 @@ from pipeline.farm.attempt import (
     log_path,
     read_tail,
 )
-from pipeline.farm.child import Limits
-from pipeline.farm.options import Program
+from pipeline.farm.disk_space import which_disk
 from pipeline.farm.scene import (
-    FINISH,
     Scene,
-    SceneState,
     finish,
-    missing,
+    missing_marker,
     read_state,
+    remove_damaged,
     start_over,
     viewpoint_count,
 )
-from pipeline.farm.supervisor import FULL_BYTES, run_child
-from pipeline.layout import ANNOTATED, RENDERED, SceneFolder, write_json
+from pipeline.farm.supervisor import run_child
+from pipeline.layout import (
+    ANNOTATED,
+    RENDERED,
+    DamagedFileError,
+    RunFolder,
+    SceneFolder,
+    write_json,
+)
 from pipeline.settings import from_json
 from pipeline.storage import DISK_FULL
 
+PREFIX = "sap-panorama-"
+WORKSPACE = re.compile(re.escape(PREFIX) + r"[a-z]+-\d{10}-[a-z]+-\d+-[0-9a-f]{8}")
+"""Name of a folder that an attempt works in; nothing else in SCRATCH is ever touched."""
+
+MARKERS = {"render": RENDERED, "annotate": ANNOTATED}
+"""By stage, the marker of a panorama's folder that the stage makes."""
+
 GPU_MEMORY = re.compile(r"(out of|insufficient|not enough)\b.{0,40}\bmemory\b", re.IGNORECASE)
-"""What CUDA, OptiX, HIP and Cycles say of a GPU without memory."""
+"""How CUDA, OptiX, HIP and Cycles report a lack of GPU memory."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What an attempt needs to know, as plain data.
-
-    Attributes:
-        scene_folder: In OUT: a path that every node has, or a URL.
-        stage: generate, render or annotate.
-        number: Number of the attempt at this stage, from 1.
-        settings: `settings.to_json`.
-        cpus: CPUs that the stage may keep busy; `gpus`, what it holds.
-        node: Ray's id of the node that it is sent to.
-        device: For a render on a GPU, one of `needs.DEVICES`; else "".
-        scratch: Where it works on its machine; None takes the folder for temporary files.
-        keep_scenes: Keep scene.blend of a finished scene.
-        token: Tells this attempt from another one with the same number.
-    """
-
-    scene_folder: str
-    stage: str
-    number: int
-    generator: str
-    seed: int
-    settings: dict[str, Any]
-    cpus: int
-    gpus: int
-    node: str
-    device: str
-    scratch: str | None
-    keep_scenes: bool
-    token: str
-    limits: Limits
-    program: Program
+class AttemptClosedError(Exception):
+    """The driver closed this attempt; it may deliver nothing to OUT any more."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """How an attempt ended, and what its scene needs now; None if this machine cannot tell."""
+def run_attempt(spec: AttemptSpec) -> Result:
+    """Run one attempt, recorded from start to end; success needs the marker in OUT.
 
-    outcome: Result
-    state: SceneState | None
-
-
-def attempt(job: Job) -> Report:
-    """Make one attempt, in the ledger from start to end; success needs the marker in OUT.
-
-    After the last panorama is annotated the scene is finished here as well.
+    After its last panorama is annotated the scene is finished here as well.
     """
     try:
-        out = SceneFolder(storage.open_path(job.scene_folder))
-        if has_ended(out, job.stage, job.number):  # its node hung for too long
-            return _report(job, out, Result("interrupted", "taken for lost before it began"))
-        if not storage.exists(out.path.parent.parent / "run.json"):  # else it would be made anew
-            return Report(Result("machine", f"OUT={out.path.parent.parent} is not here"), None)
+        out = SceneFolder(storage.open_path(spec.scene_folder))
+        run = RunFolder(out.path.parent.parent)
+        if has_ended(out, spec.stage, spec.number):  # its node hung for too long
+            result = Result("interrupted", "the driver closed it before it began")
+            return replace(result, state=read_state(out))
+        if not storage.exists(run.settings):  # otherwise OUT would be created again
+            return Result("machine", f"OUT={run.path} does not exist on this machine")
     except Exception as error:
-        return Report(_failed_around(error, job.scene_folder), None)
+        return _failure_around(error, None)
     work: Workspace | None = None
     try:
         begin_attempt(
             out,
-            job.stage,
-            job.number,
-            cpus=job.cpus,
-            gpus=job.gpus,
-            node=job.node,
-            device=job.device,
-            token=job.token,
+            spec.stage,
+            spec.number,
+            cpus=spec.request.cpus,
+            gpus=spec.request.gpus,
+            node=spec.node,
+            device=spec.device,
+            token=spec.token,
         )
-        scratch = None if job.scratch is None else Path(job.scratch)
-        with workspace(out, job.stage, job.number, scratch, job.token) as work:
-            outcome = _work(job, work)
-    except LostError as error:
-        outcome = Result("interrupted", str(error))
+        scratch = None if spec.scratch is None else Path(spec.scratch)
+        with workspace(out, spec.stage, spec.number, scratch, spec.token) as work:
+            result = _run_stage(spec, work)
+    except AttemptClosedError as error:
+        result = Result("interrupted", str(error))
     except (KeyboardInterrupt, SystemExit):  # cancelled, or Ray ends this worker
-        _end(job, out, Result("interrupted", "stopped"), work)
+        _record_end(spec, out, Result("interrupted", "stopped"), work)
         raise
-    except Exception as error:  # of this machine or of the store, not of the seed
-        outcome = _failed_around(error, out)
-    _end(job, out, outcome, work)
+    except Exception as error:  # of this machine or the store, not of the seed
+        result = _failure_around(error, run)
+    _record_end(spec, out, result, work)
     try:
-        return _report(job, out, outcome)
+        return _finish_if_complete(spec, out, result)
     except Exception as error:
-        return Report(outcome if not outcome.ok else _failed_around(error, out), None)
+        return result if not result.ok else _failure_around(error, run)
 
 
-def _failed_around(error: Exception, out: SceneFolder | str) -> Result:
-    """The outcome where something failed around the stage."""
-    if isinstance(error, OSError) and error.errno in DISK_FULL and isinstance(out, SceneFolder):
-        detail = f"{error.strerror}: {error.filename or out.path}"
-        return Result(_which_disk(error, out), detail)
+def _finish_if_complete(spec: AttemptSpec, out: SceneFolder, result: Result) -> Result:
+    """The result with the scene's state; a scene with nothing left to make is finished first."""
+    state = read_state(out)
+    complete = state.stage == "annotate" and not state.to_annotate
+    if not (result.ok and complete):
+        return replace(result, state=state)
+    try:
+        rejected = finish(Scene(spec.seed, out), spec.generator, keep_work=spec.keep_scenes)
+    except DamagedFileError:
+        remove_damaged(out)
+        return replace(result, state=read_state(out))
+    if rejected:
+        return replace(result, reason="rejected", detail=rejected, state=state)
+    return replace(result, state=SceneState(stage=None))
+
+
+def _failure_around(error: Exception, run: RunFolder | None) -> Result:
+    """The result where something around the stage failed."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL and run is not None:
+        detail = f"{error.strerror}: {error.filename or run.path}"
+        return Result(which_disk(error, run), detail)
     return Result("machine", f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
 
-def _end(job: Job, out: SceneFolder, outcome: Result, work: Workspace | None) -> None:
-    """Write down how the attempt ended, unless somebody else has, or OUT is gone."""
-    with suppress(Exception):  # on a full disk, say; the driver still learns the outcome
-        if is_open(out, job.stage, job.number, job.token):
-            brought = {"bytes": work.bytes, "brought": len(work.brought)} if work else {}
-            end_attempt(out, job.stage, job.number, outcome, **brought)
+def _record_end(
+    spec: AttemptSpec, out: SceneFolder, result: Result, work: Workspace | None
+) -> None:
+    """Record how the attempt ended, unless the driver has, or OUT is gone."""
+    with suppress(Exception):  # for example on a full disk; the driver still gets the result
+        if is_open(out, spec.stage, spec.number, spec.token):
+            delivered = {"bytes": work.bytes, "brought": len(work.delivered)} if work else {}
+            end_attempt(out, spec.stage, spec.number, result, **delivered)
 
 
-def _work(job: Job, work: Workspace) -> Result:
-    """Fetch, run the stage, bring its results."""
+def _run_stage(spec: AttemptSpec, work: Workspace) -> Result:
+    """Fetch inputs, run the stage, deliver its results."""
     try:
-        if job.stage == "generate":
-            start_over(work.out, work.check_open)  # by now it may be another attempt's work
+        if spec.stage == "generate":
+            start_over(work.out, work.check_open)  # by now another attempt may own the scene
         work.fetch()
-    except FileNotFoundError as error:  # removed since the driver looked: look again
+    except FileNotFoundError as error:  # removed since the driver looked
         return Result("damaged", f"{error.filename or work.out.path} is gone")
-    outcome = _annotate(job, work) if job.stage == "annotate" else _blender(job, work)
-    if job.stage == "generate" and outcome.ok:
+    result = _annotate(spec, work) if spec.stage == "annotate" else _run_blender(spec, work)
+    if spec.stage == "generate" and result.ok:
         with suppress(FileNotFoundError):
-            work.bring_scene()
-    work.bring()
-    work.withdraw()
-    if outcome.ok and (marker := missing(work.out, job.stage)):
-        outcome = replace(outcome, reason="crashed", detail=f"ended well but left no {marker}")
-    return outcome
+            work.deliver_scene()
+    work.deliver()
+    work.remove_damaged_inputs()
+    if result.ok and (marker := missing_marker(work.out, spec.stage)):
+        detail = f"exited successfully but left no {marker}"
+        result = replace(result, reason="crashed", detail=detail)
+    return result
 
 
-def _blender(job: Job, work: Workspace) -> Result:
-    spec = work.here.scratch / f"{job.stage}.json"
+def _run_blender(spec: AttemptSpec, work: Workspace) -> Result:
+    cpus = spec.request.cpus
+    spec_file = work.here.scratch / f"{spec.stage}.json"
     write_json(
-        spec,
+        spec_file,
         {
-            "stage": job.stage,
+            "stage": spec.stage,
             "scene_folder": str(work.here.path),
-            "generator": job.generator,
-            "seed": job.seed,
-            "settings": job.settings,
-            "threads": job.cpus,
-            "device": job.device,
+            "generator": spec.generator,
+            "seed": spec.seed,
+            "settings": spec.settings,
+            "threads": cpus,
+            "device": spec.device,
         },
     )
-    log, sent = _log_path(job, work)
     try:
-        outcome = run_child(
-            [sys.executable, *job.program.blender, str(spec)],
-            log,
-            job.limits,
+        result = run_child(
+            [sys.executable, *spec.program.blender, str(spec_file)],
+            work.log,
+            spec.limits,
             folder=work.here.path,
-            env={"OMP_NUM_THREADS": str(job.cpus)},
-            on_poll=work.bring,
+            env={"OMP_NUM_THREADS": str(cpus)},
+            on_poll=work.deliver,
         )
     finally:
-        _send(log, sent)
-    on_gpu = job.device.startswith("gpu")
-    if on_gpu and outcome.reason == "crashed" and GPU_MEMORY.search(outcome.log_tail):
-        outcome = replace(outcome, reason="gpu-memory", detail="the GPU ran out of memory")
-    return outcome
+        work.deliver_log()
+    on_gpu = spec.device.startswith("gpu")
+    if on_gpu and result.reason == "crashed" and GPU_MEMORY.search(result.log_tail):
+        result = replace(result, reason="gpu-memory", detail="the GPU ran out of memory")
+    return result
 
 
-def _annotate(job: Job, work: Workspace) -> Result:
-    log, sent = _log_path(job, work)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("stage: annotate\n")
+def _annotate(spec: AttemptSpec, work: Workspace) -> Result:
+    work.log.parent.mkdir(parents=True, exist_ok=True)
+    work.log.write_text("stage: annotate\n")
     started, cpu_before = time.monotonic(), time.process_time()
-    reason = detail = ""
+    reason, detail = "ok", ""
     try:
-        module, _, function = job.program.annotate.partition(":")
-        stage = getattr(importlib.import_module(module), function)
-        stage(work.here, from_json(job.settings))
+        module, _, function = spec.program.annotate.partition(":")
+        annotate_scene = getattr(importlib.import_module(module), function)
+        annotate_scene(work.here, from_json(spec.settings))
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         reason, detail = "crashed", f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        with open(log, "a") as file:
+        with open(work.log, "a") as file:
             traceback.print_exc(file=file)
-    log_tail = read_tail(log)
-    _send(log, sent)
+    log_tail = read_tail(work.log)
+    work.deliver_log()
     return Result(
-        reason=reason or "ok",
+        reason=reason,
         detail=detail,
         seconds=time.monotonic() - started,
         cpu_seconds=time.process_time() - cpu_before,
@@ -230,62 +233,17 @@ def _annotate(job: Job, work: Workspace) -> Result:
     )
 
 
-def _log_path(job: Job, work: Workspace) -> tuple[Path, Path | None]:
-    """Where the log is written, and where it goes afterwards: a store cannot be appended to."""
-    log = log_path(work.out, job.stage, job.number)
-    if not storage.is_remote(log):
-        return log, None
-    return log_path(work.here, job.stage, job.number), log
-
-
-def _send(log: Path, sent: Path | None) -> None:
-    if sent is not None and log.exists():
-        storage.put(log, sent)
-
-
-def _which_disk(error: OSError, out: SceneFolder) -> str:
-    """`disk` where OUT has no room, `scratch` where the folder that was worked in has none."""
-    run = out.path.parent.parent
-    if storage.is_remote(run):
-        return "scratch"
-    named = str(error.filename or "").startswith(str(run / "scenes"))
-    full = shutil.disk_usage(run).free < FULL_BYTES
-    return "disk" if named or full else "scratch"
-
-
-def _report(job: Job, out: SceneFolder, outcome: Result) -> Report:
-    """The outcome and the scene's state; a scene with nothing left to make is finished first."""
-    state = read_state(out)
-    if outcome.ok and state.stage == FINISH:
-        scene = Scene(job.seed, out)
-        if unfit := finish(scene, job.generator, keep_work=job.keep_scenes):
-            return Report(replace(outcome, reason="rejected", detail=unfit), state)
-        state = SceneState(stage=None)
-    return Report(outcome, state)
-
-
-PREFIX = "sap-panorama-"
-NAME = re.compile(re.escape(PREFIX) + r"[a-z]+-\d{10}-[a-z]+-\d+-[0-9a-f]{8}")
-"""Of a folder that an attempt works in; nothing else in SCRATCH is ever touched."""
-
-MARKERS = {"render": RENDERED, "annotate": ANNOTATED}
-"""By stage, the marker of a panorama's folder that it makes."""
-
-
-class LostError(Exception):
-    """Somebody took this attempt for lost and closed it; nothing of it may go to OUT any more."""
-
-
 @dataclass
 class Workspace:
-    """A scene here and in OUT, for one attempt.
+    """A scene on this machine and in OUT, for one attempt.
 
     Attributes:
         out: The scene in OUT; `here`, on this machine.
-        stage, number, token: The attempt's.
-        present: Panoramas whose result OUT has already, and `fetched`, those that were fetched for
-            the stage to read.
-        brought: Panoramas that this attempt brought to OUT, and `bytes`, what all of it takes.
+        stage, number, token: As in `AttemptSpec`.
+        present: Panoramas whose result OUT already has, and `fetched`, those that were fetched as
+            inputs.
+        delivered: Panoramas that this attempt delivered to OUT, and `bytes`, the size of everything
+            that it delivered.
     """
 
     out: SceneFolder
@@ -295,14 +253,20 @@ class Workspace:
     token: str = ""
     present: set[int] = field(default_factory=set)
     fetched: set[int] = field(default_factory=set)
-    brought: set[int] = field(default_factory=set)
+    delivered: set[int] = field(default_factory=set)
     bytes: int = 0
 
+    @property
+    def log(self) -> Path:
+        """Where the log is written: in OUT, or here where OUT is a store, which cannot append."""
+        remote = storage.is_remote(self.out.path)
+        return log_path(self.here if remote else self.out, self.stage, self.number)
+
     def fetch(self) -> None:
-        """Have here what the stage reads; panoramas that need no work are empty folders.
+        """Fetch the stage's inputs; panoramas that need no work become empty folders.
 
         Raises:
-            FileNotFoundError: It is gone from OUT.
+            FileNotFoundError: An input is gone from OUT.
         """
         self.here.scratch.mkdir(parents=True, exist_ok=True)
         if self.stage == "generate":
@@ -324,38 +288,43 @@ class Workspace:
                     storage.get(folder / name, self.here.rendered(index) / name)
                 self.fetched.add(index)
 
-    def bring(self) -> None:
+    def deliver(self) -> None:
         """Move every panorama that is finished here to OUT.
 
         Raises:
-            LostError: The attempt was closed by somebody else.
+            AttemptClosedError: The driver closed the attempt.
         """
         if self.stage == "generate":
             return
         marker = MARKERS[self.stage]
         for index in range(viewpoint_count(self.here) or 0):
             folder, out = self._results(self.here, index), self._results(self.out, index)
-            if index in self.present | self.brought or not (folder / marker).exists():
+            if index in self.present | self.delivered or not (folder / marker).exists():
                 continue
             for path in sorted(folder.iterdir(), key=lambda path: path.name == marker):
                 self._put(path, out / path.name)
-            self.brought.add(index)
+            self.delivered.add(index)
 
-    def bring_scene(self) -> None:
+    def deliver_scene(self) -> None:
         """Move a generated scene to OUT.
 
         Raises:
-            LostError: The attempt was closed by somebody else.
-            FileNotFoundError: The stage ended well and left no scene.
+            AttemptClosedError: The driver closed the attempt.
+            FileNotFoundError: The stage exited successfully and left no scene.
         """
         self._put(self.here.blend, self.out.blend)
         self._put(self.here.generated, self.out.generated)
 
-    def withdraw(self) -> None:
-        """Remove from OUT what the stage found damaged, and removed here.
+    def deliver_log(self) -> None:
+        """Copy the log to OUT where it was written here."""
+        if storage.is_remote(self.out.path) and self.log.exists():
+            storage.put(self.log, log_path(self.out, self.stage, self.number))
+
+    def remove_damaged_inputs(self) -> None:
+        """Remove from OUT what the stage found damaged and removed here.
 
         Raises:
-            LostError: The attempt was closed by somebody else.
+            AttemptClosedError: The driver closed the attempt.
         """
         if self.stage == "render" and not self.here.blend.exists():
             self.check_open()
@@ -366,31 +335,31 @@ class Workspace:
                 self.check_open()
                 storage.remove_folder(self.out.rendered(index), RENDERED)
 
+    def check_open(self) -> None:
+        """Raise an AttemptClosedError if the driver closed the attempt."""
+        if not is_open(self.out, self.stage, self.number, self.token):
+            raise AttemptClosedError(f"the driver closed attempt {self.number} of {self.stage}")
+
     def _results(self, scene: SceneFolder, index: int) -> Path:
         return scene.rendered(index) if self.stage == "render" else scene.panorama(index)
 
     def _put(self, local: Path, path: Path) -> None:
-        self.check_open()  # each time: the one before may have taken minutes of patience
+        self.check_open()  # before each file: the one before may have been retried for minutes
         size = local.stat().st_size
         storage.put(local, path)
         self.bytes += size
-
-    def check_open(self) -> None:
-        """Raise a LostError if the attempt was closed by somebody else."""
-        if not is_open(self.out, self.stage, self.number, self.token):
-            raise LostError(f"attempt {self.number} of {self.stage} was taken for lost")
 
 
 @contextmanager
 def workspace(
     out: SceneFolder, stage: str, number: int, scratch: Path | None, token: str = ""
 ) -> Iterator[Workspace]:
-    """A folder to work in, gone afterwards.
+    """A folder to work in, removed afterwards.
 
     Args:
         out: The scene in OUT.
-        stage, number, token: The attempt's.
-        scratch: Where the folder is made; None takes the machine's folder for temporary files.
+        stage, number, token: As in `AttemptSpec`.
+        scratch: Where the folder is created; None takes the folder for temporary files.
     """
     root = scratch or Path(tempfile.gettempdir())
     root.mkdir(parents=True, exist_ok=True)
@@ -401,7 +370,7 @@ def workspace(
     try:
         with open(new / ".lock", "w") as lock:
             storage.try_lock(lock)
-            new.rename(folder)  # now others may look at its lock
+            new.rename(folder)  # only now can others find it and try its lock
             here = SceneFolder(folder / "scenes" / out.scene_id)
             yield Workspace(out, here, stage, number, token)
     finally:
@@ -410,13 +379,13 @@ def workspace(
 
 
 def sweep(root: Path) -> None:
-    """Remove the folders of attempts whose process is gone, and the kernel has dropped its lock.
+    """Remove the folders of attempts whose process is gone; the kernel has dropped their locks.
 
-    A folder of ours without a lock file is what a removal left that was killed half-way, or that
-    a dying child still wrote to: it has its name only since the file was locked.
+    A folder gets its name only after its file is locked. A folder without a lock file is thus the
+    rest of a removal that was killed halfway, or that a dying child still wrote to.
     """
     for folder in root.glob(f"{PREFIX}*"):
-        if not NAME.fullmatch(folder.name):
+        if not WORKSPACE.fullmatch(folder.name):
             continue
         try:
             with open(folder / ".lock", "r+") as lock:

@@ -64,7 +64,7 @@ def take_up(out: str, scenes: int) -> Time:
 
     def call() -> None:
         with suppress(StartedError):
-            render_run(run, workers.settings, scenes, FARM, hands=workers)
+            render_run(run, workers.settings, scenes, FARM, executor=workers)
 
     return _timed(call)
 
@@ -75,7 +75,7 @@ def drive(out: str, scenes: int, more: int) -> Time:
     workers = Workers(run, settings_of(_panoramas(run)))
     before = {folder: set(storage.names(folder)) for folder in (run.scenes, run.done_folder)}
     try:
-        render_run(run, workers.settings, scenes + more, FARM, hands=workers)
+        render_run(run, workers.settings, scenes + more, FARM, executor=workers)
         assert workers.finished == more
         return workers.drivers[0] / more, workers.drivers[1] / more
     finally:

@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.annotations.stage import annotate_scene
-from pipeline.farm.attempt import Attempt, Result, log_path, record_path
+from pipeline.farm.attempt import (
+    Attempt,
+    AttemptSpec,
+    Result,
+    SceneState,
+    log_path,
+    record_path,
+)
 from pipeline.farm.child import GIB
 from pipeline.farm.claim import claim
-from pipeline.farm.executor import Ended
-from pipeline.farm.options import FarmSettings
 from pipeline.farm.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
-from pipeline.farm.scene import SceneState
 from pipeline.farm.scheduler import Node
 from pipeline.layout import STAGES, RunFolder
 from pipeline.settings import RunSettings, scene_id
@@ -157,31 +161,30 @@ class Workers:
     drivers: tuple[float, float] = (0.0, 0.0)
     finished: int = 0
     _left: tuple[float, float] | None = None  # when the driver went on
-    _over: list[Ended] = field(default_factory=list)
-    _ticket: int = 0
+    _ended: list[tuple[int, Result]] = field(default_factory=list)
+    _last_id: int = 0
 
-    @contextmanager
-    def __call__(self, farm: FarmSettings) -> Iterator[Workers]:
-        yield self
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def nodes(self) -> list[Node]:
         return NODES
 
-    def start(self, job: Any, need: Any, deadline: float | None) -> int:
+    def start(self, spec: AttemptSpec) -> int:
         if self.only_first:
             raise StartedError
         with self._here():
-            self._ticket += 1
-            self._over.append(Ended(self._ticket, report=self._carry_out(job)))
-            return self._ticket
+            self._last_id += 1
+            self._ended.append((self._last_id, self._carry_out(spec)))
+            return self._last_id
 
-    def wait(self, seconds: float) -> list[Ended]:
+    def wait(self, seconds: float) -> list[tuple[int, Result]]:
         with self._here():
-            over, self._over = self._over, []
-            return over
-
-    def stop(self) -> None:
-        pass
+            ended, self._ended = self._ended, []
+            return ended
 
     @contextmanager
     def _here(self) -> Iterator[None]:
@@ -195,21 +198,19 @@ class Workers:
         yield
         self._left = time.perf_counter(), time.process_time()
 
-    def _carry_out(self, job: Any) -> Any:
+    def _carry_out(self, spec: AttemptSpec) -> Result:
         """What a worker leaves in OUT and reports."""
-        from pipeline.farm.worker import Report
-
-        scene = self.run.scene(Path(job.scene_folder).name)
+        scene = self.run.scene(spec.scene_id)
         scene.attempts.mkdir(parents=True, exist_ok=True)
-        attempt = _attempt(job.stage, job.number, job.seed)
-        record_path(scene, job.stage, job.number).write_text(_text(asdict(attempt)))
-        numbers = {stage: 1 for stage in STAGES[: STAGES.index(job.stage) + 1]}
-        following = {"generate": "render", "render": "annotate", "annotate": None}[job.stage]
+        attempt = _attempt(spec.stage, spec.number, spec.seed)
+        record_path(scene, spec.stage, spec.number).write_text(_text(asdict(attempt)))
+        numbers = {stage: 1 for stage in STAGES[: STAGES.index(spec.stage) + 1]}
+        following = {"generate": "render", "render": "annotate", "annotate": None}[spec.stage]
         left = self.settings.panos
         state = SceneState(following, left, left, scene_bytes=10**8, numbers=numbers)
         if following is None:
-            tried = [_attempt(stage, 1, job.seed) for stage in STAGES]
-            record = _done(scene.scene_id, job.seed, self.settings, tried)
+            tried = [_attempt(stage, 1, spec.seed) for stage in STAGES]
+            record = _done(scene.scene_id, spec.seed, self.settings, tried)
             scene.done.write_text(_text(to_json(replace(record, finished=time.time()))))
             self.finished += 1
-        return Report(Result("ok", peak_rss=2 * GIB), state)
+        return Result("ok", peak_rss=2 * GIB, state=state)

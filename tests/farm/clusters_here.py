@@ -83,7 +83,7 @@ class NodeHere:
             for process in psutil.Process(self.raylet).children():
                 with suppress(psutil.Error, IndexError):
                     title = process.cmdline()[0]
-                    if title.startswith("ray::attempt" if at_work else "ray::"):
+                    if title.startswith("ray::run_attempt" if at_work else "ray::"):
                         found.append(process)
         return found
 

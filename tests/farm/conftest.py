@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.farm.attempt import Program
 from pipeline.farm.child import Limits
 from pipeline.farm.driver import Summary, render_run
-from pipeline.farm.options import FarmSettings, Program
+from pipeline.farm.options import FarmSettings
 from pipeline.layout import RunFolder
 from pipeline.settings import RunSettings, make_settings
 

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pipeline.farm.attempt import SceneState
 from pipeline.farm.estimate import SceneCost
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.resource_estimates import UsageHistory
-from pipeline.farm.scene import SceneState
 from pipeline.farm.scheduler import Node, RenderBacklog, ResourceRequest, Scheduler
 from pipeline.layout import STAGES
 
@@ -136,12 +136,12 @@ def simulate(
     filled = drained = clock.read()
     while running or any(ready.values()):
         needs = [
-            usage.need(
+            usage.request(
                 "",
                 stage,
                 SceneState(stage, scene_bytes=waiting[0].scene_bytes),
                 gpu=on_gpu,
-                most_cpus=largest,
+                max_cpus=largest,
             )
             for stage, waiting in ready.items()
             if waiting
@@ -150,7 +150,7 @@ def simulate(
             need, node = found
             clock.advance(clock.now + latency)
             scene = ready[need.stage].popleft()
-            scheduler.start(need, node)
+            scheduler.allocate(need, node)
             if need.stage == "generate":
                 backlog.add(need.disk)
                 drained = clock.read()
@@ -164,7 +164,7 @@ def simulate(
         most_scenes, most_bytes = max(most_scenes, backlog.scenes), max(most_bytes, backlog.bytes)
         while running and running[0][0] <= clock.now:
             _, _, scene, need, node = heapq.heappop(running)
-            scheduler.end(need, node)
+            scheduler.release(need, node)
             clock.cpus, clock.gpus = clock.cpus - need.cpus, clock.gpus - need.gpus
             usage.add("", need.stage, scene.memory.get(need.stage, 0))
             if need.stage != "annotate":

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +18,11 @@ import psutil
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm.attempt import read_attempts
+from pipeline.farm.attempt import Result, read_attempts
 from pipeline.farm.child import Limits
 from pipeline.farm.claim import read_claim
 from pipeline.farm.driver import render_run
-from pipeline.farm.executor import Ended, Executor, ray_executor
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.executor import RayExecutor
 from pipeline.farm.status import read_status
 from pipeline.layout import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, FAKE, QUICK, SETTINGS, Farm, wait_until
@@ -149,6 +147,14 @@ def test_damaged_files_of_a_scene(farm: Farm) -> None:
     assert farm.render(1).panoramas == 2
     assert ends(farm, 0, "render") == ["ok", "ok"]  # of panorama 1
     assert ends(farm, 0, "generate") == ["ok"]
+
+
+def test_scene_that_lacks_only_its_record_is_finished(farm: Farm) -> None:
+    """Its driver and its worker were killed between the last panorama and the record."""
+    farm.render(1)
+    farm.run.scene(name(0)).done.unlink()
+    assert farm.render(1).scenes == names(0)
+    assert [ends(farm, 0, stage) for stage in ("render", "annotate")] == [["ok"], ["ok", "ok"]]
 
 
 @pytest.mark.parametrize("stage", ["generate", "annotate"])
@@ -295,7 +301,7 @@ def test_full_disk_stops_the_run_and_blames_no_seed(farm: Farm, small_disk: Path
 
 def test_no_new_scene_on_a_nearly_full_disk(farm: Farm, small_disk: Path) -> None:
     farm = Farm(small_disk)
-    with pytest.raises(UserError, match=r"disk is full.* a new scene wants 1\.0 GiB"):
+    with pytest.raises(UserError, match=r"disk is full.* a new scene needs 1\.0 GiB"):
         farm.render(2, replace(QUICK, min_free_gib=1))
 
 
@@ -311,19 +317,17 @@ def test_a_fault_common_to_all_seeds_stops_the_run_and_costs_no_seed(farm: Farm)
 
 
 def test_a_fault_common_to_all_costs_no_seed_that_fails_while_the_driver_stops(farm: Farm) -> None:
-    @contextmanager
-    def slow_to_stop(settings: FarmSettings) -> Iterator[Executor]:
-        with ray_executor(settings) as hands:
-            try:
-                yield hands
-            finally:
-                late.extend(hands.wait(20))
+    class SlowToStop(RayExecutor):
+        def __exit__(self, *error: object) -> None:
+            late.extend(result for _, result in self.wait(20))
+            super().__exit__(*error)
 
-    late: list[Ended] = []
+    late: list[Result] = []
     farm.plan({"*": "crash"})
     with pytest.raises(UserError, match="first 3 seeds all failed in generate"):
-        render_run(farm.run, SETTINGS, 4, replace(QUICK, attempts=1), FAKE, slow_to_stop)
-    assert all(one.report and one.report.outcome.reason == "crashed" for one in late)
+        settings = replace(QUICK, attempts=1)
+        render_run(farm.run, SETTINGS, 4, settings, FAKE, SlowToStop(settings))
+    assert all(result.reason == "crashed" and result.state for result in late)
     farm.plan({})
     summary = farm.render(4, replace(QUICK, attempts=1))
     assert (summary.scenes, summary.failed) == (names(0, 1, 2, 3), ())

@@ -7,6 +7,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.farm import cluster, executor
 from pipeline.farm.executor import RayExecutor
+from pipeline.farm.options import FarmSettings
 from pipeline.farm.scheduler import Node
 
 NODES = [Node("a", 1)]
@@ -28,7 +29,7 @@ def head(monkeypatch):
 
 
 def test_a_head_that_is_silent_for_a_while_is_waited_for(head):
-    ours = RayExecutor()
+    ours = RayExecutor(FarmSettings())
     assert ours.nodes() == NODES
     head["now"] += 1000  # the driver was busy with something else
     for _ in range(3):
@@ -48,4 +49,4 @@ def test_a_head_that_is_silent_for_a_while_is_waited_for(head):
 def test_a_head_that_never_answered_is_told_at_once(head):
     head |= {"answers": False}
     with pytest.raises(UserError, match="head does not answer"):
-        RayExecutor().nodes()
+        RayExecutor(FarmSettings()).nodes()

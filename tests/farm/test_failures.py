@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Result, begin_attempt, end_attempt, log_path, read_attempts
+from pipeline.farm.quarantine import write_failed
 from pipeline.farm.records import read_failed, to_json
 from pipeline.farm.report import failures_json, failures_text, read_failures
-from pipeline.farm.scene import Scene, quarantine
+from pipeline.farm.scene import Scene
 from pipeline.layout import RunFolder, write_json
 from pipeline.settings import make_settings
 
@@ -38,7 +39,7 @@ def fail(run: RunFolder, seed: int, outcome: Result, stage: str = "render", trie
         begin_attempt(scene, stage, number, node=f"node-{number}")
         log_path(scene, stage, number).write_text(outcome.log_tail)
         end_attempt(scene, stage, number, outcome)
-    quarantine(Scene(seed, scene), SETTINGS, stage, outcome)
+    write_failed(Scene(seed, scene), SETTINGS, stage, outcome)
     write_json(scene.failed, to_json(replace(read_failed(run, name(seed)), when=1000.0 + seed)))
 
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.farm.attempt import Attempt, Result, end_attempt, read_attempts
+from pipeline.farm.attempt import Attempt, AttemptSpec, Result, end_attempt, read_attempts
 from pipeline.farm.child import Limits
-from pipeline.farm.worker import PREFIX, Job, attempt, sweep, workspace
+from pipeline.farm.scheduler import ResourceRequest
+from pipeline.farm.worker import PREFIX, run_attempt, sweep, workspace
 from pipeline.layout import read_json
 from pipeline.settings import to_json
 from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
@@ -264,17 +265,16 @@ def test_a_driver_whose_head_goes_away_ends_and_can_be_started_again(farm: Farm)
     assert ends(farm, 0, "generate") == ["interrupted", "ok"]
 
 
-def a_job(farm: Farm, scene_folder: str) -> Job:
+def first_attempt(farm: Farm, scene_folder: str) -> AttemptSpec:
     """The first attempt at a scene."""
-    return Job(
+    return AttemptSpec(
         scene_folder=scene_folder,
         stage="generate",
         number=1,
         generator="spheres",
         seed=0,
         settings=to_json(SETTINGS),
-        cpus=1,
-        gpus=0,
+        request=ResourceRequest("generate"),
         node="node",
         device="",
         scratch=str(farm.run.scratch),
@@ -289,9 +289,9 @@ def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
     """Its worker hung before the first line; the driver has closed it in its place."""
     scene = farm.run.scene(name(0))
     end_attempt(scene, "generate", 1, Result("node", "its node went away"))
-    job = a_job(farm, str(scene.path))
+    spec = first_attempt(farm, str(scene.path))
     before = files(farm)
-    assert not attempt(job).outcome.ok
+    assert not run_attempt(spec).ok
     assert files(farm) == before
     assert ends(farm, 0, "generate") == ["node"]
 
@@ -301,8 +301,8 @@ def test_a_node_that_cannot_reach_out_counts_against_no_seed(farm: Farm) -> None
         f"nowhere://{farm.run.path}/scenes/{name(0)}",
         str(farm.folder / "not-mounted" / "scenes" / name(0)),
     ):
-        report = attempt(a_job(farm, folder))
-        assert (report.outcome.reason, report.state) == ("machine", None)
+        result = run_attempt(first_attempt(farm, folder))
+        assert (result.reason, result.state) == ("machine", None)
 
 
 def test_a_worker_that_is_killed_while_it_cleans_up(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pipeline.farm.attempt import SceneState
 from pipeline.farm.child import GIB
 from pipeline.farm.resource_estimates import FIRST_MEMORY, UsageHistory, queue_of
-from pipeline.farm.scene import SceneState
 
 STATE = SceneState("render", scene_bytes=7)
 
 
 def need(seen: UsageHistory, state: SceneState, gpu: bool = False, cpus: int = 16):
-    return seen.need("rooms", "render", state, gpu=gpu, most_cpus=cpus)
+    return seen.request("rooms", "render", state, gpu=gpu, max_cpus=cpus)
 
 
 def test_memory_is_what_the_last_ones_used_and_a_margin():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.farm.scheduler import (
-    MOST_RENDER_CPUS,
+    MAX_RENDER_CPUS,
     Node,
     RenderBacklog,
     ResourceRequest,
@@ -15,7 +15,7 @@ from pipeline.farm.scheduler import (
 )
 
 MANY = 10**6
-ROOM = RenderBacklog(disk=10**15)
+ROOM = RenderBacklog(max_bytes=10**15)
 
 
 def placement(*nodes: Node, **settings) -> Scheduler:
@@ -53,7 +53,7 @@ def test_no_node_is_oversubscribed(nodes, on_gpu, data):
     at_work: list[tuple[ResourceRequest, str]] = []
     for _ in range(40):
         if at_work and data.draw(st.booleans()):
-            farm.end(*at_work.pop(data.draw(st.integers(0, len(at_work) - 1))))
+            farm.release(*at_work.pop(data.draw(st.integers(0, len(at_work) - 1))))
         memory = data.draw(st.integers(0, 20))
         gpus = int(on_gpu and data.draw(st.integers(0, 3)) > 0)
         ready = {
@@ -65,7 +65,7 @@ def test_no_node_is_oversubscribed(nodes, on_gpu, data):
         left = data.draw(st.integers(1, 99))
         found = farm.choose([ready[stage] for stage in stages], ROOM, left)
         if found:
-            farm.start(*found)
+            farm.allocate(*found)
             at_work.append(found)
         assert not oversubscribed(farm)
         for node in nodes:
@@ -77,11 +77,11 @@ def test_no_node_is_oversubscribed(nodes, on_gpu, data):
 def test_what_needs_more_memory_than_there_is_runs_alone():
     farm = placement(Node("a", cpus=4, memory=8))
     large, small = ResourceRequest("generate", memory=9), ResourceRequest("generate", memory=1)
-    farm.start(small, "a")
+    farm.allocate(small, "a")
     assert farm.choose([large], ROOM) is None
-    farm.end(small, "a")
+    farm.release(small, "a")
     assert farm.choose([large], ROOM) == (large, "a")
-    farm.start(large, "a")
+    farm.allocate(large, "a")
     assert farm.choose([small], ROOM) is None
 
 
@@ -93,13 +93,13 @@ def test_a_render_that_waits_for_several_cpus_is_not_overtaken(on_gpu):
     generate, render = ResourceRequest("generate"), ResourceRequest("render", cpus=4, large=on_gpu)
     at_work: list[tuple[ResourceRequest, str]] = []
     while found := farm.choose([generate], ROOM, MANY):
-        farm.start(*found)
+        farm.allocate(*found)
         at_work.append(found)
     started = []
     for _ in range(50):  # the first that began ends; whatever may start then starts
-        farm.end(*at_work.pop(0))
+        farm.release(*at_work.pop(0))
         while found := farm.choose([generate, render], ROOM, MANY):
-            farm.start(*found)
+            farm.allocate(*found)
             at_work.append(found)
             started.append(found[0].stage)
             if found[0].stage == "render":
@@ -122,17 +122,17 @@ def test_no_gpu_waits_for_a_cpu_that_a_generator_took(nodes, data):
     for _ in range(80):
         ready = data.draw(st.sampled_from([[generate], [annotate]]))
         if found := farm.choose(ready, ROOM, MANY):
-            farm.start(*found)
+            farm.allocate(*found)
             at_work.append(found)
         if data.draw(st.booleans()) and any(
             n.gpus > farm.used.get(n.name, Node(n.name, 0)).gpus for n in nodes
         ):
             found = farm.choose([*ready, render], ROOM, MANY)
             assert found and found[0].stage == "render"
-            farm.start(*found)
+            farm.allocate(*found)
             at_work.append(found)
         if at_work and data.draw(st.booleans()):
-            farm.end(*at_work.pop(data.draw(st.integers(0, len(at_work) - 1))))
+            farm.release(*at_work.pop(data.draw(st.integers(0, len(at_work) - 1))))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_no_gpu_waits_for_a_cpu_that_a_generator_took(nodes, data):
         (Node("a", 8), 0, 1, 8),  # the last scene gets all
         (Node("a", 8), 0, 2, 4),
         (Node("a", 8), 0, 99, 1),  # many scenes: side by side
-        (Node("a", 64), 0, 1, MOST_RENDER_CPUS),
+        (Node("a", 64), 0, 1, MAX_RENDER_CPUS),
         (Node("a", 8, memory=16), 8, 99, 4),  # memory has room for two
         (Node("a", 8, memory=16), 20, 99, 8),  # and here for one
         (Node("a", 1), 0, 1, 1),
@@ -174,7 +174,7 @@ def test_generators_go_to_nodes_without_an_idle_gpu():
     for _ in range(5):
         found = farm.choose([ResourceRequest("generate")], ROOM, MANY)
         assert found
-        farm.start(*found)
+        farm.allocate(*found)
         names.append(found[1])
     assert names == ["c", "c", "c", "c", "g"]
 
@@ -182,20 +182,20 @@ def test_generators_go_to_nodes_without_an_idle_gpu():
 def test_scenes_ahead_are_bounded_by_number_and_by_bytes():
     farm = placement(Node("a", cpus=4, gpus=2), on_gpu=True)
     need = ResourceRequest("generate", disk=10)
-    assert farm.max_ahead == 4 + 2 + 1
-    assert farm.choose([need], RenderBacklog(disk=100, scenes=6, bytes=60))
-    assert farm.choose([need], RenderBacklog(disk=100, scenes=7, bytes=70)) is None
-    assert farm.choose([need], RenderBacklog(disk=100, scenes=2, bytes=91)) is None
-    assert farm.choose([need], RenderBacklog(disk=5)), "the first one always may"
+    assert farm.max_backlog == 4 + 2 + 1
+    assert farm.choose([need], RenderBacklog(max_bytes=100, scenes=6, bytes=60))
+    assert farm.choose([need], RenderBacklog(max_bytes=100, scenes=7, bytes=70)) is None
+    assert farm.choose([need], RenderBacklog(max_bytes=100, scenes=2, bytes=91)) is None
+    assert farm.choose([need], RenderBacklog(max_bytes=5)), "the first one always may"
 
 
 def test_nodes_come_and_go():
     farm = placement(Node("a", 1), Node("b", 1))
     need = ResourceRequest("generate")
-    farm.start(need, "a")
+    farm.allocate(need, "a")
     farm.update([Node("a", 1)])
     assert farm.choose([need], ROOM) is None
-    farm.end(need, "a")
+    farm.release(need, "a")
     assert farm.choose([need], ROOM) == (need, "a")
     farm.update([])
     assert farm.choose([need], ROOM) is None
@@ -222,14 +222,14 @@ def test_what_takes_more_than_others_waits_for_one_node_and_the_others_go_on(lar
     at_work: list[tuple[ResourceRequest, str]] = []
     for _ in range(30):  # the cluster is full
         while found := farm.choose(work, ROOM, MANY):
-            farm.start(*found)
+            farm.allocate(*found)
             at_work.append(found)
-        farm.end(*at_work.pop(0))
+        farm.release(*at_work.pop(0))
     others = 0
     for _ in range(30):
-        farm.end(*at_work.pop(0))
+        farm.release(*at_work.pop(0))
         while found := farm.choose([*work, large], ROOM, MANY):
-            farm.start(*found)
+            farm.allocate(*found)
             at_work.append(found)
             if found[0].large:
                 assert others > 0
@@ -241,9 +241,9 @@ def test_what_takes_more_than_others_waits_for_one_node_and_the_others_go_on(lar
 def test_what_needs_more_memory_goes_to_the_largest_node_it_can_run_on():
     farm = placement(Node("small", 4, memory=8), Node("large", 4, memory=32))
     need = ResourceRequest("generate", memory=40, large=True)
-    farm.start(ResourceRequest("generate", memory=1), "large")
+    farm.allocate(ResourceRequest("generate", memory=1), "large")
     assert farm.choose([need], ROOM) is None, "it has room alone, and on the large node"
-    farm.end(ResourceRequest("generate", memory=1), "large")
+    farm.release(ResourceRequest("generate", memory=1), "large")
     assert farm.choose([need], ROOM) == (need, "large")
 
 
@@ -260,7 +260,7 @@ def test_a_node_that_can_never_take_it_does_not_keep_it_from_the_others():
 def test_what_only_a_resting_node_has_room_for_waits_for_it():
     large, small = Node("large", 4, memory=256), Node("small", 4, memory=32)
     farm, need = Scheduler(), ResourceRequest("generate", memory=100, large=True)
-    farm.update([small], resting=[large])
+    farm.update([small], cooling_down=[large])
     assert farm.choose([need], ROOM) is None
     farm.update([small, large])
     assert farm.choose([need], ROOM) == (need, "large")
@@ -274,25 +274,25 @@ def test_gpus_do_not_wait_for_what_wants_cpus():
     fallback = ResourceRequest("render", cpus=8, large=True)
     at_work: list[tuple[ResourceRequest, str]] = []
     while found := farm.choose([generate, render], ROOM, MANY):
-        farm.start(*found)
+        farm.allocate(*found)
         at_work.append(found)
     for _ in range(4):  # GPUs become free before any CPU does
         one = next(found for found in at_work if found[0].gpus)
         at_work.remove(one)
-        farm.end(*one)
+        farm.release(*one)
         found = farm.choose([generate, render, fallback], ROOM, MANY)
         assert found == (render, "g")
-        farm.start(*found)
+        farm.allocate(*found)
 
 
 def test_a_seed_goes_elsewhere_after_a_failure_if_there_is_an_elsewhere():
     farm = placement(Node("a", 2), Node("b", 1))
     again, other = ResourceRequest("generate", avoid=frozenset("a")), ResourceRequest("generate")
     assert farm.choose([other, again], ROOM) == (again, "b")
-    farm.start(other, "b")
+    farm.allocate(other, "b")
     assert farm.choose([again], ROOM) is None
     assert farm.choose([other, again], ROOM) == (other, "a"), "it holds nobody up"
-    farm.update([Node("a", 2)], resting=[Node("b", 1)])
+    farm.update([Node("a", 2)], cooling_down=[Node("b", 1)])
     assert farm.choose([again], ROOM) is None
     farm.update([Node("a", 2)])
     assert farm.choose([again], ROOM) == (again, "a")

@@ -79,7 +79,7 @@ def test_all_scenes_end_and_no_node_is_oversold(nodes, scenes, on_gpu, gib):
         for name, used in scheduler.used.items():
             assert 0 <= used.cpus <= by_name[name].cpus
             assert 0 <= used.gpus <= by_name[name].gpus
-        assert 0 <= backlog.scenes <= scheduler.max_ahead
+        assert 0 <= backlog.scenes <= scheduler.max_backlog
         excess.append(backlog.bytes - disk)
 
     assert simulate(nodes, scenes, on_gpu=on_gpu, disk=disk, watch=watch).ended == len(scenes)
