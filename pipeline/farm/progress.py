@@ -1,4 +1,4 @@
-"""Show how a run stands while it works: a live table in a terminal, plain lines elsewhere."""
+"""The driver's display: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.farm.report import duration
-from pipeline.farm.status import Status, read_status
+from pipeline.farm.status import Status, current_step, read_status
 from pipeline.farm.totals import Records
 from pipeline.layout import RunFolder
 
 REFRESH_SECONDS = 1.0
-REFRESH_SHARE = 0.02  # of the driver's time, at most, goes into reading how the run stands
-LINE_SECONDS = 2.0  # not more often, however much changes
-HEARTBEAT_SECONDS = 30.0  # a line at least this often
+REFRESH_SHARE = 0.02  # most of the driver's time that reading the status may take
+LINE_SECONDS = 2.0  # least time between two lines, however much changes
+HEARTBEAT_SECONDS = 30.0  # most time between two lines
+RUNNING_SHOWN = 4  # in a line
 
 
 class Progress:
-    """The driver's display; `update` as often as you like, it looks at the files when due.
+    """The driver's display. `update` may be called often; it reads the files only now and then.
 
     Example:
         with Progress(run) as progress:
@@ -38,8 +39,8 @@ class Progress:
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
-        self._due = self._printed_at = 0.0
-        self._looked = False  # the first look reads all records, and says nothing of the next
+        self._next_at = self._printed_at = 0.0
+        self._is_first = True  # the first look reads all records; later ones take less time
         self._printed: object = None
 
     def __enter__(self) -> Progress:
@@ -59,24 +60,25 @@ class Progress:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """One line that stays."""
+        """Print one line that stays."""
         self._console.print(text, markup=False)
 
     def update(self, last: bool = False) -> None:
         now = time.monotonic()
-        if not last and now < self._due:
+        if not last and now < self._next_at:
             return
         status = read_status(self._run, self._records)
         took = time.monotonic() - now
-        self._due = now + max(REFRESH_SECONDS, took / REFRESH_SHARE if self._looked else 0.0)
-        self._looked = True
+        pause = REFRESH_SECONDS if self._is_first else max(REFRESH_SECONDS, took / REFRESH_SHARE)
+        self._next_at = now + pause
+        self._is_first = False
         if self._live:
             self._live.update(table(status), refresh=True)
             return
         changed = (
             status.done,
             status.failed,
-            [(attempt.scene_id, attempt.stage, attempt.number) for attempt in status.running],
+            [(scene.scene_id, attempt.stage, attempt.number) for scene, attempt in status.running],
         )
         age = now - self._printed_at
         if age > HEARTBEAT_SECONDS or (changed != self._printed and (last or age > LINE_SECONDS)):
@@ -85,10 +87,10 @@ class Progress:
 
 
 def summary(status: Status) -> str:
-    """The numbers, in one line."""
+    """The numbers in one line."""
     parts = [f"scenes: {status.scenes_done}", f"{status.failed} failed"]
     if status.working:
-        parts += [f"{status.at_work} running", f"{status.waiting} waiting"]
+        parts += [f"{status.scenes_running} running", f"{status.waiting} waiting"]
         rate, left = status.scenes_per_hour, status.left
         if rate is not None:
             parts.append(f"{rate:.1f} an hour")
@@ -99,21 +101,21 @@ def summary(status: Status) -> str:
 
 
 def line(status: Status) -> str:
-    """The numbers and what runs, in one line."""
+    """The numbers and the running attempts in one line."""
     steps = "; ".join(
-        f"{attempt.scene_id} {attempt.step} {duration(status.now - attempt.since)}"
-        for attempt in status.running[:4]
+        f"{scene.scene_id} {current_step(scene, attempt.stage, attempt.number)} "
+        f"{duration(status.now - attempt.started)}"
+        for scene, attempt in status.running[:RUNNING_SHOWN]
     )
-    more = len(status.running) - 4
+    more = len(status.running) - RUNNING_SHOWN
     return summary(status) + (f" | {steps}" if steps else "") + (f"; +{more}" if more > 0 else "")
 
 
 def table(status: Status) -> Group:
     """The live display."""
     rows = Table.grid(padding=(0, 2))
-    for attempt in status.running:
+    for scene, attempt in status.running:
         retry = f"attempt {attempt.number}" if attempt.number > 1 else ""
-        rows.add_row(
-            attempt.scene_id, attempt.step, duration(status.now - attempt.since), Text(retry)
-        )
+        step = current_step(scene, attempt.stage, attempt.number)
+        rows.add_row(scene.scene_id, step, duration(status.now - attempt.started), Text(retry))
     return Group(Text(summary(status), style="bold"), rows)

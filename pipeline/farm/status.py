@@ -1,7 +1,7 @@
-"""How a run stands, from its files alone: for the driver's own display and for `make status`.
+"""The progress of a run, from its files alone: for the driver's display and for `make status`.
 
-What is finished or given up has one record each (`records.py`), which `Records` adds up; what
-is at work shows in the ledger of the scenes that have a folder and no record yet.
+A finished scene or a quarantined seed has one record (`records.py`); `totals.Records` adds them up.
+Running attempts are found in the folders of scenes without a record.
 """
 
 from __future__ import annotations
@@ -18,39 +18,23 @@ from typing import BinaryIO
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm.attempt import log_path, read_attempts
+from pipeline.farm.attempt import Attempt, log_path, read_attempts
 from pipeline.farm.claim import read_claim
-from pipeline.farm.records import RECORD, Cost, add
+from pipeline.farm.records import RECORD, Cost, total_cost
 from pipeline.farm.totals import Records, Totals
 from pipeline.layout import RunFolder, SceneFolder
 
 STAGE_PREFIX = b"stage: "
 BLOCK, LINE = 2**16, 200  # bytes that are read of a log at once, and of a line of it
 HOUR = 3600.0
-RECENT = 100  # the last scenes, which tell how fast the next ones will be
-ENOUGH = 5  # scenes before anything is said of the time left
+RECENT = 100  # the last scenes, from which the remaining time is estimated
+MIN_SCENES = 5  # finished scenes before the remaining time is estimated
 NINETY_PERCENT = 1.645  # standard deviations on either side
 
 
 @dataclass(frozen=True)
-class Running:
-    """An attempt at work.
-
-    Attributes:
-        step: What it is doing, in its own words (its last `stage: ` line), or else the stage.
-        since: When the attempt started, Unix seconds.
-    """
-
-    scene_id: str
-    stage: str
-    number: int
-    step: str
-    since: float
-
-
-@dataclass(frozen=True)
-class Left:
-    """Seconds until the wanted scenes are done: expected, and what they lie between (90 %)."""
+class TimeLeft:
+    """Seconds until the wanted scenes are finished: expected, and a 90 % interval."""
 
     seconds: float
     low: float
@@ -63,14 +47,14 @@ class Status:
 
     Attributes:
         wanted: Scenes that its present or last driver was asked for.
-        running: The attempts at work, the oldest first.
-        working: A driver is at work now.
+        running: The running attempts with their scenes, the oldest first.
+        working: Whether a driver works now.
         started: When that driver started, Unix seconds; `now`, when this was read.
         totals: What is finished and failed, and what it cost.
     """
 
     wanted: int
-    running: tuple[Running, ...]
+    running: tuple[tuple[SceneFolder, Attempt], ...]
     working: bool
     started: float
     now: float
@@ -92,46 +76,45 @@ class Status:
         return f"{self.done} of {self.wanted} done"
 
     @property
-    def at_work(self) -> int:
-        """Scenes at work."""
-        return len({attempt.scene_id for attempt in self.running})
+    def scenes_running(self) -> int:
+        return len({scene for scene, _ in self.running})
 
     @property
     def waiting(self) -> int:
-        return max(0, self.wanted - self.done - self.at_work)
+        return max(0, self.wanted - self.done - self.scenes_running)
 
     @property
     def done_since(self) -> int:
-        """Scenes done by that driver."""
+        """Scenes finished since that driver started."""
         return self._done_after(self.started)
 
     @property
     def scenes_per_hour(self) -> float | None:
-        """Rate since the driver started; None before its first scene, and when none works."""
+        """Rate since the driver started; None before its first scene and without a driver."""
         return self._rate(self.started)
 
     @property
     def scenes_last_hour(self) -> float | None:
-        """The same over the last hour, or since the driver started if that is less."""
+        """Rate over the last hour, or since the driver started if that is less."""
         return self._rate(max(self.started, self.now - HOUR))
 
     @property
-    def left(self) -> Left | None:
-        """See `time_left`; None too when no driver works."""
+    def left(self) -> TimeLeft | None:
+        """See `time_left`; None also without a driver."""
         if not self.working:
             return None
         times = self.totals.finished[bisect_left(self.totals.finished, self.started) :]
-        return time_left(times, max(0, self.wanted - self.done), self.at_work, self.now)
+        return time_left(times, max(0, self.wanted - self.done), self.scenes_running, self.now)
 
     @property
     def cost(self) -> Cost:
-        """Of all stages together, failed seeds included."""
-        return add(*self.totals.costs.values())
+        """Cost of all stages together, including quarantined seeds."""
+        return total_cost(self.totals.costs.values())
 
     @property
     def failed_cost(self) -> Cost:
-        """The part of it that went into seeds that were given up."""
-        return add(*self.totals.failed_costs.values())
+        """The part of it that went into quarantined seeds."""
+        return total_cost(self.totals.failed_costs.values())
 
     def _done_after(self, moment: float) -> int:
         return len(self.totals.finished) - bisect_left(self.totals.finished, moment)
@@ -142,31 +125,35 @@ class Status:
         return self._done_after(since) / (self.now - since) * HOUR
 
 
-def read_status(run: RunFolder, finished: Records | None = None) -> Status:
-    """Read how a run stands; never fails because a record is damaged.
+def read_status(run: RunFolder, records: Records | None = None) -> Status:
+    """Read the progress of a run; damaged records do not make it fail.
 
     Args:
         run: The run.
-        finished: Remembers what never changes between two calls of one process.
+        records: What has been read before; a process that passes it reads each record once.
 
     Raises:
         UserError: There is no run.
     """
-    if not storage.exists(run.settings):
-        raise UserError(f"there is no run in OUT={run.path}; `make render OUT=…` starts one")
+    check_run(run)
     driver = read_claim(run)
     working = driver is not None and driver.held
-    records = Records() if finished is None else finished
+    records = Records() if records is None else records
     records.update(run)
-    running: list[Running] = []
+    running: list[tuple[SceneFolder, Attempt]] = []
     if working:
         for name in set(storage.names(run.scenes)) - records.ids:
             if RECORD.fullmatch(f"{name}.json"):  # other files may lie there, such as .DS_Store
-                running += _running(run.scene(name))
+                scene = run.scene(name)
+                running += [
+                    (scene, attempt)
+                    for attempt in read_attempts(scene)
+                    if attempt.ended is None and attempt.process_alive is not False
+                ]
     totals = records.totals()
     return Status(
         wanted=driver.scenes if driver else totals.done,
-        running=tuple(sorted(running, key=lambda attempt: (attempt.since, attempt.scene_id))),
+        running=tuple(sorted(running, key=lambda one: (one[1].started, one[0].scene_id))),
         working=working,
         started=driver.started if driver else 0.0,
         now=time.time(),
@@ -174,86 +161,78 @@ def read_status(run: RunFolder, finished: Records | None = None) -> Status:
     )
 
 
-def time_left(times: Sequence[float], scenes: int, at_work: int, now: float) -> Left | None:
-    """How long a number of scenes will take, from the pauses between the last ones.
+def check_run(run: RunFolder) -> None:
+    """Raise a UserError where OUT holds no run."""
+    if not storage.exists(run.settings):
+        raise UserError(f"OUT={run.path} holds no run; start one with make render OUT={run.path}")
 
-    The mean pause m, times the number of scenes n, is the expected time. Its spread comes from the
-    pauses themselves: with a relative standard deviation c, the relative error of n·m is about
-    c·√(1/n + 1/k), for n pauses are still to come, and m is known from k of them. The limits are
-    a factor exp(1.645·error) below and above, which stays positive. Formulas, and not a bootstrap:
-    those answer alike every time and cost nothing, and simulated farms fell within the limits as
-    often (80 to 100 times in 100).
 
-    The last scenes have none to follow them, and the farm runs dry: that costs half of the time
-    that one scene takes (scenes at work times m), and up to all of it at the upper limit.
+def time_left(times: Sequence[float], scenes: int, running: int, now: float) -> TimeLeft | None:
+    """How long a number of scenes will take, from the intervals between the last ones.
+
+    The expected time is the mean interval m times the number of scenes n. Its spread comes from the
+    intervals themselves. With their relative standard deviation c, the relative error of n·m is
+    about c·√(1/n + 1/k), because n intervals are still to come and m is known from k of them. The
+    limits are a factor exp(1.645·error) below and above, which stays positive. Formulas, and not a
+    bootstrap: they give the same answer every time and cost nothing, and simulated farms fell
+    within the limits as often (80 to 100 times in 100).
+
+    No scene follows the last ones, so that workers become idle: that costs half of the time that
+    one scene takes (running scenes times m), and up to all of it at the upper limit.
 
     Args:
         times: When scenes were finished, ascending, Unix seconds.
         scenes: How many are left.
-        at_work: Scenes at work at once.
-        now: Unix seconds; a pause that has become longer than the mean already counts.
+        running: Scenes that run at the same time.
+        now: Unix seconds; the present interval counts once it is longer than the mean.
 
     Returns:
-        None before every place at work has finished one, or `ENOUGH` scenes are done.
+        None before every worker has finished a scene, or `MIN_SCENES` scenes are finished.
 
     Example:
-        >>> time_left([0, 60, 120, 180, 240], scenes=10, at_work=1, now=240)
-        Left(seconds=600.0, low=600.0, high=600.0)
+        >>> time_left([0, 60, 120, 180, 240], scenes=10, running=1, now=240)
+        TimeLeft(seconds=600.0, low=600.0, high=600.0)
     """
     recent = times[-RECENT:]
-    if len(times) < max(ENOUGH, at_work):
+    if len(times) < max(MIN_SCENES, running):
         return None
-    pauses = [later - earlier for earlier, later in pairwise(recent)]
-    if now - recent[-1] > statistics.fmean(pauses):
-        pauses.append(now - recent[-1])
-    mean = statistics.fmean(pauses)
+    intervals = [later - earlier for earlier, later in pairwise(recent)]
+    if now - recent[-1] > statistics.fmean(intervals):
+        intervals.append(now - recent[-1])
+    mean = statistics.fmean(intervals)
     if scenes == 0 or mean <= 0:
-        return Left(0.0, 0.0, 0.0) if scenes == 0 else None
-    spread = statistics.stdev(pauses, mean) / mean
-    factor = math.exp(NINETY_PERCENT * spread * math.sqrt(1 / scenes + 1 / len(pauses)))
-    last = mean * max(0, min(scenes, at_work) - 1)
+        return TimeLeft(0.0, 0.0, 0.0) if scenes == 0 else None
+    spread = statistics.stdev(intervals, mean) / mean
+    factor = math.exp(NINETY_PERCENT * spread * math.sqrt(1 / scenes + 1 / len(intervals)))
+    last = mean * max(0, min(scenes, running) - 1)
     expected = mean * scenes
-    return Left(expected + last / 2, expected / factor, expected * factor + last)
+    return TimeLeft(expected + last / 2, expected / factor, expected * factor + last)
 
 
 def current_step(scene: SceneFolder, stage: str, number: int) -> str:
-    """What an attempt is doing, from the last `stage: ` line of its log."""
+    """What an attempt is doing, from the last `stage: ` line of its log; by default its stage."""
     path = log_path(scene, stage, number)
-    if storage.is_remote(path):  # the log comes there when the attempt has ended
+    if storage.is_remote(path):  # the log is copied there when the attempt has ended
         return stage
     try:
         with open(path, "rb") as file:
             step = _last_step(file)
-    except OSError:  # no log yet, or one that is being replaced
+    except OSError:  # no log yet, or it is being replaced
         return stage
     return step or stage
 
 
 def _last_step(log: BinaryIO) -> str:
-    """The text after the last `stage: ` at the beginning of a line; empty if there is none."""
+    """The text after the last `stage: ` at the start of a line; empty if there is none."""
     end = log.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - BLOCK)
         log.seek(start)
         block = log.read(end - start + LINE)
-        at_begin = 0 if start == 0 and block.startswith(STAGE_PREFIX) else -1
-        found = max(block.rfind(b"\n" + STAGE_PREFIX) + 1 or -1, at_begin)
+        at_start = 0 if start == 0 and block.startswith(STAGE_PREFIX) else -1
+        found = max(block.rfind(b"\n" + STAGE_PREFIX) + 1 or -1, at_start)
         if found >= 0:
             line = block[found + len(STAGE_PREFIX) :].partition(b"\n")[0]
             return line[:LINE].decode(errors="replace").strip()
         end = start
     return ""
-
-
-def _running(scene: SceneFolder) -> list[Running]:
-    return [
-        Running(
-            scene_id=scene.scene_id,
-            stage=attempt.stage,
-            number=attempt.number,
-            step=current_step(scene, attempt.stage, attempt.number),
-            since=attempt.started,
-        )
-        for attempt in read_attempts(scene)
-        if attempt.ended is None and attempt.process_alive is not False
-    ]

@@ -30,8 +30,8 @@ SETTINGS = make_settings(generator="spheres", profile="draft", width=64)
 QUICK = FarmSettings(
     workers=2,
     render_cpus=1,
-    generate_limits=Limits(wall=20, silent=2),
-    render_limits=Limits(wall=20, silent=2),
+    generate_limits=Limits(wall=60, silent=5),
+    render_limits=Limits(wall=60, silent=5),
     min_free_gib=0,
 )
 

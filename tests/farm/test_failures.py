@@ -61,7 +61,7 @@ def test_no_failures_are_one_line(run: RunFolder) -> None:
 
 def test_no_run(tmp_path: Path) -> None:
     for told in (failures_text, failures_json):
-        with pytest.raises(UserError, match="no run in OUT="):
+        with pytest.raises(UserError, match="holds no run"):
             told(RunFolder(tmp_path / "none"))
 
 

@@ -95,8 +95,8 @@ def test_the_text_fits_on_a_screen_and_says_it_all(tmp_path: Path) -> None:
     assert max(len(line) for line in lines if str(run.path) not in line) <= 130
     labels = [line[:14].strip() for line in lines if line[:14].strip()]
     assert labels[1:] == [
-        *("scenes", "panoramas", "generate", "render", "annotate", "in all"),
-        *("a panorama", "written", "attempts", "failed seeds", "nodes", "slowest", "running"),
+        *("scenes", "panoramas", "generate", "render", "annotate", "total"),
+        *("per panorama", "written", "attempts", "failed seeds", "nodes", "slowest", "running"),
     ]
     assert lines[-1].strip() == "and 20 more"
 

@@ -47,16 +47,20 @@ def test_what_is_at_work_shows_in_the_ledger(farm: Farm) -> None:
     begin_attempt(farm.run.scene(name(0)), "render", 9)  # of a finished scene: never looked at
     status = read_status(farm.run)
     assert (status.wanted, status.done, status.failed, status.waiting) == (10, 4, 1, 5)
-    assert [(one.scene_id, one.step) for one in status.running] == [(name(5), "render 2/2")]
+    assert [(scene.scene_id, one.number) for scene, one in status.running] == [(name(5), 2)]
+    assert current_step(running, "render", 2) == "render 2/2"
     assert status.working
     text, data = status_text(farm.run), json.loads(status_json(farm.run))
     assert "4 of 10 done, 1 failed, 1 running, 5 waiting" in text
     assert f"{name(5)}  render 2/2, attempt 2" in text
     assert (data["done"], data["failed"], data["waiting"]) == (4, 1, 5)
+    (row,) = data["running"]
+    assert row.keys() == {"scene_id", "stage", "number", "step", "since"}
+    assert (row["scene_id"], row["step"]) == (name(5), "render 2/2")
 
 
 def test_status_without_a_driver(farm: Farm) -> None:
-    with pytest.raises(UserError, match="no run"):
+    with pytest.raises(UserError, match="holds no run"):
         read_status(farm.run)
     with claim(farm.run, SETTINGS, 3):
         pass
