@@ -1,11 +1,13 @@
-"""The Ray that the farm works on: a cluster where RAY_ADDRESS says so, else one of its own."""
+"""The Ray that the farm works on: the cluster at RAY_ADDRESS, or a local one."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,63 +25,120 @@ from pipeline.farm.scheduler import Node
 from pipeline.settings import PROFILES, RunSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-KNOCK_SECONDS = 10
+CONNECT_SECONDS = 10
 HTTP2_SETTINGS = 4
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, HTTP2_SETTINGS, 0, 0, 0, 0, 0])
+LONGEST_SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""A path that Ray creates below its folder; the kernel limits the whole path to 107 bytes."""
 
 
 @contextmanager
 def connected(farm: FarmSettings) -> Iterator[None]:
-    """Connect to Ray, or start it; a Ray that is already connected is used and left alone.
+    """Connect to Ray, or start a local one; a Ray that is already connected is used and kept.
 
-    A cluster's nodes need this checkout and its .venv under the same path (a shared folder). A Ray
-    of our own listens on the loopback interface alone: whoever reaches its ports may run code.
+    A cluster's nodes need this checkout and its .venv under the same path (a shared folder). A
+    local Ray listens on the loopback interface only, because anyone who reaches its ports may run
+    code.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = farm.address
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-    local: dict[str, Any] = {
-        "_node_ip_address": "127.0.0.1",
-        "num_cpus": farm.workers,
-        "num_gpus": farm.gpus,
-        "include_dashboard": False,
-        "object_store_memory": 100 * 2**20,  # only outcomes travel through Ray, scenes are files
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": {"PYTHONPATH": path}},
     }
     with ExitStack() as stack:
-        # a killed worker is in our ledger; Ray's own line would run through the display
+        # a killed worker is recorded in OUT; Ray's own line would disturb the display
         stack.enter_context(_replaced(ray_worker, "print_to_stdstream", lambda *_, **__: None))
-        if not address:  # else Ray takes another address of this machine for 127.0.0.1
+        stack.enter_context(_sigterm_restored())
+        if farm.address:
+            _join(farm.address, options)
+        else:
+            # otherwise Ray takes another address of this machine instead of 127.0.0.1
             stack.enter_context(_replaced(ray_constants, "ENABLE_RAY_CLUSTER", False))
-        stack.enter_context(_sigterm_kept())
-        try:
-            if address:
-                knock(address)
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": path}},
-                **({} if address else local),
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            if not address:
-                raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"cannot reach the Ray cluster at {address} ({reason}); "
-                "start one with `ray start --head`, or unset RAY_ADDRESS to work on this machine"
-            ) from None
+            folder = stack.enter_context(session_folder())
+            _start_local(farm, folder, options)
         stack.callback(ray.shutdown)
         _end_on_sigterm()
         yield
 
 
+def _join(address: str, options: dict[str, Any]) -> None:
+    """Connect to a cluster."""
+    try:
+        check_head(address)
+        ray.init(address=address, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cannot reach the Ray cluster at {address} ({_first_line(error)}); start one with "
+            "`ray start --head`, or unset RAY_ADDRESS to work on this machine"
+        ) from None
+
+
+def _start_local(farm: FarmSettings, folder: Path, options: dict[str, Any]) -> None:
+    """Start a Ray on this machine."""
+    try:
+        ray.init(
+            address="local",
+            num_cpus=farm.workers,
+            num_gpus=farm.gpus,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,  # only results travel through Ray, scenes are files
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+            **options,
+        )
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"Ray does not start on this machine ({_first_line(error)}); check its limits "
+            "(ulimit -a) and the space in /dev/shm and TMPDIR"
+        ) from error
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A new folder for the sockets and logs of a local Ray, removed afterwards.
+
+    It lies in TMPDIR if Ray's sockets can be created there: batch systems set long paths, and some
+    file systems have no sockets. Ray's default /tmp/ray may belong to another user.
+
+    Raises:
+        UserError: No folder can be used.
+    """
+    reasons = []
+    for name in ("RAY_TMPDIR", "TMPDIR", "/tmp", "/var/tmp", "XDG_RUNTIME_DIR"):  # noqa: S108
+        parent = name if name.startswith("/") else os.environ.get(name)
+        if not parent:
+            continue
+        try:
+            folder = tempfile.mkdtemp(prefix="ray", dir=parent)
+        except OSError as error:
+            reasons.append(f"{name}: {error.strerror}")
+            continue
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.bind(f"{folder}/{'x' * len(LONGEST_SOCKET)}")
+        except OSError as error:
+            reasons.append(f"{name}: {error.strerror or error}")
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        try:
+            yield Path(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    raise UserError(
+        f"no folder for Ray's sockets ({'; '.join(reasons)}); set TMPDIR to a folder with a short "
+        "path that you may write to"
+    )
+
+
 @contextmanager
 def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
-    """Give a module's name another value for a while."""
+    """Replace a module's attribute for a while."""
     old = getattr(module, name)
     setattr(module, name, value)
     try:
@@ -89,8 +148,8 @@ def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Have the same SIGTERM handler afterwards; `ray.init` sets one of its own."""
+def _sigterm_restored() -> Iterator[None]:
+    """Restore the SIGTERM handler afterwards; `ray.init` sets its own."""
     old = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -113,16 +172,20 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def knock(address: str) -> None:
-    """See whether a Ray may listen at host:port; Ray itself would try for a minute, or minutes.
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_head(address: str) -> None:
+    """Check that a Ray head may listen at host:port; Ray itself would try for minutes.
 
     Raises:
-        OSError: Nothing does, or something that does not speak HTTP/2 as Ray's gRPC does.
+        OSError: Nothing listens there, or it does not speak HTTP/2 as Ray's gRPC does.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():  # a word such as "auto"
         return
-    with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
+    with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
         if os.environ.get("RAY_USE_TLS", "0") not in ("0", ""):
             return
         connection.sendall(HTTP2_HELLO)
@@ -137,15 +200,15 @@ def head_timeout() -> float:
 
 
 def read_nodes(address: str | None) -> list[Node]:
-    """The machines that the connected cluster has now; they may come and go.
+    """The machines of the connected cluster now; they may come and go.
 
     Args:
-        address: Where the head listens; None takes what Ray says.
+        address: Where the head listens; None asks Ray.
 
     Raises:
         OSError: The head does not answer.
     """
-    knock(address or ray.get_runtime_context().gcs_address)
+    check_head(address or ray.get_runtime_context().gcs_address)
     nodes = []
     for node in ray.nodes():
         has = node["Resources"]
@@ -157,10 +220,10 @@ def read_nodes(address: str | None) -> list[Node]:
 
 
 def check_nodes(nodes: Sequence[Node], settings: RunSettings, farm: FarmSettings) -> None:
-    """See whether what the cluster has now can make scenes at all.
+    """Check that the cluster can make scenes.
 
     Raises:
-        UserError: No node can ever take a render.
+        UserError: No node can run a render.
     """
     if not nodes:
         raise UserError(
@@ -172,10 +235,10 @@ def check_nodes(nodes: Sequence[Node], settings: RunSettings, farm: FarmSettings
         if not any(node.gpus for node in nodes):
             raise UserError(
                 f"PROFILE={settings.profile} renders on a GPU and Ray sees none; "
-                "choose PROFILE=cpu, or join a machine with one to the cluster"
+                "choose PROFILE=cpu, or add a machine with a GPU to the cluster"
             )
-    elif (farm.render_cpus or 1) > largest:
+    elif farm.render_cpus is not None and farm.render_cpus > largest:
         raise UserError(
-            f"a render takes {farm.render_cpus or 1} CPUs and the largest machine has {largest}; "
-            "lower RENDER_CPUS"
+            f"RENDER_CPUS={farm.render_cpus} is more than the largest machine has; choose at most "
+            f"{largest}"
         )
