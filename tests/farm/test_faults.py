@@ -21,9 +21,9 @@ from pipeline.farm.scheduler import ResourceRequest
 from pipeline.farm.worker import PREFIX, run_attempt, sweep, workspace
 from pipeline.layout import read_json
 from pipeline.settings import to_json
-from tests.farm.clusters_here import Cluster, NodeHere, start_driver, wait_for
 from tests.farm.conftest import FAKE, SETTINGS, Farm
 from tests.farm.fake_blender import SICK
+from tests.farm.ray_cluster import Cluster, NodeHere, start_driver, wait_for
 
 MIB = 2**20
 

@@ -19,18 +19,21 @@ from pipeline.farm.attempt import read_attempts
 from pipeline.farm.claim import read_claim
 from pipeline.farm.records import names_of
 from pipeline.layout import RunFolder
-from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, start_driver, wait_for
-from tests.farm.stores_here import BUCKET, Proxy, Store
+from tests.farm.proxy import Proxy
+from tests.farm.ray_cluster import CHECKOUT, QUICK_RAY, Cluster, start_driver, wait_for
 from tests.soak.__main__ import files_of, hashes
+from tests.storage.s3 import S3
+
+BUCKET = "farm"
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
+def store() -> Iterator[S3]:
     """An S3 that this process reaches too."""
     from s3fs import S3FileSystem
 
-    with Store() as store, pytest.MonkeyPatch.context() as patch:
-        for name, value in store.env().items():
+    with S3(BUCKET) as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
             patch.setenv(name, value)
         S3FileSystem.clear_instance_cache()
         yield store
@@ -53,12 +56,12 @@ def plan(folder: Path, faults: dict) -> Path:
     return folder / "out" / "scratch"
 
 
-def test_drivers_on_a_store(store: Store, head: Cluster, tmp_path: Path) -> None:
+def test_drivers_on_a_store(store: S3, head: Cluster, tmp_path: Path) -> None:
     """A second driver is refused; one that was killed is taken over from, and its work kept."""
     out = new_address()
     run = RunFolder(storage.open_path(out))
     scratch = plan(tmp_path, {"render1:1": "wait"})
-    head.env = store.env()
+    head.env = store.environment
     head.add()
     try:
         first = start_driver(head, out, 3, scratch=scratch)
@@ -97,15 +100,13 @@ def test_drivers_on_a_store(store: Store, head: Cluster, tmp_path: Path) -> None
         head.without_nodes()
 
 
-def test_a_store_that_does_not_answer_for_a_while(
-    store: Store, head: Cluster, tmp_path: Path
-) -> None:
+def test_a_store_that_does_not_answer_for_a_while(store: S3, head: Cluster, tmp_path: Path) -> None:
     """The run goes on by itself, and no attempt fails for it."""
     out = new_address()
     run = RunFolder(storage.open_path(out))
     scratch = plan(tmp_path, {"seconds": 0.5})
-    with Proxy(store.port) as proxy:
-        head.env = store.env(proxy.port)
+    with Proxy(int(store.url.rpartition(":")[2])) as proxy:
+        head.env = store.environment | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}"}
         head.add()
         try:
             driver = start_driver(head, out, 5, scratch=scratch)
@@ -126,7 +127,7 @@ def test_a_store_that_does_not_answer_for_a_while(
     assert ends == ["ok"] * 15
 
 
-def test_a_store_and_a_folder_give_the_same_shards(store: Store, tmp_path: Path) -> None:
+def test_a_store_and_a_folder_give_the_same_shards(store: S3, tmp_path: Path) -> None:
     """Two scenes of real Blender each, by the command itself."""
     ran = {}
     for out in (str(tmp_path / "out"), new_address()):

@@ -29,15 +29,16 @@ from pipeline.farm.attempt import read_attempts
 from pipeline.farm.records import names_of, read_done
 from pipeline.farm.worker import PREFIX, sweep
 from pipeline.layout import LEFTOVER, RunFolder
-from tests.farm.clusters_here import CHECKOUT, QUICK_RAY, Cluster, NodeHere, loopback
-from tests.farm.stores_here import BUCKET, Store
+from tests.farm.ray_cluster import CHECKOUT, QUICK_RAY, Cluster, NodeHere, loopback
+from tests.storage.s3 import S3
 
 ROUND = ("worker", "worker", "blender", "blender", "node", "driver", "halt")
 """What is hit, each as often, in an order that is drawn anew for each round."""
 
 SHORT_HALT, LONG_HALT = (1.0, 4.0), (15.0, 25.0)  # seconds; Ray gives up a node after about 10
 BACK_SECONDS = 20.0  # for what was halted to find out that it was given up
-AT_ONCE = 2  # CPUs of a node
+NODE_CPUS = 2
+BUCKET = "farm"
 
 DRIVER = """
 import sys
@@ -199,7 +200,7 @@ class Soak:
                 with suppress(subprocess.TimeoutExpired):
                     node.starter.wait(timeout=5)
         while len(self.cluster.alive) < nodes:
-            node = self.cluster.add(cpus=AT_ONCE)
+            node = self.cluster.add(cpus=NODE_CPUS)
             self.say(f"new node {node.name[:8]}")
 
     def settle(self) -> None:
@@ -325,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         env = {}
         if options.store == "s3":
-            env = stack.enter_context(Store()).env()
+            env = stack.enter_context(S3(BUCKET)).environment
             os.environ.update(env)
         out = f"s3://{BUCKET}/run" if options.store == "s3" else str(folder / "disturbed")
         cluster = stack.enter_context(Cluster(env=env))

@@ -15,7 +15,7 @@ from pipeline.farm.attempt import Attempt
 from pipeline.farm.records import Done, to_json
 from pipeline.farm.worker import PREFIX
 from pipeline.layout import RunFolder, write_json
-from tests.farm.clusters_here import CHECKOUT
+from tests.farm.ray_cluster import CHECKOUT
 from tests.soak.__main__ import complaints, left_behind, left_in, reasons
 
 NAMES = {"spheres-0000000000", "spheres-0000000001"}
