@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.farm.report import duration
-from pipeline.farm.status import Status, current_step, read_status
+from pipeline.farm.status import RunStatus, current_step, read_status
 from pipeline.farm.totals import Records
 from pipeline.layout import RunFolder
 
@@ -86,7 +86,7 @@ class Progress:
             self.note(line(status))
 
 
-def summary(status: Status) -> str:
+def summary(status: RunStatus) -> str:
     """The numbers in one line."""
     parts = [f"scenes: {status.scenes_done}", f"{status.failed} failed"]
     if status.working:
@@ -100,7 +100,7 @@ def summary(status: Status) -> str:
     return ", ".join(parts)
 
 
-def line(status: Status) -> str:
+def line(status: RunStatus) -> str:
     """The numbers and the running attempts in one line."""
     steps = "; ".join(
         f"{scene.scene_id} {current_step(scene, attempt.stage, attempt.number)} "
@@ -111,7 +111,7 @@ def line(status: Status) -> str:
     return summary(status) + (f" | {steps}" if steps else "") + (f"; +{more}" if more > 0 else "")
 
 
-def table(status: Status) -> Group:
+def table(status: RunStatus) -> Group:
     """The live display."""
     rows = Table.grid(padding=(0, 2))
     for scene, attempt in status.running:

@@ -11,7 +11,7 @@ from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Attempt, read_attempts
 from pipeline.farm.records import RECORD, Cost, Failed, damaged_message, parse_failed, read_records
-from pipeline.farm.status import HOUR, Status, check_run, current_step, read_status
+from pipeline.farm.status import HOUR, RunStatus, check_run, current_step, read_status
 from pipeline.layout import RunFolder, SceneFolder
 from pipeline.units import format_bytes
 
@@ -130,7 +130,7 @@ def status_json(run: RunFolder) -> str:
 
 
 @dataclass(frozen=True)
-class Failures:
+class FailedSeeds:
     """The quarantined seeds of a run.
 
     Attributes:
@@ -151,7 +151,7 @@ class Failures:
         return kinds
 
 
-def read_failures(run: RunFolder) -> Failures:
+def read_failures(run: RunFolder) -> FailedSeeds:
     """The quarantined seeds.
 
     Raises:
@@ -164,7 +164,7 @@ def read_failures(run: RunFolder) -> Failures:
     records = [record for _, record in found if record is not None]
     records.sort(key=lambda record: record.when, reverse=True)
     damaged = [f"{folder.name}/{name}" for name, record in found if record is None]
-    return Failures(tuple(records), tuple(damaged))
+    return FailedSeeds(tuple(records), tuple(damaged))
 
 
 def failures_text(run: RunFolder, limit: int | None = FAILURES_SHOWN) -> str:
@@ -237,7 +237,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rounded % 60:02d} s" if minutes else f"{rounded} s"
 
 
-def _cost_lines(status: Status) -> list[str]:
+def _cost_lines(status: RunStatus) -> list[str]:
     """Costs by stage and for a panorama; nothing before the first record."""
     totals, cost_of_all = status.totals, status.cost
     if not cost_of_all.attempts:
@@ -268,7 +268,7 @@ def _cost_lines(status: Status) -> list[str]:
     return lines
 
 
-def _problem_lines(status: Status, run: RunFolder) -> list[str]:
+def _problem_lines(status: RunStatus, run: RunFolder) -> list[str]:
     """How attempts ended, which seeds failed, where, and which took long."""
     totals = status.totals
     reasons = ", ".join(f"{n} {reason}" for reason, n in totals.reasons.items())

@@ -42,7 +42,7 @@ class TimeLeft:
 
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
     """A run at one moment.
 
     Attributes:
@@ -125,7 +125,7 @@ class Status:
         return self._done_after(since) / (self.now - since) * HOUR
 
 
-def read_status(run: RunFolder, records: Records | None = None) -> Status:
+def read_status(run: RunFolder, records: Records | None = None) -> RunStatus:
     """Read the progress of a run; damaged records do not make it fail.
 
     Args:
@@ -151,7 +151,7 @@ def read_status(run: RunFolder, records: Records | None = None) -> Status:
                     if attempt.ended is None and attempt.process_alive is not False
                 ]
     totals = records.totals()
-    return Status(
+    return RunStatus(
         wanted=driver.scenes if driver else totals.done,
         running=tuple(sorted(running, key=lambda one: (one[1].started, one[0].scene_id))),
         working=working,

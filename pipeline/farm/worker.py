@@ -1,6 +1,6 @@
 """One attempt at one stage of one scene, in the Ray worker that runs it.
 
-The attempt works in a folder of its own on its machine:
+The attempt works in a separate folder on its machine:
 
     SCRATCH/sap-panorama-<scene_id>-<stage>-<number>-<random>/
       .lock                held (flock) by the attempt; a folder without a holder may be removed

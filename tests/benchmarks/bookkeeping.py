@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.bookkeeping [--scenes 20000] [--panoramas 10] [--out out-bookkeeping]
 
-Lays out OUT as the farm leaves it (records, ledgers, annotated panoramas of 64 × 32 pixels; one
+Lays out OUT as the farm leaves it (records, attempts, annotated panoramas of 64 × 32 pixels; one
 seed in a hundred has failed), about 5 GB and a few minutes for 200,000 panoramas. An OUT that is
 there already is used again. Then it measures, each in a process of its own where start-up counts:
 `make status`; taking up a run that is all done, or all but its last 10 scenes, until the first

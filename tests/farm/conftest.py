@@ -1,4 +1,4 @@
-"""One Ray for all tests of the farm, a fake Blender, drivers in processes of their own."""
+"""One Ray for all tests of the farm, a fake Blender, drivers in separate processes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from pipeline.farm.driver import Summary, render_run
 from pipeline.farm.options import FarmSettings
 from pipeline.layout import RunFolder
 from pipeline.settings import RunSettings, make_settings
+
+os.environ["RAY_worker_niceness"] = "0"  # by default 15, which starves on a busy machine
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
@@ -44,7 +46,7 @@ from pipeline.errors import UserError
 from pipeline.farm.child import Limits
 from pipeline.layout import RunFolder
 from tests.farm.conftest import FAKE, QUICK, SETTINGS, render_run
-patient = Limits(wall=60)  # what hangs shall hang until the test has done its part
+patient = Limits(wall=60)  # a hang must last until the test has done its part
 farm = replace(
     QUICK,
     ray_address=sys.argv[4] or None,
@@ -62,7 +64,7 @@ except UserError as error:
 
 
 class Farm:
-    """OUT in a folder of its own, with planned faults beside it."""
+    """OUT in a temporary folder, with planned faults beside it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -77,7 +79,7 @@ class Farm:
         return render_run(self.run, settings, scenes, farm, FAKE)
 
     def driver(self, scenes: int, address: str = "", gpus: int = 0) -> subprocess.Popen[str]:
-        """A driver in a process of its own, on the given Ray or on one that it starts.
+        """A driver in a separate process, on the given Ray or on one that it starts.
 
         With GPUs it renders on them (no GPU has to exist for that).
         """
@@ -107,7 +109,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """The condition's first true value; fails after so many seconds."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)
     return value
 

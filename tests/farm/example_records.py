@@ -1,4 +1,4 @@
-"""Ledgers made up for tests, and the sums that they must give."""
+"""Invented records for tests, and the sums that they must give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.farm.attempt import Attempt
 from pipeline.farm.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
-from pipeline.farm.status import Status
+from pipeline.farm.status import RunStatus
 from pipeline.layout import STAGES, RunFolder
 
 REASONS = ("ok", "crashed", "memory", "timeout", "node", "interrupted")
@@ -22,7 +22,7 @@ def name(seed: int) -> str:
 
 
 @st.composite
-def ledgers(draw: st.DrawFn) -> list[tuple[str, list[Attempt]]]:
+def example_runs(draw: st.DrawFn) -> list[tuple[str, list[Attempt]]]:
     """Scenes, each finished or failed, with all their attempts."""
     number = st.floats(0, 1e6, allow_nan=False)
     attempt = st.builds(
@@ -42,7 +42,7 @@ def ledgers(draw: st.DrawFn) -> list[tuple[str, list[Attempt]]]:
     return draw(st.lists(scene, max_size=8))
 
 
-def some_ledgers(count: int) -> list[tuple[str, list[Attempt]]]:
+def random_runs(count: int) -> list[tuple[str, list[Attempt]]]:
     """Many scenes, a tenth of them failed."""
     draw = random.Random(0)
     return [
@@ -113,7 +113,7 @@ def write_record(
     (folder / f"{name(seed)}.json").write_text(json.dumps(to_json(record)))
 
 
-def check_against_attempts(status: Status, scenes: list[tuple[str, list[Attempt]]]) -> None:
+def check_against_attempts(status: RunStatus, scenes: list[tuple[str, list[Attempt]]]) -> None:
     """Compare all sums with naive ones."""
     totals = status.totals
     done = [tried for kind, tried in scenes if kind == "done"]

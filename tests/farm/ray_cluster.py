@@ -1,7 +1,7 @@
-"""What faults are tried on: Ray clusters of several nodes, on this machine.
+"""Ray clusters of several nodes on this machine, for tests of faults.
 
-Every node has an address of its own and a process tree of its own, so that it can be killed, halted
-and cut off without the others. The head has no CPUs: drivers are attached to it, scenes are not.
+Every node has its own address and process tree, so that it can be killed, halted and cut off
+without the others. The head has no CPUs: drivers are attached to it, scenes are not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUICK_RAY = {
     "RAY_AUTH_MODE": "disabled",  # whatever token this machine has
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # other programs use memory here too
-    "RAY_worker_niceness": "5",  # by default 15, which on a busy machine never ends
+    "RAY_worker_niceness": "0",  # by default 15, which starves on a busy machine
     # a node that does not answer is gone after about 10 seconds, not after a minute
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
@@ -104,13 +104,13 @@ class NodeHere:
             os.kill(self.raylet, signal.SIGKILL)
 
     def halt(self) -> None:
-        """Stop all its processes where they are, but not what ends them should this process die."""
+        """Suspend all its processes, except the one that kills them if this process dies."""
         for process in self.tree():
             with suppress(psutil.Error):
                 if process.pid != self.starter.pid and "reaper" not in " ".join(process.cmdline()):
                     process.suspend()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         for process in self.tree():
             with suppress(psutil.Error):
                 process.resume()
@@ -241,7 +241,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, what: str 
     """The condition's first true value; fails after so many seconds."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, f"waited in vain {what}"
+        assert time.monotonic() < end, f"did not happen in time {what}"
         time.sleep(0.1)
     return value
 
@@ -271,7 +271,7 @@ driver.IDLE_SECONDS = 2.0
 out, scenes, profile, asked = json.loads(sys.argv[1])
 lease.BEAT_SECONDS, lease.LEASE_SECONDS, lease.SETTLE_SECONDS = 1.0, 8.0, 0.5
 limits = {name: Limits(**asked.pop(name)) for name in list(asked) if name.endswith("_limits")}
-patient = Limits(wall=300)  # what hangs shall hang until the test has done its part
+patient = Limits(wall=300)  # a hang must last until the test has done its part
 farm = replace(QUICK, **{"generate_limits": patient, "render_limits": patient, **limits, **asked})
 settings = replace(SETTINGS, profile=profile)
 try:
@@ -290,7 +290,7 @@ def start_driver(
     profile: str = "draft",
     **farm: Any,
 ) -> subprocess.Popen[str]:
-    """A driver with the fake Blender, in a process of its own, on a cluster.
+    """A driver with the fake Blender, in a separate process, on a cluster.
 
     Args:
         farm: Fields of FarmSettings that differ from those of the other tests.

@@ -1,4 +1,4 @@
-"""The ledger and what is read from it, without Ray."""
+"""Records of attempts, without Ray."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_what_counts_against_a_seed(scene: SceneFolder) -> None:
     assert failures(scene, "render") == 0
 
 
-def test_a_death_that_the_driver_saw_counts_even_before_the_first_line(scene: SceneFolder) -> None:
+def test_crash_before_the_attempt_began_counts(scene: SceneFolder) -> None:
     end_attempt(scene, "render", 1, Result("crashed", "WorkerCrashedError"))
     assert failures(scene, "render") == 1
 
 
-def test_a_render_that_brought_a_panorama_does_not_count(scene: SceneFolder) -> None:
+def test_render_that_delivered_a_panorama_does_not_count(scene: SceneFolder) -> None:
     for number, brought in ((1, 0), (2, 1), (3, 0)):
         begin_attempt(scene, "render", number)
         end_attempt(scene, "render", number, CRASH, brought=brought)
@@ -52,8 +52,8 @@ def test_a_render_that_brought_a_panorama_does_not_count(scene: SceneFolder) -> 
     assert counted == [True, False, True]
 
 
-def test_an_end_is_final(scene: SceneFolder) -> None:
-    """A node out of reach comes back, after its attempt was taken for lost."""
+def test_recorded_end_is_final(scene: SceneFolder) -> None:
+    """A node that was unreachable returns after its attempt was closed."""
     begin_attempt(scene, "render", 1)
     assert is_open(scene, "render", 1)
     end_attempt(scene, "render", 1, Result("node", "its node went away"))

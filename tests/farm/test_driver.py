@@ -62,7 +62,7 @@ def test_scenes_are_made_and_cleaned_up(farm: Farm) -> None:
     assert [ends(farm, 1, stage) for stage in ("generate", "render", "annotate")] == [["ok"]] * 3
 
 
-def test_grows_and_keeps_what_is_there(farm: Farm) -> None:
+def test_run_grows_and_keeps_finished_scenes(farm: Farm) -> None:
     farm.render(1)
     before = farm.run.scene(name(0)).done.stat().st_mtime_ns
     farm.plan({"generate:1": "reject"})
@@ -115,25 +115,25 @@ def test_every_fault_is_retried_or_quarantined(farm: Farm) -> None:
     assert not farm.children()
 
 
-def test_panoramas_that_a_failed_render_made_are_kept_and_it_does_not_count(farm: Farm) -> None:
+def test_render_that_delivered_a_panorama_does_not_count(farm: Farm) -> None:
     farm.plan({"render1:0": "crash 3"})
     assert farm.render(1).scenes == names(0)
     assert ends(farm, 0, "render") == ["crashed"] * 3 + ["ok"]
 
 
-def test_a_scene_file_that_is_always_damaged_ends(farm: Farm) -> None:
+def test_scene_file_that_is_always_damaged_is_quarantined(farm: Farm) -> None:
     farm.plan({"render:0": "damaged"})
     assert farm.render(1).failed == names(0)
     assert ends(farm, 0, "render") == ["damaged"] * 3
 
 
-def test_an_annotation_that_hangs_is_ended(farm: Farm) -> None:
+def test_hanging_annotation_is_killed(farm: Farm) -> None:
     farm.plan({"annotate:0": "hang 1"})
     assert farm.render(1, replace(QUICK, annotate_limits=Limits(wall=1))).scenes == names(0)
     assert ends(farm, 0, "annotate") == ["timeout", "ok"]
 
 
-def test_damaged_files_of_a_scene(farm: Farm) -> None:
+def test_damaged_files_are_named_or_made_again(farm: Farm) -> None:
     farm.render(1, replace(QUICK, keep_scenes=True))
     scene = farm.run.scene(name(0))
     (farm.run.scenes / ".DS_Store").touch()
@@ -171,7 +171,7 @@ def test_killed_ray_worker_counts_as_an_attempt(
     assert not farm.children()
 
 
-def test_killed_driver_leaves_nothing_running_and_the_next_goes_on(
+def test_killed_driver_leaves_nothing_running_and_the_next_resumes(
     farm: Farm, ray_address: str
 ) -> None:
     farm.plan({"render1:0": "hang"})
@@ -188,7 +188,7 @@ def test_killed_driver_leaves_nothing_running_and_the_next_goes_on(
     assert farm.run.scene(name(0)).blend.stat().st_mtime_ns == blend
 
 
-def test_killed_driver_with_its_own_ray(farm: Farm) -> None:
+def test_children_die_with_a_killed_driver_and_its_ray(farm: Farm) -> None:
     """Nobody calls again: the children must go by themselves."""
     farm.plan({"*": "hang"})
     driver = farm.driver(2)
@@ -230,7 +230,7 @@ def test_removed_folder_stops_the_driver(farm: Farm, ray_address: str) -> None:
     assert not farm.run.path.exists()
 
 
-def test_ray_of_its_own(farm: Farm) -> None:
+def test_local_ray_is_closed_to_others_and_ends_on_sigterm(farm: Farm) -> None:
     """Nothing of it can be reached from outside, it has the GPUs it is given, SIGTERM ends it."""
     farm.plan({"render1:0": "hang"})
     driver = farm.driver(1, gpus=1)
@@ -260,7 +260,7 @@ def running_line(run: RunFolder) -> str:
     return summary(status) if len(status.running) == 2 else ""
 
 
-def test_finished_work_returns_at_once_without_ray(farm: Farm) -> None:
+def test_finished_run_needs_no_ray(farm: Farm) -> None:
     farm.render(2)
     started = time.monotonic()
     driver = farm.driver(2, "no-ray-is-needed:1")
@@ -287,7 +287,7 @@ def test_something_else_at_the_address(farm: Farm) -> None:
     assert "no Ray" in said.splitlines()[-1]
 
 
-def test_full_disk_stops_the_run_and_blames_no_seed(farm: Farm, small_disk: Path) -> None:
+def test_full_disk_stops_the_run_and_costs_no_seed(farm: Farm, small_disk: Path) -> None:
     farm = Farm(small_disk)
     farm.plan({"generate:1": "fill"})
     with pytest.raises(UserError, match="disk is full") as caught:
@@ -305,7 +305,7 @@ def test_no_new_scene_on_a_nearly_full_disk(farm: Farm, small_disk: Path) -> Non
         farm.render(2, replace(QUICK, min_free_gib=1))
 
 
-def test_a_fault_common_to_all_seeds_stops_the_run_and_costs_no_seed(farm: Farm) -> None:
+def test_systemic_fault_stops_the_run_and_costs_no_seed(farm: Farm) -> None:
     farm.plan({"*": "crash"})
     with pytest.raises(UserError, match="first 3 seeds all failed in generate") as caught:
         farm.render(4, replace(QUICK, attempts=1))
@@ -316,7 +316,7 @@ def test_a_fault_common_to_all_seeds_stops_the_run_and_costs_no_seed(farm: Farm)
     assert (summary.scenes, summary.failed) == (names(0, 1, 2), ())
 
 
-def test_a_fault_common_to_all_costs_no_seed_that_fails_while_the_driver_stops(farm: Farm) -> None:
+def test_systemic_fault_costs_no_seed_that_fails_while_the_driver_stops(farm: Farm) -> None:
     class SlowToStop(RayExecutor):
         def __exit__(self, *error: object) -> None:
             late.extend(result for _, result in self.wait(20))
@@ -339,7 +339,7 @@ def test_too_many_failed_seeds_stop_the_run(farm: Farm) -> None:
         farm.render(1, replace(QUICK, max_failed=3))
 
 
-def test_nonsense_is_refused(farm: Farm) -> None:
+def test_impossible_settings_are_refused(farm: Farm) -> None:
     for scenes in (0, -1):
         with pytest.raises(UserError, match="SCENES must be at least 1"):
             farm.render(scenes)

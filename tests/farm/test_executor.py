@@ -1,4 +1,4 @@
-"""What the driver hears of the nodes while Ray's head is silent. All else is in test_faults."""
+"""The nodes of the cluster while Ray's head is silent; test_faults tests the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def head(monkeypatch):
     return head
 
 
-def test_a_head_that_is_silent_for_a_while_is_waited_for(head):
+def test_silent_head_is_waited_for(head):
     ours = RayExecutor(FarmSettings())
     assert ours.nodes() == NODES
     head["now"] += 1000  # the driver was busy with something else
@@ -46,7 +46,7 @@ def test_a_head_that_is_silent_for_a_while_is_waited_for(head):
         ours.nodes()
 
 
-def test_a_head_that_never_answered_is_told_at_once(head):
+def test_head_that_never_answered_is_reported_at_once(head):
     head |= {"answers": False}
     with pytest.raises(UserError, match="head does not answer"):
         RayExecutor(FarmSettings()).nodes()

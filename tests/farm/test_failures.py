@@ -1,4 +1,4 @@
-"""The seeds that were given up, as `make failures` shows them."""
+"""The quarantined seeds, as `make failures` shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def name(seed: int) -> str:
 
 
 def fail(run: RunFolder, seed: int, outcome: Result, stage: str = "render", tries: int = 1) -> None:
-    """A seed is given up as the farm does it; the larger the seed, the later."""
+    """Quarantine a seed as the farm does; the larger the seed, the later."""
     scene = run.scene(name(seed))
     for number in range(1, tries + 1):
         begin_attempt(scene, stage, number, node=f"node-{number}")
@@ -65,7 +65,7 @@ def test_no_run(tmp_path: Path) -> None:
             told(RunFolder(tmp_path / "none"))
 
 
-def test_one_failure_is_told_completely(run: RunFolder) -> None:
+def test_one_failure_is_complete(run: RunFolder) -> None:
     fail(run, 7, CRASH, tries=3)
     text = failures_text(run)
     host = read_attempts(run.scene(name(7)))[0].host
@@ -85,7 +85,7 @@ def test_one_failure_is_told_completely(run: RunFolder) -> None:
     assert "==" not in text
 
 
-def test_many_are_grouped_the_newest_of_each_kind_first(run: RunFolder) -> None:
+def test_failures_are_grouped_and_the_newest_come_first(run: RunFolder) -> None:
     for seed in range(6):
         fail(run, seed, CRASH)
     for seed in (6, 7):
@@ -107,7 +107,7 @@ def test_many_are_grouped_the_newest_of_each_kind_first(run: RunFolder) -> None:
     assert "older" not in every
 
 
-def test_a_log_does_not_write_on_the_terminal(run: RunFolder) -> None:
+def test_log_cannot_control_the_terminal(run: RunFolder) -> None:
     fail(run, 0, MEMORY)
     text = failures_text(run)
     assert "\x1b" not in text
@@ -138,7 +138,7 @@ def test_damaged_records_do_not_hide_the_others(run: RunFolder) -> None:
     assert "is damaged" in failures_text(run)
 
 
-def test_the_ledger_may_be_gone(run: RunFolder) -> None:
+def test_attempts_may_be_gone(run: RunFolder) -> None:
     fail(run, 0, CRASH)
     for path in run.scene(name(0)).attempts.iterdir():
         path.unlink()
@@ -146,7 +146,7 @@ def test_the_ledger_may_be_gone(run: RunFolder) -> None:
     assert "attempts  " not in failures_text(run)
 
 
-def test_the_json_has_it_all(run: RunFolder) -> None:
+def test_json_is_complete(run: RunFolder) -> None:
     for seed in range(5):
         fail(run, seed, CRASH, tries=2)
     data = json.loads(failures_json(run))
@@ -163,6 +163,6 @@ def test_the_json_has_it_all(run: RunFolder) -> None:
     assert [attempt["node"] for attempt in seed["attempts"]] == ["node-1", "node-2"]
 
 
-def test_a_limit_below_one_is_refused(run: RunFolder) -> None:
+def test_limit_below_one_is_refused(run: RunFolder) -> None:
     with pytest.raises(UserError, match="LIMIT must be at least 1, not 0"):
         failures_text(run, limit=0)

@@ -83,11 +83,11 @@ def files(farm: Farm) -> dict[str, int]:
     }
 
 
-def test_scenes_of_a_killed_node_are_made_elsewhere(farm: Farm, cluster: Cluster) -> None:
+def test_scenes_of_a_killed_node_are_made_on_another(farm: Farm, cluster: Cluster) -> None:
     farm.plan({"render1:0": "hang 1"})
     cluster.add(cpus=1)
     cluster.add(cpus=1)
-    driver = drive(farm, cluster, 3, attempts=1)  # a failure that counts would be the last
+    driver = drive(farm, cluster, 3, attempts=1)  # the first failure that counts would be the last
     wait_for(lambda: farm.run.scene(name(0)).is_rendered(0))
     node = node_at(farm, cluster)
     node.kill()
@@ -101,7 +101,7 @@ def test_scenes_of_a_killed_node_are_made_elsewhere(farm: Farm, cluster: Cluster
     assert not farm.children()
 
 
-def test_a_driver_without_a_node_says_what_it_waits_for(farm: Farm, cluster: Cluster) -> None:
+def test_driver_without_a_node_says_what_it_waits_for(farm: Farm, cluster: Cluster) -> None:
     farm.plan({"render1:0": "hang 1"})
     node = cluster.add(cpus=1)
     driver = drive(farm, cluster, 2)
@@ -119,22 +119,22 @@ def test_a_driver_without_a_node_says_what_it_waits_for(farm: Farm, cluster: Clu
     assert sum("waiting: the cluster" in line for line in said) == 1
 
 
-def test_a_node_on_which_everything_fails_costs_no_seed(farm: Farm, cluster: Cluster) -> None:
-    """It is always the first to be free."""
+def test_broken_node_costs_no_seed(farm: Farm, cluster: Cluster) -> None:
+    """It is always the first free node."""
     sick = cluster.add(cpus=1, env={SICK: "1"})
     cluster.add(cpus=1)
     succeeds(drive(farm, cluster, 8, attempts=2))
     assert done(farm) == {name(seed) for seed in range(8)}
     failed = [seed for seed in range(8) if "crashed" in ends(farm, seed, "generate")]
     failed += [seed for seed in range(8) if "crashed" in ends(farm, seed, "render")]
-    assert 1 <= len(failed) <= 4, "three, then it rests; one may have begun before"
+    assert 1 <= len(failed) <= 4, "three, then it cools down; one may have begun before"
     for seed in range(8):
         tried = [one for stage in ("generate", "render") for one in tries(farm, seed, stage)]
         assert {one.node for one in tried if one.reason == "crashed"} <= {sick.name}
     assert not farm.run.failed_folder.exists()
 
 
-def test_a_scene_that_kills_every_worker_is_quarantined(farm: Farm, cluster: Cluster) -> None:
+def test_scene_that_kills_every_worker_is_quarantined(farm: Farm, cluster: Cluster) -> None:
     farm.plan({"generate:1": "kill-worker"})
     cluster.add(cpus=1)
     cluster.add(cpus=1)
@@ -149,7 +149,7 @@ def test_a_scene_that_kills_every_worker_is_quarantined(farm: Farm, cluster: Clu
     assert len(cluster.alive) == 2
 
 
-def test_a_scene_that_takes_its_node_down_each_time(farm: Farm, cluster: Cluster) -> None:
+def test_scene_that_kills_every_node_is_quarantined(farm: Farm, cluster: Cluster) -> None:
     farm.plan({"render:0": "kill-node"})
     cluster.add(cpus=1)
     driver = drive(farm, cluster, 2, nodes_lost=2)
@@ -165,8 +165,8 @@ def test_a_scene_that_takes_its_node_down_each_time(farm: Farm, cluster: Cluster
     assert len(cluster.nodes) - len(cluster.alive) >= 2
 
 
-def brings_nothing_late(farm: Farm, driver: subprocess.Popen[str], node: NodeHere) -> None:
-    """The driver finishes without a node; then the attempt that is still at work there ends."""
+def late_results_are_discarded(farm: Farm, driver: subprocess.Popen[str], node: NodeHere) -> None:
+    """The driver finishes without a node; then the attempt that still runs there ends."""
     succeeds(driver)
     assert done(farm) == {name(0)}
     lost, made = tries(farm, 0, "render")
@@ -181,26 +181,26 @@ def brings_nothing_late(farm: Farm, driver: subprocess.Popen[str], node: NodeHer
     assert files(farm) == before
 
 
-def test_what_comes_back_after_its_node_was_given_up(farm: Farm, cluster: Cluster) -> None:
-    """A node halts for so long that Ray gives it up; then its work goes on."""
+def test_results_of_a_node_declared_dead_are_discarded(farm: Farm, cluster: Cluster) -> None:
+    """A node halts until Ray declares it dead; then its work continues."""
     farm.plan({"render:0": "wait 1"})
     cluster.add(cpus=1)
     cluster.add(cpus=1)
     driver = drive(farm, cluster, 1)
     wait_for(lambda: ends(farm, 0, "render") == [None] and farm.children())
     node = node_at(farm, cluster)
-    os.kill(node.raylet, signal.SIGSTOP)  # its workers do not learn that it was given up
+    os.kill(node.raylet, signal.SIGSTOP)  # its workers must not notice
     workers = node.workers(at_work=False)
     for process in workers:
         process.suspend()
     wait_for(lambda: ends(farm, 0, "render") == ["node", "ok"])
     for process in workers:
         process.resume()
-    brings_nothing_late(farm, driver, node)
+    late_results_are_discarded(farm, driver, node)
 
 
-def test_a_node_that_the_network_cuts_off(farm: Farm) -> None:
-    """Its attempt goes on where nobody hears of it, with OUT still in reach."""
+def test_results_of_a_disconnected_node_are_discarded(farm: Farm) -> None:
+    """Its attempt continues without a connection to Ray, with OUT still in reach."""
     with network() as (here, beside, there, inside, cut), Cluster(ip=here) as cluster:
         farm.plan({"render:0": "wait 1"})
         far = cluster.add(cpus=1, ip=there, inside=inside)
@@ -209,7 +209,7 @@ def test_a_node_that_the_network_cuts_off(farm: Farm) -> None:
         assert node_at(farm, cluster) is far
         cluster.add(cpus=1, ip=beside)
         cut()
-        brings_nothing_late(farm, driver, far)
+        late_results_are_discarded(farm, driver, far)
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def network() -> Iterator[tuple[str, str, str, list[str], Callable[[], None]]]:
         subprocess.run(["ip", "netns", "del", space], capture_output=True)
 
 
-def test_a_driver_whose_head_goes_away_ends_and_can_be_started_again(farm: Farm) -> None:
+def test_driver_ends_without_its_head_and_can_resume(farm: Farm) -> None:
     farm.plan({"generate:0": "hang 1"})
     with Cluster(env={"RAY_gcs_rpc_server_reconnect_timeout_s": "40"}) as cluster:
         cluster.add(cpus=1)
@@ -285,8 +285,8 @@ def first_attempt(farm: Farm, scene_folder: str) -> AttemptSpec:
     )
 
 
-def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
-    """Its worker hung before the first line; the driver has closed it in its place."""
+def test_attempt_closed_before_it_began_does_nothing(farm: Farm) -> None:
+    """Its worker hung before the first line, so that the driver closed it."""
     scene = farm.run.scene(name(0))
     end_attempt(scene, "generate", 1, Result("node", "its node went away"))
     spec = first_attempt(farm, str(scene.path))
@@ -296,7 +296,7 @@ def test_an_attempt_that_was_given_up_before_it_began(farm: Farm) -> None:
     assert ends(farm, 0, "generate") == ["node"]
 
 
-def test_a_node_that_cannot_reach_out_counts_against_no_seed(farm: Farm) -> None:
+def test_node_that_cannot_reach_out_costs_no_seed(farm: Farm) -> None:
     for folder in (
         f"nowhere://{farm.run.path}/scenes/{name(0)}",
         str(farm.folder / "not-mounted" / "scenes" / name(0)),
@@ -305,10 +305,10 @@ def test_a_node_that_cannot_reach_out_counts_against_no_seed(farm: Farm) -> None
         assert (result.reason, result.state) == ("machine", None)
 
 
-def test_a_worker_that_is_killed_while_it_cleans_up(
+def test_worker_killed_during_cleanup_leaves_nothing(
     farm: Farm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At whatever file: what is left of its folder is swept away by the next attempt."""
+    """Whichever file it stopped at, the next attempt sweeps the rest."""
     for stop_at in range(9):
         left = [stop_at]
 
@@ -332,7 +332,7 @@ def test_a_worker_that_is_killed_while_it_cleans_up(
         assert not list((tmp_path / "scratch").iterdir()), stop_at
 
 
-def test_a_full_scratch_disk_rests_its_node(farm: Farm, cluster: Cluster) -> None:
+def test_node_with_a_full_scratch_disk_cools_down(farm: Farm, cluster: Cluster) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs needs root")
     scratch = farm.folder / "disk" / "scratch"
@@ -350,13 +350,13 @@ def test_a_full_scratch_disk_rests_its_node(farm: Farm, cluster: Cluster) -> Non
     assert not farm.run.failed_folder.exists()
     tried = [one for seed in range(3) for one in tries(farm, seed, "generate")]
     full = [one for one in tried if one.reason == "scratch"]
-    # once for each driver, which then leaves that node alone
+    # once for each driver, which then gives that node no work
     assert [one.node for one in full] == [small.name] * 2
     assert not any(one.counted for one in full)
     assert [one.node for one in tried if one.reason == "ok"] == [other.name] * 3
 
 
-def test_a_gpu_without_memory_is_asked_for_less_and_then_left_out(
+def test_render_without_gpu_memory_uses_tiles_and_then_the_cpu(
     farm: Farm, cluster: Cluster
 ) -> None:
     farm.plan({"render:0": "gpu-memory"})
@@ -372,7 +372,7 @@ def test_a_gpu_without_memory_is_asked_for_less_and_then_left_out(
     assert [(one.device, one.gpus) for one in tries(farm, 1, "render")] == [("gpu", 1)]
 
 
-def test_after_running_out_of_memory_an_attempt_may_use_more(farm: Farm, cluster: Cluster) -> None:
+def test_attempt_may_use_more_memory_after_running_out(farm: Farm, cluster: Cluster) -> None:
     farm.plan({"render:0": "eat"})  # 400 MiB, each time
     cluster.add(cpus=1)
     succeeds(drive(farm, cluster, 1, render_limits={"wall": 60, "memory": 300 * MIB}))

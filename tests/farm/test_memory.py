@@ -1,4 +1,4 @@
-"""How much memory there is, also in a container, and what the kernel does above that."""
+"""Available memory, also in a container, and kills by the kernel."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def system(folder: Path, cgroup: str, limits: dict[str, str]) -> tuple[Path, Pat
         ("0::/job\n", {}, TOTAL),
     ],
 )
-def test_the_smallest_limit_counts(tmp_path, cgroup, limits, expected):
+def test_smallest_limit_counts(tmp_path, cgroup, limits, expected):
     assert machine_memory(*system(tmp_path, cgroup, limits)) == expected
 
 
-def test_a_machine_without_control_groups(tmp_path):
+def test_machine_without_control_groups(tmp_path):
     assert machine_memory(tmp_path / "proc", tmp_path / "groups") == TOTAL
     assert oom_kills(tmp_path / "proc") == 0
 
@@ -77,7 +77,7 @@ def small_group() -> Iterator[Path]:
         folder.rmdir()
 
 
-def test_what_the_kernel_ends_ran_out_of_memory(small_group, tmp_path):
+def test_kill_by_the_kernel_is_a_memory_failure(small_group, tmp_path):
     code = (
         f"import os; open('{small_group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
         "hoard = [bytearray(2**20) for _ in range(500)]"
@@ -89,7 +89,7 @@ def test_what_the_kernel_ends_ran_out_of_memory(small_group, tmp_path):
     assert oom_kills() > before
 
 
-def test_a_kill_by_somebody_else_is_a_crash(tmp_path):
+def test_kill_by_another_process_is_a_crash(tmp_path):
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     outcome = run_child([sys.executable, "-c", code], tmp_path / "child.log", Limits(wall=20))
     assert (outcome.reason, outcome.detail) == ("crashed", "killed by SIGKILL")

@@ -16,7 +16,7 @@ from pipeline.farm.report import status_text
 from pipeline.farm.status import read_status
 from pipeline.layout import RunFolder, write_json
 from tests.farm.conftest import SETTINGS, Farm
-from tests.farm.example_records import name, some_ledgers, write_record
+from tests.farm.example_records import name, random_runs, write_record
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_live_display_in_a_terminal(farm: Farm, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("working")
-def test_looking_takes_two_percent_of_the_time_at_most(
+def test_display_takes_two_percent_of_the_time_at_most(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long a look takes; the first one, which reads all records, delays no other."""
+    """However long a look takes; the first one reads all records and delays no other."""
     clock, looks = [1000.0], list[float]()
 
     def slow(*given: object) -> object:
@@ -83,10 +83,10 @@ def test_looking_takes_two_percent_of_the_time_at_most(
     assert len(looks) == before + 1
 
 
-def test_the_text_fits_on_a_screen_and_says_it_all(tmp_path: Path) -> None:
+def test_text_fits_on_a_screen_and_is_complete(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with claim(run, SETTINGS, 300):
-        for seed, (kind, tried) in enumerate(some_ledgers(200)):
+        for seed, (kind, tried) in enumerate(random_runs(200)):
             write_record(run, seed, kind, tried)
         for seed in range(200, 230):
             begin_attempt(run.scene(name(seed)), "generate", 1)
@@ -101,6 +101,6 @@ def test_the_text_fits_on_a_screen_and_says_it_all(tmp_path: Path) -> None:
     assert lines[-1].strip() == "and 20 more"
 
 
-def test_the_text_before_anything_is_done(farm: Farm) -> None:
+def test_text_of_an_empty_run(farm: Farm) -> None:
     write_json(farm.run.settings, {})
     assert len(status_text(farm.run).splitlines()) == 3

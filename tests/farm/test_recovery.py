@@ -1,4 +1,4 @@
-"""What an earlier driver left open."""
+"""Scenes that an earlier driver left unfinished."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scene(farm: Farm) -> SceneFolder:
     return farm.run.scene("spheres-0000000000")
 
 
-def test_an_attempt_without_end_was_interrupted(scene: SceneFolder) -> None:
+def test_attempt_without_an_end_was_interrupted(scene: SceneFolder) -> None:
     begin_attempt(scene, "generate", 1)
     path = record_path(scene, "generate", 1)
     write_json(path, {**read_json(path), "pid": 2**22 - 1})
@@ -30,7 +30,7 @@ def test_an_attempt_without_end_was_interrupted(scene: SceneFolder) -> None:
     assert (attempt.reason, attempt.counted) == ("interrupted", False)
 
 
-def test_a_worker_left_by_an_earlier_driver_is_ended_with_its_child(scene: SceneFolder) -> None:
+def test_remaining_worker_is_killed_with_its_child(scene: SceneFolder) -> None:
     child = "import subprocess; subprocess.Popen(['sleep', '1000'], start_new_session=True).wait()"
     worker = subprocess.Popen([sys.executable, "-c", child])
     while not (children := psutil.Process(worker.pid).children()):
@@ -45,7 +45,7 @@ def test_a_worker_left_by_an_earlier_driver_is_ended_with_its_child(scene: Scene
     assert not any(attempt.counted for attempt in read_attempts(scene))
 
 
-def test_a_process_with_the_same_number_is_not_touched(scene: SceneFolder) -> None:
+def test_reused_process_id_is_not_killed(scene: SceneFolder) -> None:
     begin_attempt(scene, "generate", 1)
     path = record_path(scene, "generate", 1)
     write_json(path, {**read_json(path), "created": 1.0})  # this process, but an older one

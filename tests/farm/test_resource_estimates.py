@@ -1,4 +1,4 @@
-"""What attempts ask for, by what the last ones used."""
+"""Resource requests, estimated from earlier attempts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def need(seen: UsageHistory, state: SceneState, gpu: bool = False, cpus: int = 1
     return seen.request("rooms", "render", state, gpu=gpu, max_cpus=cpus)
 
 
-def test_memory_is_what_the_last_ones_used_and_a_margin():
+def test_memory_estimate_is_the_last_peak_and_a_margin():
     seen = UsageHistory()
     assert need(seen, STATE).memory == FIRST_MEMORY["render"]
     for used in (5 * GIB, 10 * GIB):
@@ -24,7 +24,7 @@ def test_memory_is_what_the_last_ones_used_and_a_margin():
     assert seen.memory_of("indoors", "render") == FIRST_MEMORY["render"]
 
 
-def test_after_a_memory_failure_twice_of_what_it_had_is_asked_for():
+def test_memory_doubles_after_running_out():
     seen = UsageHistory()
     seen.add("rooms", "render", 5 * GIB)
     failed = replace(STATE, memory_failures={"render": 1}, memory_peaks={"render": 20 * GIB})
@@ -34,14 +34,14 @@ def test_after_a_memory_failure_twice_of_what_it_had_is_asked_for():
     assert need(seen, unknown).memory == 4 * 6 * GIB
 
 
-def test_a_render_that_no_gpu_has_room_for_takes_cpus():
+def test_render_too_large_for_gpus_takes_cpus():
     seen = UsageHistory()
     for failures, gpus, cpus, large in ((0, 1, 1, False), (1, 1, 1, False), (2, 0, 8, True)):
         found = need(seen, replace(STATE, gpu_failures=failures), gpu=True)
         assert (found.gpus, found.cpus, found.large) == (gpus, cpus, large)
 
 
-def test_nodes_are_avoided_where_the_seed_failed_but_not_for_want_of_memory():
+def test_nodes_are_avoided_after_failures_other_than_memory():
     seen = UsageHistory()
     failed = replace(STATE, failed_on={"render": frozenset({"a"})})
     assert need(seen, failed).avoid == {"a"}

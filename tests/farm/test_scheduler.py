@@ -1,4 +1,4 @@
-"""Where an attempt may start: nothing is taken twice, nothing is overtaken for ever."""
+"""Where an attempt may start: nothing is taken twice, nothing is overtaken without end."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_no_node_is_oversubscribed(nodes, on_gpu, data):
             assert node.memory is None or taken <= node.memory or len(there) == 1
 
 
-def test_what_needs_more_memory_than_there_is_runs_alone():
+def test_oversized_attempt_runs_alone():
     farm = placement(Node("a", cpus=4, memory=8))
     large, small = ResourceRequest("generate", memory=9), ResourceRequest("generate", memory=1)
     farm.allocate(small, "a")
@@ -86,8 +86,8 @@ def test_what_needs_more_memory_than_there_is_runs_alone():
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
-def test_a_render_that_waits_for_several_cpus_is_not_overtaken(on_gpu):
-    """Beside GPUs it is one that no GPU has the memory for."""
+def test_render_waiting_for_several_cpus_is_not_overtaken(on_gpu):
+    """Beside GPUs it is a render that no GPU has the memory for."""
     nodes = [Node("a", cpus=8, gpus=int(on_gpu)), Node("b", cpus=4)]
     farm = placement(*nodes, on_gpu=on_gpu, render_cpus=4)
     generate, render = ResourceRequest("generate"), ResourceRequest("render", cpus=4, large=on_gpu)
@@ -152,7 +152,7 @@ def test_threads_of_a_render_on_cpus(node, memory, left, threads):
     assert placement(node, render_cpus=3).render_threads(node, memory, left) == 3
 
 
-def test_what_is_left_is_shared_among_the_nodes():
+def test_remaining_renders_are_shared_among_the_nodes():
     nodes = [Node(name, 8) for name in "abcd"]
     farm = placement(*nodes)
     assert farm.render_threads(nodes[0], 0, 4) == 8
@@ -179,7 +179,7 @@ def test_generators_go_to_nodes_without_an_idle_gpu():
     assert names == ["c", "c", "c", "c", "g"]
 
 
-def test_scenes_ahead_are_bounded_by_number_and_by_bytes():
+def test_backlog_is_bounded_by_number_and_by_bytes():
     farm = placement(Node("a", cpus=4, gpus=2), on_gpu=True)
     need = ResourceRequest("generate", disk=10)
     assert farm.max_backlog == 4 + 2 + 1
@@ -215,7 +215,7 @@ def test_nodes_come_and_go():
         ),
     ],
 )
-def test_what_takes_more_than_others_waits_for_one_node_and_the_others_go_on(large, usual):
+def test_large_request_reserves_one_node_only(large, usual):
     nodes = [Node(name, cpus=8, gpus=2, memory=16) for name in "abc"]
     farm = placement(*nodes, on_gpu=True)
     work = [usual, ResourceRequest("generate", memory=4), ResourceRequest("annotate", memory=1)]
@@ -238,7 +238,7 @@ def test_what_takes_more_than_others_waits_for_one_node_and_the_others_go_on(lar
     raise AssertionError(f"overtaken by {others} others")
 
 
-def test_what_needs_more_memory_goes_to_the_largest_node_it_can_run_on():
+def test_oversized_attempt_goes_to_the_largest_node():
     farm = placement(Node("small", 4, memory=8), Node("large", 4, memory=32))
     need = ResourceRequest("generate", memory=40, large=True)
     farm.allocate(ResourceRequest("generate", memory=1), "large")
@@ -247,7 +247,7 @@ def test_what_needs_more_memory_goes_to_the_largest_node_it_can_run_on():
     assert farm.choose([need], ROOM) == (need, "large")
 
 
-def test_a_node_that_can_never_take_it_does_not_keep_it_from_the_others():
+def test_incapable_nodes_are_ignored():
     """Of the larger one CPUs are left to its GPU, or it has too few for the render."""
     fallback = ResourceRequest("render", cpus=8, memory=100, large=True)
     farm = placement(Node("a", 16, memory=64), Node("g", 8, gpus=1, memory=256), on_gpu=True)
@@ -257,7 +257,7 @@ def test_a_node_that_can_never_take_it_does_not_keep_it_from_the_others():
     assert found and (found[0].cpus, found[1]) == (8, "l")
 
 
-def test_what_only_a_resting_node_has_room_for_waits_for_it():
+def test_request_waits_for_a_node_that_cools_down():
     large, small = Node("large", 4, memory=256), Node("small", 4, memory=32)
     farm, need = Scheduler(), ResourceRequest("generate", memory=100, large=True)
     farm.update([small], cooling_down=[large])
@@ -268,7 +268,7 @@ def test_what_only_a_resting_node_has_room_for_waits_for_it():
     assert farm.choose([need], ROOM) == (need, "small")
 
 
-def test_gpus_do_not_wait_for_what_wants_cpus():
+def test_gpus_do_not_wait_for_a_reservation_of_cpus():
     farm = placement(Node("a", cpus=16), Node("g", cpus=32, gpus=4), on_gpu=True)
     generate, render = ResourceRequest("generate"), ResourceRequest("render", gpus=1)
     fallback = ResourceRequest("render", cpus=8, large=True)
@@ -285,7 +285,7 @@ def test_gpus_do_not_wait_for_what_wants_cpus():
         farm.allocate(*found)
 
 
-def test_a_seed_goes_elsewhere_after_a_failure_if_there_is_an_elsewhere():
+def test_failed_seed_avoids_its_node():
     farm = placement(Node("a", 2), Node("b", 1))
     again, other = ResourceRequest("generate", avoid=frozenset("a")), ResourceRequest("generate")
     assert farm.choose([other, again], ROOM) == (again, "b")
@@ -298,7 +298,7 @@ def test_a_seed_goes_elsewhere_after_a_failure_if_there_is_an_elsewhere():
     assert farm.choose([again], ROOM) == (again, "a")
 
 
-def test_the_only_node_that_can_is_not_avoided():
+def test_only_capable_node_is_not_avoided():
     farm = placement(Node("gpu", 4, gpus=1), Node("cpu", 8), on_gpu=True)
     again = ResourceRequest("render", gpus=1, avoid=frozenset({"gpu"}))
     assert farm.choose([again], ROOM) == (again, "gpu")

@@ -1,4 +1,4 @@
-"""How a run stands, against a naive sum over what its attempts cost."""
+"""The status of a run, against a naive sum over its attempts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.layout import STAGES, RunFolder, SceneFolder, read_json, write_jso
 from tests.farm.conftest import SETTINGS, Farm
 from tests.farm.example_records import (
     name,
-    some_ledgers,
+    random_runs,
     write_record,
 )
 
@@ -34,7 +34,7 @@ def working(farm: Farm) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("working")
-def test_what_is_at_work_shows_in_the_ledger(farm: Farm) -> None:
+def test_running_attempts_are_shown(farm: Farm) -> None:
     for seed in range(4):
         write_record(farm.run, seed, "done", [])
     write_record(farm.run, 4, "failed", [])
@@ -91,7 +91,7 @@ def test_other_files_among_the_scenes_do_not_matter(farm: Farm) -> None:
 def test_status_of_many_scenes_is_quick(tmp_path: Path) -> None:
     run, records = RunFolder(tmp_path), Records()
     write_json(run.settings, {})
-    write_record(run, 0, "done", some_ledgers(1)[0][1])
+    write_record(run, 0, "done", random_runs(1)[0][1])
     text = (run.done_folder / f"{name(0)}.json").read_text()
     for seed in range(3000):
         path = run.done_folder / f"{name(seed)}.json"
@@ -152,7 +152,7 @@ def test_rates(tmp_path: Path) -> None:
     assert replace(status, wanted=3).left == time_left([0.0] * 5, 0, 1, 1.0)
 
 
-def test_time_left_is_not_told_too_early() -> None:
+def test_time_left_is_not_estimated_too_early() -> None:
     ends = [60.0 * k for k in range(10)]
     assert time_left(ends[:4], 100, 1, 240.0) is None
     assert time_left(ends[:5], 100, 1, 240.0) is not None
@@ -160,7 +160,7 @@ def test_time_left_is_not_told_too_early() -> None:
     assert time_left([5.0] * 9, 100, 1, 5.0) is None
 
 
-def test_a_farm_that_stands_still_has_ever_more_time_left() -> None:
+def test_time_left_grows_while_nothing_finishes() -> None:
     ends = [60.0 * k for k in range(10)]
     times = [time_left(ends, 100, 1, ends[-1] + pause) for pause in (0, 600, 6000)]
     seconds = [left.seconds for left in times if left]
@@ -169,7 +169,7 @@ def test_a_farm_that_stands_still_has_ever_more_time_left() -> None:
 
 
 @pytest.mark.parametrize(("workers", "spread"), [(1, 0.3), (1, 1.0), (4, 0.5), (16, 0.5)])
-def test_the_limits_of_the_time_left_hold(workers: int, spread: float) -> None:
+def test_interval_of_the_time_left_holds(workers: int, spread: float) -> None:
     """In simulated farms, whose workers take one scene after the other."""
     draw = np.random.default_rng(0)
     within = 0
@@ -187,12 +187,12 @@ def test_the_limits_of_the_time_left_hold(workers: int, spread: float) -> None:
     assert within >= 80
 
 
-def test_keys_of_the_json_stay(tmp_path: Path) -> None:
+def test_json_keys_stay(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     write_json(run.settings, {})
     empty = json.loads(status_json(run))
     assert empty["per_panorama"] is None
-    for seed, (kind, tried) in enumerate(some_ledgers(30)):
+    for seed, (kind, tried) in enumerate(random_runs(30)):
         write_record(run, seed, kind, tried)
     data = json.loads(status_json(run))
     assert (

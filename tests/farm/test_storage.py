@@ -57,7 +57,7 @@ def plan(folder: Path, faults: dict) -> Path:
 
 
 def test_drivers_on_a_store(store: S3, head: Cluster, tmp_path: Path) -> None:
-    """A second driver is refused; one that was killed is taken over from, and its work kept."""
+    """A second driver is refused; after the first is killed, another keeps its work."""
     out = new_address()
     run = RunFolder(storage.open_path(out))
     scratch = plan(tmp_path, {"render1:1": "wait"})
@@ -100,8 +100,8 @@ def test_drivers_on_a_store(store: S3, head: Cluster, tmp_path: Path) -> None:
         head.without_nodes()
 
 
-def test_a_store_that_does_not_answer_for_a_while(store: S3, head: Cluster, tmp_path: Path) -> None:
-    """The run goes on by itself, and no attempt fails for it."""
+def test_run_survives_an_outage_of_its_store(store: S3, head: Cluster, tmp_path: Path) -> None:
+    """The run resumes automatically, and no attempt fails."""
     out = new_address()
     run = RunFolder(storage.open_path(out))
     scratch = plan(tmp_path, {"seconds": 0.5})
@@ -127,7 +127,7 @@ def test_a_store_that_does_not_answer_for_a_while(store: S3, head: Cluster, tmp_
     assert ends == ["ok"] * 15
 
 
-def test_a_store_and_a_folder_give_the_same_shards(store: S3, tmp_path: Path) -> None:
+def test_store_and_folder_give_the_same_shards(store: S3, tmp_path: Path) -> None:
     """Two scenes of real Blender each, by the command itself."""
     ran = {}
     for out in (str(tmp_path / "out"), new_address()):

@@ -1,4 +1,4 @@
-"""A child under limits: every way to misbehave ends with its whole session dead."""
+"""A child under limits: however it misbehaves, its whole session is dead in the end."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_good_child(tmp_path: Path) -> None:
     assert outcome.peak_rss > 5 * MIB
 
 
-def test_prints_for_ever(tmp_path: Path) -> None:
+def test_endless_output_breaks_the_time_limit(tmp_path: Path) -> None:
     code = "import time\nwhile True: print('still here'); time.sleep(0.1)"
     outcome = run(code, tmp_path, Limits(wall=1, silent=0.5))
     assert outcome.reason == "timeout"
@@ -57,19 +57,19 @@ def test_prints_for_ever(tmp_path: Path) -> None:
     assert outcome.seconds < 5
 
 
-def test_fills_its_log(tmp_path: Path) -> None:
+def test_full_log_is_a_limit(tmp_path: Path) -> None:
     outcome = run("while True: print('x' * 10000)", tmp_path, Limits(wall=20, log=MIB))
     assert outcome.reason == "size"
     assert (tmp_path / "child.log").stat().st_size < MIB
 
 
-def test_hangs_silently(tmp_path: Path) -> None:
+def test_silent_child_is_killed(tmp_path: Path) -> None:
     outcome = run("import time; print('hi'); time.sleep(1000)", tmp_path, Limits(silent=1))
     assert (outcome.reason, outcome.log_tail) == ("silent", "hi")
     assert outcome.seconds < 5
 
 
-def test_eats_memory(tmp_path: Path) -> None:
+def test_memory_is_limited(tmp_path: Path) -> None:
     code = "import time; hoard = bytearray(300 << 20); time.sleep(1000)"
     outcome = run(code, tmp_path, Limits(wall=20, memory=200 * MIB))
     assert outcome.reason == "memory"
@@ -95,7 +95,7 @@ def test_no_child_gets_the_whole_machine() -> None:
     assert supervisor.memory_limit(Limits()) is None
 
 
-def test_fills_its_folder(tmp_path: Path) -> None:
+def test_folder_size_is_limited(tmp_path: Path) -> None:
     scene = tmp_path / "scene"
     scene.mkdir()
     code = f"import time; open('{scene}/big', 'wb').write(bytes(20 << 20)); time.sleep(1000)"
@@ -142,7 +142,7 @@ def test_nothing_of_the_session_survives(seconds: int, tmp_path: Path) -> None:
     assert dead(pid_file)
 
 
-def test_ctrl_c_in_the_watcher_kills_the_child(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_supervisor_kills_the_child(tmp_path: Path) -> None:
     pid_file = tmp_path / "grandchild"
     code = GRANDCHILD.format(pid_file=str(pid_file), seconds=1000)
     threading.Timer(0.5, _thread.interrupt_main).start()
@@ -151,7 +151,7 @@ def test_ctrl_c_in_the_watcher_kills_the_child(tmp_path: Path) -> None:
     assert dead(pid_file)
 
 
-def test_child_dies_with_a_killed_watcher(tmp_path: Path) -> None:
+def test_child_dies_with_a_killed_supervisor(tmp_path: Path) -> None:
     child = (
         "import os, time\n"
         "from pipeline.farm.child import die_with_parent\n"
@@ -173,7 +173,7 @@ def test_child_dies_with_a_killed_watcher(tmp_path: Path) -> None:
     wait_until(lambda: dead(tmp_path / "pid"), seconds=2)
 
 
-def test_child_of_a_dead_watcher_does_not_start() -> None:
+def test_child_of_a_dead_supervisor_does_not_start() -> None:
     code = "from pipeline.farm.child import die_with_parent; die_with_parent()"
     gone = {**os.environ, "SAP_FARM_PARENT": "1"}
     by_hand = {name: value for name, value in gone.items() if name != "SAP_FARM_PARENT"}
@@ -190,7 +190,7 @@ def test_secrets_stay_behind() -> None:
     assert "x" not in child.values()
 
 
-def test_full_disk_is_recognised_even_if_the_log_could_not_say_it(small_disk: Path) -> None:
+def test_full_disk_is_recognised_without_a_message(small_disk: Path) -> None:
     code = f"import os\nfile = open('{small_disk}/big', 'wb')\nfile.write(bytes(100 << 20))"
     outcome = run(code, small_disk)
     assert outcome.reason == "scratch"

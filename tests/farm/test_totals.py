@@ -1,4 +1,4 @@
-"""What the ledger's records add up to."""
+"""Sums over the records of a run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from pipeline.layout import RunFolder, read_json, write_json
 from tests.farm.conftest import SETTINGS, Farm
 from tests.farm.example_records import (
     check_against_attempts,
-    ledgers,
+    example_runs,
     name,
-    some_ledgers,
+    random_runs,
     write_record,
 )
 
 
-@given(scenes=ledgers(), data=st.data())
+@given(scenes=example_runs(), data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_sums_are_those_of_all_attempts(
     scenes: list[tuple[str, list[Attempt]]], data: st.DataObject
@@ -47,7 +47,7 @@ def test_sums_are_those_of_all_attempts(
 
 
 def test_sums_of_a_run_of_200_scenes(tmp_path: Path) -> None:
-    run, scenes, records = RunFolder(tmp_path), some_ledgers(200), Records()
+    run, scenes, records = RunFolder(tmp_path), random_runs(200), Records()
     write_json(run.settings, {})
     for seed, (kind, tried) in enumerate(scenes):
         write_record(run, seed, kind, tried)
@@ -77,8 +77,8 @@ def test_a_record_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read == [f"{name(seed)}.json" for seed in range(20)]
 
 
-def test_a_record_that_is_taken_back_counts_no_more(tmp_path: Path) -> None:
-    run, scenes, records = RunFolder(tmp_path), some_ledgers(30), Records()
+def test_reset_record_is_not_counted(tmp_path: Path) -> None:
+    run, scenes, records = RunFolder(tmp_path), random_runs(30), Records()
     write_json(run.settings, {})
     for seed, (kind, tried) in enumerate(scenes):
         write_record(run, seed, kind, tried)
@@ -89,8 +89,8 @@ def test_a_record_that_is_taken_back_counts_no_more(tmp_path: Path) -> None:
     check_against_attempts(read_status(run, records), kept)
 
 
-def test_a_seed_that_was_given_up_is_not_done_as_well(tmp_path: Path) -> None:
-    """A node out of reach finished it after all."""
+def test_quarantined_seed_is_not_done_as_well(tmp_path: Path) -> None:
+    """An unreachable node finished it after all."""
     run, records = RunFolder(tmp_path), Records()
     write_json(run.settings, {})
     write_record(run, 0, "done", [])
@@ -102,7 +102,7 @@ def test_a_seed_that_was_given_up_is_not_done_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["done", "failed"])
 def test_damaged_records_are_named_and_do_not_stop_the_rest(farm: Farm, kind: str) -> None:
-    run, scenes = farm.run, [("done", tried) for _, tried in some_ledgers(10)]
+    run, scenes = farm.run, [("done", tried) for _, tried in random_runs(10)]
     with claim(run, SETTINGS, 30):
         pass
     for seed, (_, tried) in enumerate(scenes):
@@ -143,7 +143,7 @@ def test_damaged_records_are_named_and_do_not_stop_the_rest(farm: Farm, kind: st
     assert len(json.loads(status_json(run))["damaged"]) == count
 
 
-def test_what_a_killed_process_leaves_is_no_record(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_no_records(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     write_json(run.settings, {})
     write_record(run, 0, "done", [])

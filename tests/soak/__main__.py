@@ -1,8 +1,8 @@
-"""Many scenes while things break: `python -m tests.soak [--scenes 200] [--store s3]`.
+"""Many scenes while processes are killed: `python -m tests.soak [--scenes 200] [--store s3]`.
 
 Scenes of real Blender are made twice on a Ray cluster of several nodes on this machine: once
 undisturbed, once while workers, Blenders, nodes and the driver are killed or halted at random
-times. The shards must be the same, byte for byte, and nothing may be left over. The seed of the
+times. The shards must be equal, byte for byte, and nothing may be left over. The seed of the
 times is printed; which process is hit depends on what runs at that moment.
 """
 
@@ -33,10 +33,10 @@ from tests.farm.ray_cluster import CHECKOUT, QUICK_RAY, Cluster, NodeHere, loopb
 from tests.storage.s3 import S3
 
 ROUND = ("worker", "worker", "blender", "blender", "node", "driver", "halt")
-"""What is hit, each as often, in an order that is drawn anew for each round."""
+"""Targets of one round; each round has a new random order."""
 
-SHORT_HALT, LONG_HALT = (1.0, 4.0), (15.0, 25.0)  # seconds; Ray gives up a node after about 10
-BACK_SECONDS = 20.0  # for what was halted to find out that it was given up
+SHORT_HALT, LONG_HALT = (1.0, 4.0), (15.0, 25.0)  # seconds; Ray declares a node dead after about 10
+BACK_SECONDS = 20.0  # for halted processes to notice that they were declared dead
 NODE_CPUS = 2
 BUCKET = "farm"
 
@@ -58,7 +58,7 @@ class Soak:
         gap: Mean seconds between two hits, and `hits`, how many there may be.
         kinds: What was hit, and how often.
         halted: Nodes that are halted, and until when.
-        ended_by_itself: Exits of the driver that nobody asked for.
+        unexpected_exits: Exits of the driver that the soak did not cause.
     """
 
     scenes: int
@@ -71,7 +71,7 @@ class Soak:
     env: dict[str, str]
     kinds: Counter[str] = field(default_factory=Counter)
     halted: dict[str, tuple[NodeHere, float]] = field(default_factory=dict)
-    ended_by_itself: int = 0
+    unexpected_exits: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -82,7 +82,7 @@ class Soak:
         print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
 
     def driver(self, out: str) -> subprocess.Popen[bytes]:
-        """Start a driver, which goes on with what is in OUT."""
+        """Start a driver, which resumes the run in OUT."""
         options = {
             "generator": "spheres",
             "profile": "draft",
@@ -93,7 +93,7 @@ class Soak:
             "ray-address": self.cluster.address,
             "scratch": self.scratch,
             "out": out,
-            # what is killed from outside says nothing against a seed, however often
+            # kills from outside say nothing against a seed, however many
             "attempts": 10**6,
             "nodes-lost": 10**6,
         }
@@ -108,14 +108,14 @@ class Soak:
             )
 
     def undisturbed(self, out: str) -> float:
-        """Make the scenes in peace; returns the seconds."""
+        """Make the scenes undisturbed; returns the seconds."""
         began = time.monotonic()
         if status := self.driver(out).wait():
             raise SystemExit(f"the undisturbed run ended with {status}; see {self.folder}")
         return time.monotonic() - began
 
     def disturbed(self, out: str, nodes: int) -> float:
-        """Make the scenes while things break; returns the seconds."""
+        """Make the scenes while processes are killed; returns the seconds."""
         began = time.monotonic()
         driver, rounds = self.driver(out), self.rounds()
         while True:
@@ -123,13 +123,13 @@ class Soak:
             end = time.monotonic() + self.random.uniform(0.2, 1.8) * self.gap
             while time.monotonic() < end and driver.poll() is None:
                 time.sleep(0.1)
-                self.mend(nodes)
+                self.repair(nodes)
             if driver.poll() is not None:
                 if not driver.returncode:
                     break
-                self.ended_by_itself += 1
-                self.say(f"the driver ended by itself with {driver.returncode}")
-                if self.ended_by_itself > 5:
+                self.unexpected_exits += 1
+                self.say(f"the driver exited unexpectedly with {driver.returncode}")
+                if self.unexpected_exits > 5:
                     break
                 driver = self.driver(out)
             elif self.kinds.total() >= self.hits:
@@ -143,20 +143,20 @@ class Soak:
                 self.hit(kind)
         seconds = time.monotonic() - began
         for node, _ in self.halted.values():
-            node.go_on()
+            node.resume()
         return seconds
 
     def rounds(self) -> Iterator[str]:
-        """What is to be hit, for ever."""
+        """Targets, without end."""
         while True:
             yield from self.random.sample(ROUND, len(ROUND))
 
     def hit(self, kind: str) -> None:
-        """Hit one thing of a kind, if there is one."""
+        """Kill or halt one target of a kind, if one exists."""
         awake = [node for node in self.cluster.alive if node.name not in self.halted]
         choice = self.random.random()
         if kind in ("node", "halt"):
-            if len(awake) > 1:  # else nobody gets on
+            if len(awake) > 1:  # otherwise no node is left
                 node = awake[int(choice * len(awake))]
                 self.hit_node(kind, node)
             return
@@ -188,13 +188,13 @@ class Soak:
         self.kinds[kind] += 1
         self.say(text)
 
-    def mend(self, nodes: int) -> None:
-        """Have halted nodes go on when it is time, and new nodes in place of dead ones."""
+    def repair(self, nodes: int) -> None:
+        """Resume halted nodes when it is time, and replace dead nodes."""
         for name, (node, end) in list(self.halted.items()):
             if time.monotonic() > end:
                 del self.halted[name]
-                node.go_on()
-                self.say(f"node {name[:8]} goes on")
+                node.resume()
+                self.say(f"node {name[:8]} resumes")
         for node in self.cluster.nodes:
             if node.starter.poll() is None and not node.alive:
                 with suppress(subprocess.TimeoutExpired):
@@ -204,7 +204,7 @@ class Soak:
             self.say(f"new node {node.name[:8]}")
 
     def settle(self) -> None:
-        """Wait for what came back late to find out and end."""
+        """Wait until processes that resumed late have noticed and ended."""
         end = time.monotonic() + BACK_SECONDS
         while time.monotonic() < end:
             busy = [worker for node in self.cluster.alive for worker in node.workers()]
@@ -242,8 +242,8 @@ def hashes(run: RunFolder) -> dict[str, str]:
     }
 
 
-def complaints(run: RunFolder, wanted: set[str], like: RunFolder) -> list[str]:
-    """What is not as it should be in a finished run.
+def find_faults(run: RunFolder, wanted: set[str], like: RunFolder) -> list[str]:
+    """Faults of a finished run.
 
     Args:
         wanted: Names of its scenes.
@@ -278,8 +278,8 @@ def complaints(run: RunFolder, wanted: set[str], like: RunFolder) -> list[str]:
     return found
 
 
-def left_behind(run: RunFolder) -> list[str]:
-    """Files that only take space: work of finished scenes, half-written files."""
+def unneeded_files(run: RunFolder) -> list[str]:
+    """Files that are not needed: work of finished scenes, half-written files."""
     found = []
     for file in files_of(run.path):
         name = file.rpartition("/")[2]
@@ -289,8 +289,8 @@ def left_behind(run: RunFolder) -> list[str]:
     return found
 
 
-def left_in(scratch: Path) -> tuple[int, list[str]]:
-    """How many folders of killed attempts the next one would sweep away, and what stays after."""
+def sweep_scratch(scratch: Path) -> tuple[int, list[str]]:
+    """How many folders of killed attempts a sweep removes, and what remains."""
     before = len(list(scratch.iterdir())) if scratch.exists() else 0
     sweep(scratch)
     after = sorted(path.name for path in scratch.iterdir()) if scratch.exists() else []
@@ -340,7 +340,7 @@ def main(arguments: list[str] | None = None) -> int:
             folder,
             env,
         )
-        soak.mend(options.nodes)
+        soak.repair(options.nodes)
         like = RunFolder(folder / "undisturbed")
         peace = soak.undisturbed(str(like.path))
         soak.say(f"undisturbed: {options.scenes} scenes in {peace:.0f} s")
@@ -351,17 +351,17 @@ def main(arguments: list[str] | None = None) -> int:
         run = RunFolder(storage.open_path(out))
         cluster.close()
         wanted = names_of(like.done_folder)
-        bad = complaints(run, wanted, like)
-        swept, stays = left_in(soak.scratch)
+        bad = find_faults(run, wanted, like)
+        swept, stays = sweep_scratch(soak.scratch)
         if len(wanted) != options.scenes:
             bad.append(f"the undisturbed run made {len(wanted)} scenes")
         if alive:
             bad.append(f"Blender lives: {[process.pid for process in alive]}")
         if stays:
             bad.append(f"stays in scratch: {stays}")
-        if soak.ended_by_itself:
-            bad.append(f"the driver ended by itself {soak.ended_by_itself} times")
-        behind = left_behind(run)
+        if soak.unexpected_exits:
+            bad.append(f"the driver exited unexpectedly {soak.unexpected_exits} times")
+        behind = unneeded_files(run)
         print(f"hit: {dict(sorted(soak.kinds.items()))}, {soak.kinds.total()} in all")
         print(f"attempts: {dict(reasons(run, wanted).most_common())}")
         print(f"seconds: {peace:.0f} undisturbed, {trouble:.0f} disturbed")

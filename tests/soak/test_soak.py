@@ -1,4 +1,4 @@
-"""The short form of the soak, and that it notices what it is there for."""
+"""The short form of the soak, and proof that it notices faults."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.farm.records import Done, to_json
 from pipeline.farm.worker import PREFIX
 from pipeline.layout import RunFolder, write_json
 from tests.farm.ray_cluster import CHECKOUT
-from tests.soak.__main__ import complaints, left_behind, left_in, reasons
+from tests.soak.__main__ import find_faults, reasons, sweep_scratch, unneeded_files
 
 NAMES = {"spheres-0000000000", "spheres-0000000001"}
 
 
 def test_short_soak() -> None:
-    """Six scenes of real Blender, and four things that break meanwhile."""
+    """Six scenes of real Blender, and four kills or halts meanwhile."""
     ran = subprocess.run(
         [sys.executable, "-m", "tests.soak", "--scenes=6", "--seed=5", "--gap=3", "--hits=4"],
         capture_output=True,
@@ -34,12 +34,12 @@ def test_short_soak() -> None:
     assert ran.stdout.splitlines()[-1] == "shards: 2 files, byte-identical"
     hit = re.search(r"^hit: (\{.*\}), (\d+) in all$", ran.stdout, re.MULTILINE)
     assert hit is not None
-    assert int(hit[2]) >= 3, ran.stdout  # else it was over too soon
+    assert int(hit[2]) >= 3, ran.stdout  # otherwise it ended too soon
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
-    """Two runs of two finished scenes, alike."""
+    """Two equal runs of two finished scenes."""
     run = RunFolder(tmp_path / "run")
     for seed, name in enumerate(sorted(NAMES)):
         scene = run.scene(name)
@@ -67,15 +67,15 @@ def pair(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     return run, like
 
 
-def test_nothing_to_complain_about(pair: tuple[RunFolder, RunFolder]) -> None:
+def test_equal_runs_have_no_faults(pair: tuple[RunFolder, RunFolder]) -> None:
     run, like = pair
-    assert complaints(run, NAMES, like) == []
-    assert left_behind(run) == []
+    assert find_faults(run, NAMES, like) == []
+    assert unneeded_files(run) == []
     assert dict(reasons(run, NAMES)) == {"ok": 2}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "complaint"),
+    ("spoil", "fault"),
     [
         ("rm run/done/spheres-0000000001.json", "missing ['spheres-0000000001']"),
         ("mkdir run/failed; touch run/failed/spheres-0000000002.json", "failed: ["),
@@ -90,34 +90,34 @@ def test_nothing_to_complain_about(pair: tuple[RunFolder, RunFolder]) -> None:
         ),
     ],
 )
-def test_what_is_complained_about(
-    pair: tuple[RunFolder, RunFolder], tmp_path: Path, spoil: str, complaint: str
+def test_every_fault_is_reported(
+    pair: tuple[RunFolder, RunFolder], tmp_path: Path, spoil: str, fault: str
 ) -> None:
     run, like = pair
     subprocess.run(["sh", "-c", spoil], cwd=tmp_path, check=True)
-    assert any(complaint in line for line in complaints(run, NAMES, like))
+    assert any(fault in line for line in find_faults(run, NAMES, like))
 
 
-def test_other_panoramas_than_undisturbed(pair: tuple[RunFolder, RunFolder]) -> None:
+def test_different_panoramas_are_reported(pair: tuple[RunFolder, RunFolder]) -> None:
     run, like = pair
     path = run.scene("spheres-0000000000").done
     write_json(path, json.loads(path.read_text()) | {"panoramas": [0, 1], "unfit": {}})
-    assert complaints(run, NAMES, like) == ["spheres-0000000000: (0, 1), should have (0,)"]
+    assert find_faults(run, NAMES, like) == ["spheres-0000000000: (0, 1), should have (0,)"]
 
 
-def test_files_that_only_take_space(pair: tuple[RunFolder, RunFolder]) -> None:
+def test_unneeded_files_are_counted(pair: tuple[RunFolder, RunFolder]) -> None:
     run, _ = pair
     scene = run.scene("spheres-0000000000")
     scene.blend.touch()
     write_json(scene.rendered(0) / "render.json", {})
     (run.done_folder / f".{scene.scene_id}.json.0123abcd.tmp").touch()
-    assert len(left_behind(run)) == 3
+    assert len(unneeded_files(run)) == 3
 
 
-def test_scratch_of_killed_attempts(tmp_path: Path) -> None:
+def test_scratch_folders_of_killed_attempts_are_swept(tmp_path: Path) -> None:
     killed = tmp_path / f"{PREFIX}spheres-0000000000-render-1-0123abcd"
     killed.mkdir()
     (killed / ".lock").touch()
     (tmp_path / "other").mkdir()
-    assert left_in(tmp_path) == (1, ["other"])
-    assert left_in(tmp_path / "none") == (0, [])
+    assert sweep_scratch(tmp_path) == (1, ["other"])
+    assert sweep_scratch(tmp_path / "none") == (0, [])
