@@ -21,7 +21,8 @@ from pipeline.farm.options import FarmSettings
 from pipeline.layout import RunFolder
 from pipeline.settings import RunSettings, make_settings
 
-os.environ["RAY_worker_niceness"] = "0"  # by default 15, which starves on a busy machine
+# by default 15, which starves on a busy machine
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
