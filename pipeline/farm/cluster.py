@@ -28,6 +28,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CONNECT_SECONDS = 10
 HTTP2_SETTINGS = 4
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, HTTP2_SETTINGS, 0, 0, 0, 0, 0])
+SHORT_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108 - a new folder is made there
 LONGEST_SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 """A path that Ray creates below its folder; the kernel limits the whole path to 107 bytes."""
 
@@ -109,8 +110,8 @@ def session_folder() -> Iterator[Path]:
         UserError: No folder can be used.
     """
     reasons = []
-    for name in ("RAY_TMPDIR", "TMPDIR", "/tmp", "/var/tmp", "XDG_RUNTIME_DIR"):  # noqa: S108
-        parent = name if name.startswith("/") else os.environ.get(name)
+    for name in ("RAY_TMPDIR", "TMPDIR", *SHORT_FOLDERS, "XDG_RUNTIME_DIR"):
+        parent = name if name in SHORT_FOLDERS else os.environ.get(name)
         if not parent:
             continue
         try:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +79,27 @@ class Farm:
     ) -> Summary:
         return render_run(self.run, settings, scenes, farm, FAKE)
 
-    def driver(self, scenes: int, address: str = "", gpus: int = 0) -> subprocess.Popen[str]:
+    def driver(
+        self,
+        scenes: int,
+        address: str = "",
+        gpus: int = 0,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str | None] = {},
+    ) -> subprocess.Popen[str]:
         """A driver in a separate process, on the given Ray or on one that it starts.
 
-        With GPUs it renders on them (no GPU has to exist for that).
+        Args:
+            gpus: It renders on so many GPUs; none has to exist for that.
+            prefix: A command that runs the driver's command.
+            env: Variables that differ from this process's; None removes one.
         """
         argv = [sys.executable, "-c", DRIVER, str(CHECKOUT), str(self.run.path), str(scenes)]
         # Ray would take 127.0.0.1 for another address of this machine; see cluster.connected
         loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if address else {}
         return subprocess.Popen(
-            [*argv, address, str(gpus)],
-            env={**os.environ, **loopback},
+            [*prefix, *argv, address, str(gpus)],
+            env={k: v for k, v in {**os.environ, **loopback, **env}.items() if v is not None},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
