@@ -116,7 +116,7 @@ class Farm:
         return [process for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """The condition's first true value; fails after so many seconds."""
     end = time.monotonic() + seconds
     while not (value := condition()):

@@ -192,7 +192,7 @@ def test_children_die_with_a_killed_driver_and_its_ray(farm: Farm) -> None:
     """Nobody calls again: the children must go by themselves."""
     farm.plan({"*": "hang"})
     driver = farm.driver(2)
-    wait_until(lambda: len(farm.children()) == 2, seconds=40)
+    wait_until(lambda: len(farm.children()) == 2, seconds=120)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
     wait_until(lambda: not farm.children(), seconds=10)
@@ -204,12 +204,12 @@ def test_ctrl_c(farm: Farm, ray_address: str) -> None:
     wait_until(lambda: len(farm.children()) == 2)
     assert "2 running" in wait_until(lambda: running_line(farm.run))
     second = farm.driver(2, ray_address)
-    said = second.communicate(timeout=20)[0]
+    said = second.communicate(timeout=60)[0]
     assert said.strip().splitlines()[-1].startswith(f"another driver (process {driver.pid}")
     assert second.returncode == 1
     pressed = time.monotonic()
     driver.send_signal(signal.SIGINT)
-    said = driver.communicate(timeout=20)[0]
+    said = driver.communicate(timeout=60)[0]
     assert time.monotonic() - pressed < 8
     assert "stopping" in said
     assert not farm.children()
@@ -224,7 +224,7 @@ def test_removed_folder_stops_the_driver(farm: Farm, ray_address: str) -> None:
     driver = farm.driver(2, ray_address)
     wait_until(lambda: len(farm.children()) == 2)
     shutil.rmtree(farm.run.path)
-    said = driver.communicate(timeout=20)[0]
+    said = driver.communicate(timeout=60)[0]
     assert f"OUT={farm.run.path} was removed or replaced" in said.splitlines()[-1]
     assert not farm.children()
     assert not farm.run.path.exists()
@@ -234,7 +234,7 @@ def test_local_ray_is_closed_to_others_and_ends_on_sigterm(farm: Farm) -> None:
     """Nothing of it can be reached from outside, it has the GPUs it is given, SIGTERM ends it."""
     farm.plan({"render1:0": "hang"})
     driver = farm.driver(1, gpus=1)
-    wait_until(lambda: farm.run.scene(name(0)).rendered(0).exists(), seconds=40)
+    wait_until(lambda: farm.run.scene(name(0)).rendered(0).exists(), seconds=120)
     ports = []
     for process in [one := psutil.Process(driver.pid), *one.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
@@ -244,7 +244,7 @@ def test_local_ray_is_closed_to_others_and_ends_on_sigterm(farm: Farm) -> None:
     assert {"gcs_server", "raylet"} <= {name for name, _, _ in ports}
     assert {ip.removeprefix("::ffff:") for _, ip, _ in ports} == {"127.0.0.1"}, ports
     driver.terminate()
-    said = driver.communicate(timeout=30)[0]
+    said = driver.communicate(timeout=60)[0]
     assert "stopping" in said
     assert "KeyboardInterrupt" in said.splitlines()[-1]
     assert "SIGTERM" not in said  # of Ray's C++
@@ -264,7 +264,7 @@ def test_finished_run_needs_no_ray(farm: Farm) -> None:
     farm.render(2)
     started = time.monotonic()
     driver = farm.driver(2, "no-ray-is-needed:1")
-    said = driver.communicate(timeout=20)[0]
+    said = driver.communicate(timeout=60)[0]
     assert driver.returncode == 0, said
     assert "made=0" in said
     assert time.monotonic() - started < 5
