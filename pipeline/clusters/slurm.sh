@@ -14,15 +14,15 @@
 #
 #   sbatch pipeline/clusters/slurm.sh SCENES=1000 PROFILE=cpu OUT=/shared/out
 #
-# Submit it in the root of a checkout that all nodes see, after `make setup`. What follows the script
-# goes to `make render`; sbatch's own options stand before it and win over those above. README.md
-# beside this file says more. The options above mean: a job goes back into the queue when its first
-# node fails (--requeue), goes on when another one does (--no-kill), and the driver is asked to stop
-# two minutes before the time is up (--signal). The same line then goes on with what is in OUT.
+# Submit it in the root of a checkout that all nodes see, after `make setup`. Arguments after the
+# script go to `make render`; options of sbatch go before it and override those above. README.md in
+# this folder says more. The options above mean: a job returns to the queue when its first node
+# fails (--requeue), continues when another node fails (--no-kill), and the driver is asked to stop
+# two minutes before the time is over (--signal). The same line then resumes the run in OUT.
 set -euo pipefail
 
 readonly WAIT_SECONDS=300 # for nodes that boot slowly; then work starts without them
-readonly OBJECT_STORE=$((100 * 1024 * 1024)) # only outcomes travel through Ray, scenes are files
+readonly OBJECT_STORE=$((100 * 1024 * 1024)) # only results travel through Ray, scenes are files
 
 fail() {
   printf 'slurm.sh: %s\n' "$1" >&2
@@ -34,7 +34,7 @@ for setting in "$@"; do
   [[ $setting =~ ^[A-Z][A-Z0-9_]*= ]] || fail "$setting is no setting; write NAME=VALUE"
 done
 
-# Slurm runs a copy of this script that lies elsewhere.
+# Slurm runs a copy of this script from another folder.
 checkout="${SLURM_SUBMIT_DIR:?}"
 python="$checkout/.venv/bin/python"
 ray="$checkout/.venv/bin/ray"
@@ -42,13 +42,13 @@ ray="$checkout/.venv/bin/ray"
 cd -- "$checkout"
 
 scratch="${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
-# Not /tmp/ray: on a shared node that may be another user's. Short, because sockets lie in it.
+# Not /tmp/ray, which may be another user's on a shared node. Short, because it holds sockets.
 temporary="/tmp/ray-$SLURM_JOB_ID"
-# Away from the ports that Ray gives to workers and the kernel to connections.
+# Outside the ports that Ray gives to workers and the kernel to connections.
 port=$((20000 + SLURM_JOB_ID % 12000))
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # Ray ends after the driver: nothing to wait for
-# Whoever reaches Ray's ports and has no token is turned away; every job has its own.
+# Ray refuses clients without the job's token.
 RAY_AUTH_TOKEN="$("$python" -c 'import secrets; print(secrets.token_hex(32))')"
 export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
 
@@ -80,16 +80,16 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
 PYTHON
 )"
 if [[ $address == 127.* ]]; then
-  # else Ray takes another address of this machine for it
+  # otherwise Ray takes another address of this machine
   export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 fi
 
-# What each node runs: the first one a head, which works too, the others a worker.
+# What each node runs: the first one a head, which also works, the others a worker.
 IFS= read -r -d '' node <<'NODE' || true
 set -euo pipefail
 ray="$1" address="$2" port="$3" temporary="$4" scratch="$5" store="$6" group="$7" python="$8"
 mkdir -p -- "$scratch"
-# Ray itself would take what the machine has, not what the job may use of it.
+# Ray itself would take all memory of the machine, not what the job may use.
 memory="$("$python" -c 'from pipeline.farm.supervisor import machine_memory; print(9 * machine_memory() // 10)')"
 options=(
   --block # until this step ends, which ends this Ray and no other
@@ -169,7 +169,7 @@ import ray
 
 address, port, nodes, seconds, step = sys.argv[1], *map(int, sys.argv[2:])
 end = time.monotonic() + seconds
-while True:  # until the port answers, because Ray itself would report each vain try
+while True:  # until the port answers, because Ray itself would report each failed try
     try:
         os.kill(step, 0)
         socket.create_connection((address, port), timeout=5).close()
