@@ -205,7 +205,7 @@ def test_ctrl_c(farm: Farm, ray_address: str) -> None:
     assert "2 running" in wait_until(lambda: running_line(farm.run))
     second = farm.driver(2, ray_address)
     said = second.communicate(timeout=60)[0]
-    assert said.strip().splitlines()[-1].startswith(f"another driver (process {driver.pid}")
+    assert said.strip().splitlines()[-1].startswith(f"another process ({driver.pid} on ")
     assert second.returncode == 1
     pressed = time.monotonic()
     driver.send_signal(signal.SIGINT)
