@@ -15,8 +15,8 @@
 #   sbatch pipeline/clusters/slurm.sh SCENES=1000 PROFILE=cpu OUT=/shared/out
 #
 # Submit it in the root of a checkout that all nodes see, after `make setup`. Arguments after the
-# script go to `make render`; options of sbatch go before it and override those above. README.md in
-# this folder says more. The options above mean: a job returns to the queue when its first node
+# script go to `make render`; options of sbatch go before it and override those above.
+# docs/cluster.md says more. The options above mean: a job returns to the queue when its first node
 # fails (--requeue), continues when another node fails (--no-kill), and the driver is asked to stop
 # two minutes before the time is over (--signal). The same line then resumes the run in OUT.
 set -euo pipefail
