@@ -19,6 +19,9 @@ from pipeline.storage.errors import errors_as_user_error, is_remote, retry
 
 URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.:-]*)://(?P<place>.*)", re.DOTALL)
 
+CUT_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(?=/[^/])")
+"""What `Path("s3://bucket/run")` begins with; no drive of Windows, which is one letter."""
+
 GLOB = frozenset("*?[")
 """Characters of a key that some functions of fsspec take for a pattern."""
 
@@ -58,6 +61,8 @@ def open_path(
     if not isinstance(address, str) and is_remote(address):
         return address
     text = os.fspath(address)
+    if isinstance(address, Path) and (cut := CUT_URL.match(text)):
+        raise UserError(f"{text} is a URL that pathlib has cut; pass {cut[0]}//... as text")
     match = URL.fullmatch(text)
     if match is None or match["protocol"] == "file":
         return _local_path(text.removeprefix("file://"))

@@ -190,6 +190,11 @@ def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         storage.open_path("~nobody-of-this-name/out")
 
 
+def test_a_url_that_pathlib_has_cut_is_refused() -> None:
+    with pytest.raises(UserError, match="s3:/bucket/run "):
+        storage.open_path(Path("s3://bucket/run"))
+
+
 @pytest.mark.parametrize(
     ("address", "value"),
     [

@@ -25,7 +25,8 @@ for revision in json.loads(sys.argv[1]):
 """
 
 READ = """
-import json, sys
+import json, os, sys
+os.environ["HF_HUB_OFFLINE"] = sys.argv[2]
 from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader
 for address in json.loads(sys.argv[1]):
@@ -43,7 +44,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     run = RunFolder(tmp_path_factory.mktemp("run"))
     finish_scene(run)
     pack(run, SETTINGS)
-    with Hub(tmp_path_factory.mktemp("hub")) as hub, pytest.MonkeyPatch.context() as patch:
+    with Hub() as hub, pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         api = hub.api()
         api.create_repo(REPO, repo_type="dataset")
@@ -57,9 +58,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
         yield hub
 
 
-def read(hub: Hub, home: Path, addresses: list[str], **environment: str) -> list[str]:
-    said = hub.run(READ, home, json.dumps(addresses), xet=False, **environment)
-    return said.splitlines()
+def read(hub: Hub, home: Path, addresses: list[str], *, offline: bool = False) -> list[str]:
+    return hub.run(READ, home, json.dumps(addresses), str(int(offline)), xet=False).splitlines()
 
 
 def test_every_form_of_a_name_is_read_with_and_without_a_network(hub: Hub, tmp_path: Path) -> None:
@@ -76,13 +76,13 @@ def test_every_form_of_a_name_is_read_with_and_without_a_network(hub: Hub, tmp_p
     assert online == ["2 spheres-0000000000/0 .webp"] * len(addresses)
     hub.run(DOWNLOAD, tmp_path / "two", json.dumps(["main", commit]), xet=False)
     before = len(hub.requests)
-    assert read(hub, tmp_path / "two", addresses, HF_HUB_OFFLINE="1") == online
+    assert read(hub, tmp_path / "two", addresses, offline=True) == online
     assert len(hub.requests) == before
 
 
 def test_what_the_cache_lacks_is_named(hub: Hub, tmp_path: Path) -> None:
     addresses = [f"hf://datasets/{REPO}", f"hf://datasets/{REPO}@other", "hf://datasets/user"]
-    one, two, three = read(hub, tmp_path, addresses, HF_HUB_OFFLINE="1")
+    one, two, three = read(hub, tmp_path, addresses, offline=True)
     assert f"hf download --repo-type dataset {REPO}" in one
     assert f"hf download --repo-type dataset {REPO} --revision other" in two
     assert three.startswith("error: hf://datasets/user ")
