@@ -44,8 +44,6 @@ def write_card(
     repo: str | None,
     licence: str,
     statistics: dict[str, Any],
-    pretty_name: str = PRETTY_NAME,
-    storage_options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the card of a dataset. Equal arguments give equal bytes.
 
@@ -55,8 +53,6 @@ def write_card(
         repo: The dataset's name on the Hub (`user/name`), used in the code examples.
         licence: A key of `pipeline.card.licences.LICENCES`, or the path of a text file.
         statistics: The statistics of these shards, from `pipeline.statistics.measure`.
-        pretty_name: The card's title.
-        storage_options: Options of the fsspec file system.
 
     Returns:
         Path of README.md.
@@ -66,18 +62,18 @@ def write_card(
             read, or the disk is full. README.md then stays as it was.
     """
     chosen = read_licence(licence)
-    reader = ShardReader(shards, storage_options=storage_options)
+    reader = ShardReader(shards)
     measured = {name: group["panoramas"] for name, group in statistics["splits"].items()}
     if measured != reader.splits:
         raise UserError(
             f"the statistics count {measured}, but {shards} holds {reader.splits}; measure again"
         )
-    where, found = find_shards(open_path(shards, storage_options, read_only=True), None)
+    where, found = find_shards(open_path(shards, read_only=True), None)
     with open_ranges(where / found[0].name, found[0].bytes) as file:
         schema = pq.read_schema(file)
     picture, image_id = example_picture(reader)
     card = DatasetCard.from_template(
-        metadata(schema, found, statistics, chosen, pretty_name),
+        metadata(schema, found, statistics, chosen),
         template_path=str(TEMPLATE),
         **template_context(schema, statistics, repo),
         licence=chosen,
@@ -99,7 +95,6 @@ def metadata(
     shards: list[Shard],
     statistics: Statistics,
     licence: Licence,
-    pretty_name: str = PRETTY_NAME,
 ) -> DatasetCardData:
     """The YAML at the head of the card.
 
@@ -114,7 +109,7 @@ def metadata(
     licence_entries: dict[str, Any] = licence.metadata
     data = DatasetCardData(
         **licence_entries,
-        pretty_name=pretty_name,
+        pretty_name=PRETTY_NAME,
         task_categories=TASKS + ["depth-estimation"] * ("depth" in passes),
         tags=[*TAGS, *(["infinigen"] if generators else []), "blender", *passes],
         size_categories=size_category(total["panoramas"]),

@@ -42,7 +42,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.card.licences import Licence
 from pipeline.errors import UserError
@@ -88,7 +87,6 @@ def export_coco(
     image_format: ImageFormat = "webp",
     licence: Licence | None = None,
     progress: Callable[[int, int], None] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
 ) -> CocoSummary:
     """Write all splits as a COCO dataset. A repeated export resumes or updates the folder.
 
@@ -99,7 +97,6 @@ def export_coco(
             for tools that cannot read WebP.
         licence: The dataset's licence, recorded in each JSON and for each image.
         progress: Called after each image with the number of finished images and the total.
-        storage_options: Options of the fsspec file system.
 
     Raises:
         UserError: There are no shards, a shard is damaged, a row does not fit the schema or its
@@ -109,7 +106,7 @@ def export_coco(
     """
     if image_format not in FORMATS:
         raise UserError(f"FORMAT={image_format} is unknown; choose one of {', '.join(FORMATS)}")
-    reader = ShardReader(shards, storage_options=storage_options)
+    reader = ShardReader(shards)
     full = f"no room for the export in {folder}; free some space and run the same command again"
     try:
         with disk_full_as_user_error(full), exclusive_lock(folder / ".lock", "exporting into"):
