@@ -140,8 +140,8 @@ def image_columns(passes: Iterable[str]) -> tuple[str, ...]:
 def make_schema(passes: Iterable[str] = ()) -> pa.Schema:
     """The Arrow schema of a run's shards.
 
-    The metadata entry `huggingface` tells `datasets` and the Hub's viewer that the image columns
-    are images. It equals what `datasets.Features.arrow_schema` writes (datasets 4 or newer), and is
+    The metadata entry `huggingface` marks the image columns as images, for `datasets` and the Hub's
+    viewer. It equals what `datasets.Features.arrow_schema` writes (datasets 4 or newer), and is
     made here so that packing does not need `datasets`.
     """
     fields = [pa.field(name, _IMAGE) for name in image_columns(passes)]

@@ -13,6 +13,8 @@ is written last and removed first.
     hub.py      the Hub's cache on this machine, for hf:// without a network
 """
 
+# ruff: noqa: F401 - names for other modules
+
 from pipeline.storage.errors import (
     DISK_FULL,
     disk_full_as_user_error,
@@ -40,33 +42,3 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.lease import LockedError
 from pipeline.storage.lock import Lock, LockState, exclusive_lock, read_lock, try_lock
-
-__all__ = [
-    "DISK_FULL",
-    "Listing",
-    "Lock",
-    "LockState",
-    "LockedError",
-    "disk_full_as_user_error",
-    "errors_as_user_error",
-    "exclusive_lock",
-    "exists",
-    "get",
-    "is_remote",
-    "listing",
-    "names",
-    "open_atomic",
-    "open_path",
-    "put",
-    "read_bytes",
-    "read_lock",
-    "read_many",
-    "remove",
-    "remove_folder",
-    "retry",
-    "show",
-    "size",
-    "try_lock",
-    "user_error",
-    "write_atomic",
-]

@@ -234,7 +234,7 @@ def listing(folder: Path) -> Listing:
 
     Raises:
         UserError: The folder cannot be read, or the store refuses or does not answer; without
-            retries, because somebody waits for the answer.
+            retries, because a user waits for the answer.
     """
     found = Listing()
     with errors_as_user_error(folder), suppress(FileNotFoundError, NotADirectoryError):

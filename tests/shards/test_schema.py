@@ -13,7 +13,7 @@ from pipeline.shards.schema import image_columns, leaf_columns, make_schema
 
 
 def features(passes):
-    """The schema in the words of `datasets`, written down a second time."""
+    """The schema as `datasets` defines it, written independently."""
     value, floats = datasets.Value, datasets.List(datasets.Value("float64"))
     ints = datasets.List(value("int32"))
     return datasets.Features(
