@@ -100,14 +100,19 @@ def fill(network: SAM2Base, state: State, source: Path) -> None:
         hint = f"; it is for size {theirs}" if theirs and theirs != ours else ""
         if wanted.keys() - state.keys() == SAM_2_0_LACKS:
             hint += "; these are weights of SAM 2.0: take SAM 2.1's"
-        raise UserError(f"{source} does not fit size {ours or 'of your own'}{hint}: {differences}")
+        raise UserError(
+            f"{source} does not fit size {ours or 'of your own'}{hint}: {differences}"
+            "; name other weights, or their SIZE"
+        )
     coded = [n for n, w in state.items() if w.is_floating_point() != wanted[n].is_floating_point()]
     if coded:
         kind = str(state[coded[0]].dtype).removeprefix("torch.")
         raise UserError(f"{source} holds {coded[0]} as {kind} (quantised?); save it as float")
     broken = [n for n, w in state.items() if w.is_floating_point() and not w.isfinite().all()]
     if broken:
-        raise UserError(f"{source} holds weights that are no numbers (NaN): {broken[0]}")
+        raise UserError(
+            f"{source} holds weights that are no numbers (NaN): {broken[0]}; name others"
+        )
     network.load_state_dict(state)
 
 

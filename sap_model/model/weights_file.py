@@ -52,7 +52,7 @@ def read_weights(path: Path) -> State:
     if own is not None or len(found) == 1:
         return own if own is not None else next(iter(found.values()))
     if found:
-        places = " and ".join(place.rstrip(":") or "its top level" for place in found)
+        places = " and ".join(place.strip(":") or "its top level" for place in found)
         raise UserError(
             f"{path} holds {len(found)} models ({places}); save the one that is meant as "
             '{"model": weights}'
@@ -102,10 +102,11 @@ def _check_size(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     total = sum(member.file_size for member in members)
-    if total > MOST_BYTES or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise UserError(f"{path} is compressed; save the weights with torch.save, which does not")
+    if total > MOST_BYTES:
         raise UserError(
-            f"{path} is compressed or holds {total} bytes, more than {MOST_BYTES}; save the "
-            "weights alone, with torch.save"
+            f"{path} holds {total} bytes, more than {MOST_BYTES}; save the weights alone"
         )
 
 

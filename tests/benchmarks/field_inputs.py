@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.pictures.read import read_picture
 from sap_model.importers.coco import import_coco
 from sap_model.model.build import build
-from sap_model.model.checkpoints import load
+from sap_model.model.checkpoints import SAM_2_0, load
 from tests.pictures import samples
 from tests.pictures.read_samples import READ
 from tests.pictures.refused_samples import REFUSED
@@ -137,6 +137,14 @@ def checkpoints(folder: Path) -> Iterator[Row]:
 
         yield Row("checkpoint", kind, attempt(take, folder))
         path.unlink(missing_ok=True)
+
+    torch.save(build("tiny", 64, **SAM_2_0).state_dict(), folder / "sam2_hiera_tiny.pt")
+
+    def take_2_0() -> str:
+        network = load(None, folder / "sam2_hiera_tiny.pt", image_size=64, device="cpu")
+        return f"loaded without SIZE=, as SAM 2.0: {network.no_obj_embed_spatial is None}"
+
+    yield Row("checkpoint", "weights of SAM 2.0", attempt(take_2_0, folder))
 
 
 def paths(folder: Path) -> Iterator[Row]:

@@ -117,7 +117,7 @@ READ: dict[str, tuple[str, Maker]] = {
         tiff(
             panorama(),
             photometric="rgb",
-            extratags=[(tag, 3, 4, (1, 2, 3, 4), True) for tag in (270, 700, 33723, 34675)],
+            extratags=[(tag, 3, 4, (1, 2, 3, 4), True) for tag in (700, 33723, 34675)],
         ),
     ),
     "TIFF with an orientation of 77": (
