@@ -71,7 +71,7 @@ check: $(stamps)/test ## ruff and mypy
 	@$(python) -m mypy
 
 quick: $(stamps)/test ## the tests that need neither Blender nor Ray: about a minute
-	@$(python) -m pytest -m "not slow"
+	@$(python) -m pytest --quick tests pipeline
 
 test: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/demo $(stamps)/test check ## check, then the whole test suite
 	@$(python) -m pytest

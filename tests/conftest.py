@@ -19,19 +19,32 @@ hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 SLOW = (
-    *("blender", "farm", "soak", "hub", "publish", "sap_model"),
-    *("clusters/test_slurm.py", "clusters/test_hosts.py"),
-    *("test_run_commands.py", "test_dataset_commands.py", "test_infinigen.py"),
+    "blender",
+    "clusters/test_hosts.py",
+    "clusters/test_slurm.py",
+    "farm",
+    "install/test_wheel.py",
+    "publish",
+    "sap_model/evaluate",
+    "sap_model/model",
+    "sap_model/predict",
+    "sap_model/train",
+    "soak",
+    "test_dataset_commands.py",
+    "test_infinigen.py",
+    "test_run_commands.py",
 )
-"""Folders and files of tests that need Blender, Ray or minutes."""
+"""What `make quick` leaves out: tests that need Blender, Ray, torch or minutes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow ones."""
-    tests = Path(__file__).parent
-    for item in items:
-        if any(item.path.is_relative_to(tests / path) for path in SLOW):
-            item.add_marker(pytest.mark.slow)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what needs Blender or Ray")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the slow ones: torch alone takes seconds."""
+    slow = any(collection_path == Path(__file__).parent / path for path in SLOW)
+    return True if slow and config.getoption("quick") else None
 
 
 @pytest.fixture
