@@ -70,16 +70,17 @@ def read_footer(folder: Path, shard: Shard) -> Footer:
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     if metadata.num_rows < 1 or len(groups) != metadata.num_rows or set(groups) != {1}:
         raise UserError(f"{where} is not one of our shards: they hold one row per row group; {fix}")
-    # not from metadata.schema, which keeps the whole footer in memory until the process ends
-    first, columns = metadata.row_group(0), range(metadata.num_columns)
-    leaves = tuple(first.column(column).path_in_schema for column in columns)
     if shard.rows not in (None, metadata.num_rows):
         raise UserError(
             f"{where} does not fit manifest.json: it holds {metadata.num_rows} rows instead of "
             f"{shard.rows}; {fix}"
         )
+    # before a column's entry is touched: pyarrow ends the process where one of them is damaged
     if shard.footer_sha256 not in (None, _sha256(tail)):
         raise UserError(f"{where} does not fit manifest.json: its footer is another one; {fix}")
+    # not from metadata.schema, which keeps the whole footer in memory until the process ends
+    first, columns = metadata.row_group(0), range(metadata.num_columns)
+    leaves = tuple(first.column(column).path_in_schema for column in columns)
     return Footer(metadata, leaves)
 
 
