@@ -45,6 +45,10 @@ def connected(farm: FarmSettings) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        Path.home()
+    except RuntimeError:  # a user without a name and HOME, for example in a container
+        os.environ["HOME"] = tempfile.gettempdir()  # Ray does not start without one
     path = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     options: dict[str, Any] = {
         "log_to_driver": False,
