@@ -225,7 +225,7 @@ def test_removed_folder_stops_the_driver(farm: Farm, ray_address: str) -> None:
     wait_until(lambda: len(farm.children()) == 2)
     shutil.rmtree(farm.run.path)
     said = driver.communicate(timeout=60)[0]
-    assert f"OUT={farm.run.path} was removed or replaced" in said.splitlines()[-1]
+    assert f"{farm.run.path} was removed or replaced" in said.splitlines()[-1]
     assert not farm.children()
     assert not farm.run.path.exists()
 
