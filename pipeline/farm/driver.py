@@ -128,6 +128,7 @@ class Driver:
         ready: Scenes that may start, with their states, by queue.
         running: The attempts that run, by attempt id.
         renders_left: Scenes that are not rendered yet.
+        node_failure: Why a node cooled down last.
     """
 
     run: RunFolder
@@ -150,6 +151,7 @@ class Driver:
     )
     running: dict[int, AttemptSpec] = field(default_factory=dict)
     renders_left: int = 0
+    node_failure: Result | None = None
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(
@@ -329,6 +331,8 @@ class Driver:
         if result.reason == "disk":
             raise disk_full_error(self.run)
         self.check_node(spec, result)
+        if self.farm.works_here:  # no other node will join
+            self.stop_without_nodes()
         if must_quarantine(state, spec.stage, result, self.farm):
             self.replace_seed(scene, spec.stage, result)
         else:
@@ -370,13 +374,19 @@ class Driver:
             UserError: No other node is left.
         """
         self.health.start_cooldown(node)
+        self.node_failure = result
         self.update_nodes()
-        if self.scheduler.nodes or self.running:
+        self.stop_without_nodes()
+
+    def stop_without_nodes(self) -> None:
+        """Raise a UserError where a node failed, no other is left, and nothing runs."""
+        failure = self.node_failure
+        if self.scheduler.nodes or self.running or failure is None:
             return
-        if result.reason == "scratch":
-            raise disk_full_error(self.run, scratch=self.scratch(), detail=result.detail)
+        if failure.reason == "scratch":
+            raise disk_full_error(self.run, scratch=self.scratch(), detail=failure.detail)
         raise UserError(
-            f"no node can work ({result.detail}); fix that and run the same command again"
+            f"no node can work ({failure.detail}); fix that and run the same command again"
         )
 
     def attempted(self) -> Iterator[SceneFolder]:
