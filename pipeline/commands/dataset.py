@@ -25,8 +25,8 @@ def local_run(options: OnRun) -> RunFolder:
     run = run_folder(options)
     if is_remote(run.path):
         raise UserError(
-            f"this writes to a folder, and OUT={run.path} is none; give DATA={run.shards} and an "
-            "OUT on this machine (a dataset is published from a folder: copy shards/ and run.json)"
+            f"OUT={run.path} is not a folder on this machine; give DATA={run.shards} and an OUT on "
+            "this machine (to publish, copy shards/ and run.json to it)"
         )
     return run
 
@@ -203,7 +203,9 @@ def _lines(statistics: dict[str, Any]) -> Iterator[str]:
 
 
 def _workers(given: int | None) -> int:
-    return given or len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # the CPUs of this process, where the system has them
+        return given or len(os.sched_getaffinity(0))
+    return given or os.cpu_count() or 1
 
 
 def _verifying() -> Callable[[int, int, int, int], None]:

@@ -1,4 +1,4 @@
-"""The commands on a run: render, status, shards, preview."""
+"""The commands on a run: render, status, failures, shards, preview."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from pipeline import storage
@@ -16,7 +17,7 @@ from pipeline.settings import PROFILES, RunSettings, from_json
 from pipeline.storage import exists, open_path
 
 BRIEF = 10.0
-"""Seconds for which a question about a run waits for a store that does not answer."""
+"""Seconds for which `status` and `failures` wait for a store that does not answer."""
 
 
 def render(options: Render) -> None:
@@ -26,11 +27,16 @@ def render(options: Render) -> None:
     from pipeline.preview.page import is_current, write_preview
     from pipeline.shards.writer import pack
 
+    if find_spec("bpy") is None:
+        raise UserError(
+            "package bpy is missing, which exists for Python 3.11 alone; run: make setup (in a "
+            'checkout), or with Python 3.11: pip install "sap-panorama[render]"'
+        )
     run = run_folder(options)
     farm = options.farm.build()
     profile = options.run.values.get("profile", "auto")
     automatic = profile == "auto"
-    # refuses what cannot be before Blender is started to look for GPUs
+    # refuses wrong settings before Blender starts to look for GPUs
     settings = options.run.build(profile="cpu" if automatic else profile)
     if automatic:
         profile = _automatic_profile(run, not farm.works_here)
@@ -48,8 +54,8 @@ def render(options: Render) -> None:
     if not is_current(run):
         page = write_preview(run)
     _report(packed)
-    if (there := len(names_of(run.done_folder))) > options.scenes:
-        print(f"OUT holds {there} finished scenes, more than the {options.scenes} asked for")
+    if (finished := len(names_of(run.done_folder))) > options.scenes:
+        print(f"OUT holds {finished} finished scenes, more than SCENES={options.scenes}")
     print(
         f"{len(summary.scenes)} scenes done ({summary.made} now, {len(summary.failed)} seeds "
         f"failed), {summary.panoramas} panoramas\n"
@@ -79,7 +85,7 @@ def status(options: Status) -> None:
 
 
 def failures(options: Failures) -> None:
-    """Why seeds were given up, and how to make each of them again."""
+    """Why seeds are quarantined, and how to make each of them again."""
     from pipeline.farm.report import failures_json, failures_text
 
     storage.errors.RETRY_SECONDS = BRIEF
@@ -111,27 +117,30 @@ def run_folder(options: OnRun) -> RunFolder:
 
 
 def begun_with(run: RunFolder) -> tuple[RunSettings, str]:
-    """The settings that a run was begun with, and their hash at that time."""
-    remedy = f"restore it from a copy, or give {run.path} up and choose another OUT"
+    """The settings with which a run was started, and their hash at that time."""
+    remedy = "restore it from a copy, or choose another OUT"
     try:
         about = read_json(run.settings, remedy)
         return from_json(about["settings"]), str(about["settings_hash"])
     except FileNotFoundError:
-        raise UserError(f"{run.path} is not the OUT of a run (it has no run.json)") from None
+        raise UserError(
+            f"OUT={run.path} is not the folder of a run, for it has no run.json; give the OUT of "
+            "make render"
+        ) from None
     except UserError:
         raise
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{run.settings} is damaged (not what a run writes); {remedy}") from None
+        raise UserError(f"{run.settings} is damaged; {remedy}") from None
 
 
 def _automatic_profile(run: RunFolder, cluster: bool) -> str:
-    """What the run was begun with, or `farm` where Cycles finds a GPU, else `cpu`."""
+    """The profile of a run that exists, else `farm` where Cycles finds a GPU, else `cpu`."""
     if exists(run.settings):
         return begun_with(run)[0].profile
     if cluster:
         raise UserError(
-            "PROFILE=auto looks at this machine, not at the Ray cluster; "
-            "give PROFILE=farm (GPUs) or PROFILE=cpu"
+            "PROFILE=auto looks for GPUs on this machine, not on the Ray cluster; give "
+            "PROFILE=farm (GPUs) or PROFILE=cpu"
         )
     gpus = _gpus()
     print(f"PROFILE=auto: {'GPU ' + ', '.join(gpus) if gpus else 'Cycles finds no GPU here'}")
@@ -152,7 +161,7 @@ def _gpus() -> tuple[str, ...]:
 
 
 def _report(packed: dict[str, Any]) -> None:
-    """What the shards hold, and what is not in them and why."""
+    """What the shards hold, what is not in them, and why."""
     print(
         f"{packed['train']} panoramas for training, {packed['validation']} for validation; "
         f"{packed['left_out']} unfit ones left out"
@@ -160,7 +169,7 @@ def _report(packed: dict[str, Any]) -> None:
     if packed["waiting"]:
         print(
             f"{packed['waiting']} finished scenes are not packed yet: scenes with earlier seeds are"
-            " not finished, and a dataset grows in the order of its seeds; make render goes on"
+            " not finished, and a dataset grows in the order of its seeds; make render continues"
         )
     print(f"{packed['dropped']} instances below the minimum area were dropped")
     unknown = packed["unknown"]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.shards.manifest import Shard
 from pipeline.shards.schema import SHARD_NAME
@@ -131,12 +132,6 @@ def card_paths(card: Path) -> dict[str, Path]:
     figures = sorted((card / "figures").iterdir())
     names = ["README.md", "LICENSE", "statistics.json", *(f"figures/{f.name}" for f in figures)]
     return {n: card / n for n in names if "/" not in n or MANAGED.fullmatch(n)}
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compare(local: Iterable[LocalFile], remote: Iterable[RemoteFile]) -> Changes:

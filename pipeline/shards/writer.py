@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.layout import ANNOTATED, DamagedFileError, RunFolder, read_json, write_json
 from pipeline.settings import RunSettings, settings_hash
@@ -192,8 +193,7 @@ def _source(panoramas: Iterable[FinishedPanorama], schema: pa.Schema) -> str:
 
 def _entry(shard: Path, source: str, panoramas: Sequence[FinishedPanorama]) -> dict[str, Any]:
     """A new shard's entry in the manifest."""
-    with open(shard, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(shard)
     return {
         "source": source,
         "panoramas": len(panoramas),

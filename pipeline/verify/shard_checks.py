@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.shards.footers import read_footer
 from pipeline.shards.manifest import Shard
@@ -97,8 +97,7 @@ def check_shard(task: ShardTask) -> ShardReport:
 
     with _on_disk(task.folder, shard) as path:
         try:
-            with open(path, "rb") as file:
-                result.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            result.sha256 = sha256_of(path)
             if shard.sha256 not in (None, result.sha256):
                 report("is not the file that was packed: its hash differs from the manifest's")
             with pq.ParquetFile(path, page_checksum_verification=True) as file:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.farm.child import die_with
 from pipeline.layout import DamagedFileError, read_json, write_json
@@ -198,8 +199,7 @@ def _read_record(path: Path, task: ShardTask) -> ShardReport | None:
     """The recorded report of an unchanged file; None if the shard must be checked."""
     try:
         record = read_json(path)
-        with open(task.folder / task.shard.name, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = sha256_of(task.folder / task.shard.name)
         if record["key"] != _record_key(task, sha256):
             return None
         report = record["report"]

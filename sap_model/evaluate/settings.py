@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from pipeline import __version__
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.setting import Settings, setting
 from sap_model.names import SIZE_HELP, Fusion, Method
@@ -103,13 +103,8 @@ def provenance(settings: EvalSettings, method: str) -> dict[str, Any]:
         del about[name]
     weights = settings.weights_of(method)
     if weights is not None:
-        about["weights_sha256"] = _sha256(find(weights, settings.size))
+        about["weights_sha256"] = sha256_of(find(weights, settings.size))
         if Path(settings.size).is_file():
-            about["size_sha256"] = _sha256(Path(settings.size))
+            about["size_sha256"] = sha256_of(Path(settings.size))
         about["size"] = model_of(settings, method)
     return {**about, "method": method, "version": __version__}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.mix import Mix, parse_mix
 from pipeline.setting import Settings, setting
 from sap_model.names import SIZE_HELP, TrainedMethod
 
@@ -21,22 +22,6 @@ Precision = Literal["auto", "bf16", "float32"]
 
 MAX_OBJECTS = 8
 """Objects of one clip: their masks share bytes, a bit for each."""
-
-
-def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
-    """A mix by weight; a name alone weighs 1.
-
-    >>> parse_mix("panoramas:2,sa1b")
-    (('panoramas', 2.0), ('sa1b', 1.0))
-    """
-    parts = []
-    for part in text.split(","):
-        name, _, weight = part.strip().partition(":")
-        try:
-            parts.append((name, float(weight or 1)))
-        except ValueError:
-            raise ValueError("a mix such as panoramas:2,sa1b:1") from None
-    return tuple(parts)
 
 
 def share(default: float, help: str) -> Any:
@@ -53,7 +38,7 @@ class TrainSettings(Settings):
     )
     sa1b: str | None = setting(None, help="folder of SA-1B, for the source sa1b")
     sav: str | None = setting(None, help="folder of SA-V, for the source sav")
-    mix: tuple[tuple[str, float], ...] = setting(
+    mix: Mix = setting(
         (("panoramas", 1.0),),
         parse=parse_mix,
         default_text="panoramas",

@@ -244,7 +244,7 @@ def test_every_setting_of_a_run_can_be_given(called):
     ("arguments", "said"),
     [
         (("--data", ""), "DATA is empty"),
-        (("--data", "x", "--mix", "panoramas:much"), "MIX=panoramas:much is not a mix"),
+        (("--data", "x", "--mix", "panoramas:much"), "MIX=panoramas:much is not a"),
         (("--data", "x", "--mix", "paintings"), "MIX names paintings"),
         (("--data", "x", "--mix", "panoramas:0"), "of panoramas in MIX is"),
         (("--data", "x", "--mix", ""), "MIX is empty"),
