@@ -211,20 +211,22 @@ class Cluster:
     ) -> NodeHere:
         if asked["head"]:
             asked |= {"gcs_server_port": self.port, "temp_dir": str(self.folder)}
-        starter = subprocess.Popen(
-            [*inside, sys.executable, "-c", NODE, json.dumps(asked)],
-            env={**os.environ, **loopback(self.ip), **QUICK_RAY, **self.env, **(env or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=CHECKOUT,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        assert starter.stdout is not None
-        line = starter.stdout.readline()
-        assert line, "a Ray node does not start"
-        return NodeHere(starter, **json.loads(line))
+        for _ in range(3):  # on a busy machine the head may declare a slow node dead at once
+            starter = subprocess.Popen(
+                [*inside, sys.executable, "-c", NODE, json.dumps(asked)],
+                env={**os.environ, **loopback(self.ip), **QUICK_RAY, **self.env, **(env or {})},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                cwd=CHECKOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+            assert starter.stdout is not None
+            if line := starter.stdout.readline():
+                return NodeHere(starter, **json.loads(line))
+            starter.wait()
+        raise AssertionError("a Ray node does not start")
 
 
 def loopback(ip: str) -> dict[str, str]:
