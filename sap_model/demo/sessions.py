@@ -12,6 +12,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def best_match(mask: Mask, truth: list[TrueMask]) -> dict[str, Any] | None:
 
 def mask_url(mask: Mask) -> str:
     """A mask as a grey PNG of at most half of PAGE_WIDTH columns, in a data URL."""
-    pixels = mask.astype(np.uint8) * 255
+    pixels: NDArray = mask.astype(np.uint8) * 255
     if pixels.shape[1] > PAGE_WIDTH // 2:
         size = (PAGE_WIDTH // 2, PAGE_WIDTH // 2 * mask.shape[0] // mask.shape[1])
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -302,9 +303,9 @@ def grid(scan: Scan) -> dict[str, Any]:
 
 def picture_jpeg(image: Image) -> bytes:
     """A panorama as the page shows it."""
+    bgr: NDArray = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if image.shape[1] > PAGE_WIDTH:
-        image = cv2.resize(image, (PAGE_WIDTH, PAGE_WIDTH // 2), interpolation=cv2.INTER_AREA)
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        bgr = cv2.resize(bgr, (PAGE_WIDTH, PAGE_WIDTH // 2), interpolation=cv2.INTER_AREA)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
@@ -403,6 +404,6 @@ def from_shards(source: str) -> list[Panorama]:
         return decode_image(row["image"]), truth
 
     return [
-        Panorama(name, lambda index=index: load(index), has_truth=True)
+        Panorama(name, partial(load, index), has_truth=True)
         for index, name in enumerate(names[:MAX_LISTED])
     ]
