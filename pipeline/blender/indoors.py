@@ -51,6 +51,8 @@ from infinigen_examples.generate_indoors import compose_indoors  # noqa: E402
 
 from pipeline.blender.iteration_order import fix_iteration_order  # noqa: E402
 
+fix_iteration_order()  # before any of InfiniGen's code draws a number
+
 
 class _Design:
     """One asset of one factory: built at most once, placed any number of times."""
@@ -307,7 +309,6 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     scene_seed = init.apply_scene_seed(f"{seed:x}")  # it reads seeds as hexadecimal
     gin.add_config_file_search_path(str(infinigen.module_parent_path() / "infinigen_examples"))
     gin.parse_config_files_and_bindings([str(config.resolve())], [f"OVERALL_SEED = {scene_seed}"])
-    fix_iteration_order()
     _hook_stages()
     _avoid_downloads()
     use_light_assets()
