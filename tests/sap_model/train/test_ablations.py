@@ -144,8 +144,8 @@ def test_fewer_steps_have_a_shorter_warm_up():
     recipe = base_settings(["data"])
     assert base_settings(["data"], steps=recipe.steps) == recipe
     half = base_settings(["data"], steps=recipe.steps // 2)
-    assert half.warmup == recipe.warmup // 2 and half.lr == recipe.lr
-    assert base_settings(["data"], steps=1).warmup == 0
+    assert half.warmup_steps == recipe.warmup_steps // 2 and half.lr == recipe.lr
+    assert base_settings(["data"], steps=1).warmup_steps == 0
 
 
 def test_all_variants_begin_with_the_given_weights(ablated, weights):
