@@ -72,9 +72,14 @@ class TrainSettings(Settings):
     min_pixels: int = setting(
         64, help="pixels of an object, at least, in the view from which it is followed", at_least=1
     )
-    batch_size: int = setting(128, help="clips of a step, over all processes", at_least=1)
+    batch_size: int = setting(
+        128, name="batch", help="clips of a step, over all processes", at_least=1
+    )
     micro_batch_size: int = setting(
-        1, help="clips of one forward pass; as many as memory allows", at_least=1
+        1,
+        name="micro_batch",
+        help="clips of one forward pass; as many as memory allows",
+        at_least=1,
     )
     steps: int = setting(10_000, help="optimiser steps", at_least=1)
     warmup_steps: int = setting(0, help="steps over which the learning rate rises", at_least=0)
@@ -182,8 +187,8 @@ class TrainSettings(Settings):
             )
         if self.batch_size % self.micro_batch_size:
             raise UserError(
-                f"BATCH_SIZE={self.batch_size} is not a multiple of "
-                f"MICRO_BATCH_SIZE={self.micro_batch_size}; change one of them"
+                f"BATCH={self.batch_size} is not a multiple of "
+                f"MICRO_BATCH={self.micro_batch_size}; change one of them"
             )
 
     def chunks(self, world: int) -> int:
@@ -195,8 +200,8 @@ class TrainSettings(Settings):
         parts = self.batch_size // self.micro_batch_size
         if parts % world:
             raise UserError(
-                f"BATCH_SIZE={self.batch_size} cannot be divided among {world} processes with "
-                f"MICRO_BATCH_SIZE={self.micro_batch_size}; choose a multiple of "
+                f"BATCH={self.batch_size} cannot be divided among {world} processes with "
+                f"MICRO_BATCH={self.micro_batch_size}; choose a multiple of "
                 f"{self.micro_batch_size * world}"
             )
         return parts // world
