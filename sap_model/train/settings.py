@@ -61,10 +61,17 @@ class TrainSettings(Settings):
         parse=lambda text: None if text == "none" else text,
     )
     clip_objects: int = setting(
-        6, help="objects of a clip; they share its encoded images", at_least=1, at_most=MAX_OBJECTS
+        6,
+        name="objects",
+        help="objects of a clip; they share its encoded images",
+        at_least=1,
+        at_most=MAX_OBJECTS,
     )
     clip_frames: int = setting(
-        24, help="frames of a clip: 24 are one cycle of the scan, 48 the paper's two", at_least=1
+        24,
+        name="frames",
+        help="frames of a clip: 24 are one cycle of the scan, 48 the paper's two",
+        at_least=1,
     )
     inference_prompt_fraction: float = share(
         0.5, help="share of clips of panoramas that are prompted as at inference"

@@ -45,7 +45,7 @@ def test_trained_weights_are_evaluated_beside_those_they_came_from(tmp_path):
     torch.save({"model": build("nano", 64).state_dict()}, fresh)
     said = call(
         "sap_model", "train", "--data", data, "--run", run, *MODEL, "--checkpoint", fresh,
-        "--steps", 2, "--batch-size", 1, "--clip-frames", 3, "--clip-objects", 2,
+        "--steps", 2, "--batch", 1, "--frames", 3, "--objects", 2,
         "--min-pixels", 16, "--workers", 0,
     )  # fmt: skip
     assert "step 2 of 2: loss" in said and f"weights: {run / 'weights.pt'}" in said

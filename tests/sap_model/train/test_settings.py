@@ -40,14 +40,14 @@ NAN, INFINITE = math.nan, math.inf
         *(({"image_size": n}, "multiple of 32") for n in (1000, 16)),
         ({"image_size": -64}, "IMAGE_SIZE=-64 is out of range"),
         *(
-            ({name: 0}, f"{name.upper()}=0 is out of range")
-            for name in (
-                "clip_frames",
-                "batch_size",
-                "micro_batch_size",
-                "steps",
-                "min_pixels",
-                "crop_frames",
+            ({field: 0}, f"{name}=0 is out of range")
+            for field, name in (
+                ("clip_frames", "FRAMES"),
+                ("batch_size", "BATCH"),
+                ("micro_batch_size", "MICRO_BATCH"),
+                ("steps", "STEPS"),
+                ("min_pixels", "MIN_PIXELS"),
+                ("crop_frames", "CROP_FRAMES"),
             )
         ),
         *(
@@ -79,7 +79,7 @@ NAN, INFINITE = math.nan, math.inf
         ({"optimizer": "sgd"}, "OPTIMIZER=sgd"),
         (
             {"batch_size": 8, "micro_batch_size": 3},
-            "MICRO_BATCH_SIZE=3; change",
+            "MICRO_BATCH=3; change",
         ),
         *(({"crop_step": value}, "CROP_STEP") for value in (-1.0, 180.0, NAN)),
         *(({"crop_fov": v}, "CROP_FOV") for v in ((0.0, 90.0), (90.0, 80.0), (90.0, 180.0))),
@@ -193,9 +193,9 @@ def test_options_become_settings(called, capsys):
         "--data", "one", "--data", "the other", "--run", "here", "--mix", "panoramas:3, crops",
         "--size", "nano",
         "--image-size", "256", "--checkpointing", "0", "--lr", "1e-3", "--seed", "0",
-        "--steps", "7", "--batch-size", "4", "--micro-batch-size", "2", "--min-pixels", "9",
-        "--clip-objects", "3",
-        "--clip-frames", "48", "--checkpoint", "x.pt", "--precision", "bf16", "--method", "erp",
+        "--steps", "7", "--batch", "4", "--micro-batch", "2", "--min-pixels", "9",
+        "--objects", "3",
+        "--frames", "48", "--checkpoint", "x.pt", "--precision", "bf16", "--method", "erp",
         "--validate-every", "5", "--save-every", "6", "--workers", "0",
     )  # fmt: skip
     assert code == 0
