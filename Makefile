@@ -35,7 +35,7 @@ $(error make $(or $(MAKECMDGOALS),help) has no setting $(given); commands have: 
 endif
 endif
 
-.PHONY: help setup $(commands) quick test check bench lock clean
+.PHONY: help setup $(commands) quick core test check bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,10 @@ quick: $(stamps)/test ## the tests that need neither Blender nor Ray: about a mi
 
 test: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/demo $(stamps)/test check ## check, then the whole test suite
 	@$(python) -m pytest
+	@$(MAKE) --no-print-directory core
+
+core: .venv-core/installed ## the core's tests with the newest Python of this machine and the newest packages
+	@.venv-core/bin/python -m pytest $(core_tests)
 
 bench: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/test ## measure what docs/results.md says (takes hours)
 	@$(python) -m tests.benchmarks.run
@@ -84,8 +88,24 @@ lock: clean ## pin again: reinstall without the old pins of indirect packages, w
 	@$(MAKE) --no-print-directory setup EXTRAS="$(extras)"
 	@$(python) -m pipeline.install.lock
 
-clean: ## remove .venv (never OUT)
-	rm -rf .venv
+clean: ## remove .venv and .venv-core (never OUT)
+	rm -rf .venv .venv-core
+
+# ---- the core alone: no Blender, no Ray, no torch, any Python from 3.10, NumPy 2 ------------------
+core_tests := tests/annotations tests/shards tests/test_categories.py tests/test_cli.py \
+              tests/test_settings.py tests/test_sphere.py \
+              $(addprefix --ignore=tests/shards/test_,reader.py remote.py schema.py) # need datasets
+
+.venv-core/installed: pyproject.toml
+	@for version in 14 13 12 11 10; do \
+	  for newest in python3.$$version "$$HOME"/.pyenv/versions/3.$$version.*/bin/python; do \
+	    "$$newest" -m venv .venv-core 2>/dev/null && break 2; \
+	  done; \
+	done
+	@echo "installing the core into .venv-core: $$(.venv-core/bin/python --version)"
+	@.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
+	  --editable . pytest pytest-timeout hypothesis py360convert
+	@touch $@
 
 # ---- installation -------------------------------------------------------------------------------
 # Wheels only, every version pinned. Two pure-Python packages are published as source; sam2 is the
@@ -118,7 +138,4 @@ $(stamps)/train $(stamps)/demo: $(stamps)/%: $(stamps)/predict
 	@echo "installing $* into .venv"
 	@$(install) --editable '.[$*-needs]'
 	@$(python) -m pipeline.install.check $*
-	@touch $@
-
-$(stamps)/demo: $(stamps)/predict
 	@touch $@

@@ -114,7 +114,7 @@ def panorama_panel(row: Row) -> dict[str, Any]:
         "room": row["camera"]["room"],
         "position": row["camera"]["position"],
         "objects": [_without(item, "segmentation") for item in row["objects"]],
-        "too_small": np.count_nonzero(np.bincount(ids.ravel())[1:]) - len(row["objects"]),
+        "too_small": int(np.count_nonzero(np.bincount(ids.ravel())[1:])) - len(row["objects"]),
         "picture": _data_uri("image/jpeg", encode_picture(picture)),
         "ids": _data_uri("image/png", encode_ids(ids)),
     }

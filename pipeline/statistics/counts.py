@@ -110,7 +110,7 @@ class Counts:
         self._add_categories(things.field("category"), structure, row)
         for name in ("crosses_seam", "touches_pole"):
             for kind in (False, True):
-                number = np.count_nonzero(_bools(things.field(name)) & (structure == kind))
+                number = int(np.count_nonzero(_bools(things.field(name)) & (structure == kind)))
                 self.things[kind, name, "yes"] += number
         solid_angle = things.field("solid_angle").to_numpy()
         size = things.field("size").to_numpy(zero_copy_only=False)
