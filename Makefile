@@ -86,7 +86,7 @@ bench: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/test ## measure 
 lock: clean ## pin again: reinstall without the old pins of indirect packages, write constraints.txt
 	@: > $(constraints)
 	@$(MAKE) --no-print-directory setup EXTRAS="$(extras)"
-	@$(python) -m pipeline.install.lock
+	@$(python) -m pipeline.install.pin
 
 clean: ## remove .venv and .venv-core (never OUT)
 	rm -rf .venv .venv-core

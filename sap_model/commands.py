@@ -27,7 +27,7 @@ from sap_model.config import (
     Train,
     shards_of,
 )
-from sap_model.evaluate.settings import EvalSettings
+from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.train.settings import TrainSettings
 
 if TYPE_CHECKING:

@@ -125,7 +125,7 @@ def publish(options: Publish) -> None:
     settings, rows_hash = begun_with(run)
     check_access(options.repo)
     pack(run, settings, rows_hash=rows_hash)
-    with exclusive_lock(run.shards_lock, "publishing"):  # nobody packs anew what is being sent
+    with exclusive_lock(run.shards_lock, "publishing"):  # nobody packs again what is being sent
         sha256 = _verified(run, settings, options.workers, check)
         _write_card(run, options.repo, licence)
         shards = {f"data/{name}": run.shards / "data" / name for name in sha256}

@@ -1,4 +1,4 @@
-"""What there is to evaluate, and what is evaluated already.
+"""Which panoramas are to be evaluated, and which are done already.
 
     EVAL/results/<benchmark>/<method>[-<size>]/
       method.json               what the results rest on; others are refused
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.layout import LEFTOVER, read_json, write_json
 from pipeline.shards.reader import ShardReader
-from sap_model.evaluate.settings import EvalSettings, model_of
+from sap_model.evaluate.eval_settings import EvalSettings, model_of
 
 ANNOTATIONS = (
     "image_id",

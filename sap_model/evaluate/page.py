@@ -17,10 +17,10 @@ from pycocotools import mask as coco
 
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
+from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.evaluate.jobs import PanoramaRef, method_folder
 from sap_model.evaluate.pictures import case_picture
 from sap_model.evaluate.report import read_benchmark
-from sap_model.evaluate.settings import EvalSettings
 
 CASES = 6
 """Of each kind."""
@@ -87,7 +87,7 @@ def write_page(
 def pick(found: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The worst, middling and best instances of a method, with their titles.
 
-    Equal scores are told apart by name, so that the same results give the same page.
+    Equal scores are ordered by name, so that the same results give the same page.
     """
     last = pc.max(found["clicks"]).as_py()
     first = _ranked(found, 1)

@@ -118,7 +118,7 @@ class Name(NamedTuple):
         return self.method == ORACLE
 
 
-class Scored(NamedTuple):
+class ScoredObject(NamedTuple):
     """Results turned so that all methods' scores of an instance stand in one place.
 
     Attributes:
@@ -153,7 +153,7 @@ class Scored(NamedTuple):
         return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs], np.int64)
 
 
-def align(table: pa.Table, metric: str = "iou") -> Scored:
+def align(table: pa.Table, metric: str = "iou") -> ScoredObject:
     """Line up the scores of all methods, and make sure that they are of the same instances.
 
     Args:
@@ -184,4 +184,4 @@ def align(table: pa.Table, metric: str = "iou") -> Scored:
             )
         of_clicks = scores.setdefault(Name(run["method"], run["model"]), {})
         of_clicks[run["clicks"]] = rows[metric].to_numpy()
-    return Scored(instances, scores)
+    return ScoredObject(instances, scores)

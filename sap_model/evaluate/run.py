@@ -17,8 +17,8 @@ from pipeline.errors import UserError
 from pipeline.farm.options import FarmSettings
 from pipeline.shards.reader import ShardReader
 from pipeline.storage import exclusive_lock
+from sap_model.evaluate.eval_settings import EvalSettings, provenance
 from sap_model.evaluate.jobs import Job, check_provenance, panoramas, pending_jobs
-from sap_model.evaluate.settings import EvalSettings, provenance
 from sap_model.evaluate.worker import Worker
 
 RECENT = 6

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import SIZES
 from sap_model.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Bootstrap, Estimate
-from sap_model.evaluate.results import METRIC_NAMES, ORACLE, Name, Scored, align
+from sap_model.evaluate.results import METRIC_NAMES, ORACLE, Name, ScoredObject, align
 
 CLICKS = (1, 3)
 """The paper's two settings (section 5.2)."""
@@ -221,7 +221,7 @@ def _label(name: Name) -> str:
 
 def _fill(
     title: str,
-    scored: Scored,
+    scored: ScoredObject,
     subsets: dict[str, NDArray[np.bool_]],
     clicks: Sequence[int],
     metric: str,
@@ -236,7 +236,9 @@ def _fill(
     return Table(title, metric, cluster, resamples, seed, columns, rows, cells)
 
 
-def _estimate(row: Row, column: Column, scored: Scored, bootstrap: Bootstrap) -> Estimate | None:
+def _estimate(
+    row: Row, column: Column, scored: ScoredObject, bootstrap: Bootstrap
+) -> Estimate | None:
     plus = [scored.of(method, column.clicks) for method in row.plus]
     minus = [scored.of(method, column.clicks) for method in row.minus]
     known = [scores for scores in plus + minus if scores is not None]

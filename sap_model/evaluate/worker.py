@@ -1,6 +1,6 @@
 """What one process does: load a model once, then evaluate one panorama after the other.
 
-A result file holds the columns of `sap_model.evaluate.results.RESULTS`, and two of its own for
+A result file holds the columns of `sap_model.evaluate.results.RESULTS`, and two more for
 the page: `prediction` (run-length counts) and `points` (the clicks, as [x, y, label]).
 """
 
@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
+from sap_model.evaluate.eval_settings import EvalSettings, model_of
 from sap_model.evaluate.jobs import FINGERPRINT, Job, result_path
 from sap_model.evaluate.results import ORACLE, RESULTS
 from sap_model.evaluate.score_panorama import ObjectResult, score_panorama
-from sap_model.evaluate.settings import EvalSettings, model_of
 from sap_model.predict.methods import Method, make
 
 FILE = pa.schema(

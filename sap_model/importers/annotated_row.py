@@ -44,7 +44,7 @@ Found = tuple[int, InstanceInfo, NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureSource:
     """A panorama as an importer found it.
 
     Attributes:
@@ -64,7 +64,7 @@ class Source:
 
 
 def make_row(
-    source: Source, importer: str, settings_hash: str, min_area: int, tally: Tally
+    source: PictureSource, importer: str, settings_hash: str, min_area: int, tally: Tally
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The row of a panorama, and the bytes of its images.
 

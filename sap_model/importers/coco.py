@@ -27,7 +27,7 @@ from typing import Literal, get_args
 
 from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
-from sap_model.importers.annotated_row import MOST_ID, Found, Source
+from sap_model.importers.annotated_row import MOST_ID, Found, PictureSource
 from sap_model.importers.coco_json import CocoFile, Entry, flag_of, place_of, read_coco, shown
 from sap_model.importers.coco_masks import BadMaskError, is_given, overshoot, to_mask
 from sap_model.importers.files import files_of, inside
@@ -80,7 +80,7 @@ def _json_of(source: Path) -> Path:
 
 def _panoramas(
     file: CocoFile, folder: Path | None, crowds: Crowds, tally: Tally
-) -> Iterator[Source]:
+) -> Iterator[PictureSource]:
     """What the file says about each image, checked as far as that goes without the pictures."""
     shown_in: list[list[Entry]] = [[] for _ in file.images]
     for index, entry in enumerate(file.annotations):
@@ -123,7 +123,7 @@ def _panoramas(
         if all(isinstance(entry["id"], int) for entry in entries):
             entries.sort(key=lambda entry: entry["id"])
         name = str(about["file_name"])
-        yield Source(
+        yield PictureSource(
             scene=name.rpartition(".")[0] or name,
             frame=0,
             picture=picture,

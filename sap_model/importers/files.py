@@ -103,7 +103,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def read_labels(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.uint32]:
-    """Values of an image in which each instance has a value or colour of its own; 0 is none.
+    """Values of an image in which each instance has a separate value or colour; 0 is none.
 
     Args:
         path: Grey, of 8 or 16 bits, or colours, by a palette or not; opacity is ignored.

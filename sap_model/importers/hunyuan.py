@@ -1,7 +1,7 @@
 """Panoramas with one mask per object, as for HunyuanWorld 1.0 (the paper's section 4.2).
 
 The paper generated 100 panoramas of 8K and annotated 264 objects; neither is published, so this
-was never tried on them. HunyuanWorld's demo writes each panorama to a folder of its own, as
+was never tried on them. HunyuanWorld's demo writes each panorama to a separate folder, as
 `panorama.png`; the masks are expected beside it:
 
     SOURCE/<panorama>/panorama.png      or any one picture, whatever its name
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
-from sap_model.importers.annotated_row import Found, Source
+from sap_model.importers.annotated_row import Found, PictureSource
 from sap_model.importers.files import MASKS, PICTURES, files_of, folders_of, read_mask
 from sap_model.importers.tally import Tally
 from sap_model.importers.write_dataset import store
@@ -53,7 +53,7 @@ def import_hunyuan(
     return store(out, "hunyuan", {}, panoramas, min_area=min_area, split=split, tally=tally)
 
 
-def _panoramas(folders: list[Path], tally: Tally) -> Iterator[Source]:
+def _panoramas(folders: list[Path], tally: Tally) -> Iterator[PictureSource]:
     for folder in folders:
         try:
             yield _panorama(folder)
@@ -65,7 +65,7 @@ def _panoramas(folders: list[Path], tally: Tally) -> Iterator[Source]:
             tally.bad(str(error))
 
 
-def _panorama(folder: Path) -> Source:
+def _panorama(folder: Path) -> PictureSource:
     pictures = files_of(folder, PICTURES)
     named = [path for path in pictures if path.stem == "panorama"]
     if len(named or pictures) != 1:
@@ -76,7 +76,7 @@ def _panorama(folder: Path) -> Source:
     if not masks:
         raise UserError(f"{folder / 'masks'} holds no masks; each object needs one, as PNG")
     picture = (named or pictures)[0]
-    return Source(folder.name, 0, picture, partial(_objects, masks), annotations=len(masks))
+    return PictureSource(folder.name, 0, picture, partial(_objects, masks), annotations=len(masks))
 
 
 def _objects(masks: list[Path], shape: tuple[int, int]) -> Iterator[Found]:

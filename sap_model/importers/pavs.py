@@ -8,8 +8,8 @@ from `train/<video>/` and `test/<video>/`, one image per annotated frame. How an
 instances apart is not known. The layout taken here covers that, with or without the split:
 
     SOURCE/<frames>/[<split>/]<video>/<frame>.png
-    SOURCE/<masks>/[<split>/]<video>/<frame>.png             each instance in a colour of its own
-    SOURCE/<masks>/[<split>/]<video>/<frame>/<instance>.png  or: each in a file of its own
+    SOURCE/<masks>/[<split>/]<video>/<frame>.png             each instance in its own colour
+    SOURCE/<masks>/[<split>/]<video>/<frame>/<instance>.png  or: each in its own file
 
 `<frames>` is Frames by default and `<masks>` Instances; both can be told. Give the instance-level
 masks: in object-level ones all instances of a frame are a single white region, which would be taken
@@ -33,7 +33,7 @@ import numpy as np
 
 from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
-from sap_model.importers.annotated_row import Found, Source
+from sap_model.importers.annotated_row import Found, PictureSource
 from sap_model.importers.files import (
     MASKS,
     PICTURES,
@@ -152,12 +152,14 @@ def _key(path: Path) -> int | str:
     return int(numbers[-1]) if numbers else name
 
 
-def _sources(video: str, pairs: list[Pair]) -> Iterator[Source]:
+def _sources(video: str, pairs: list[Pair]) -> Iterator[PictureSource]:
     labels = _labels(pairs)
     for index, (frame, mask) in enumerate(pairs):
         number = _key(frame)
         known = isinstance(number, int) and number < 10**9
-        yield Source(video, int(number) if known else index, frame, partial(_objects, mask, labels))
+        yield PictureSource(
+            video, int(number) if known else index, frame, partial(_objects, mask, labels)
+        )
 
 
 def _labels(pairs: list[Pair]) -> dict[int | str, int]:

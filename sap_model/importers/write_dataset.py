@@ -25,7 +25,7 @@ from pipeline.shards.schema import IMAGE_FILES, SPLITS, make_schema
 from pipeline.shards.splits import ROW_GROUP_BYTES, FinishedPanorama, cut_into_shards
 from pipeline.shards.writer import SHARD_BYTES, update_shards
 from pipeline.storage import disk_full_as_user_error, exclusive_lock
-from sap_model.importers.annotated_row import Source, make_row
+from sap_model.importers.annotated_row import PictureSource, make_row
 from sap_model.importers.tally import Tally
 
 _OURS = "import.json"
@@ -36,7 +36,7 @@ def store(
     out: Path,
     importer: str,
     options: dict[str, Any],
-    sources: Iterable[Source],
+    sources: Iterable[PictureSource],
     *,
     min_area: int = 1,
     split: str = "validation",

@@ -1,13 +1,13 @@
-"""Clicks on a panorama → the video that SAM2 follows for that object, and what it is told on it.
+"""Clicks on a panorama → the video that SAM2 follows for that object, and its prompts.
 
 For each object (paper, sections 3.3 and 3.5, appendix A):
 
-1. Its video is the closed scan, run through `cycles` times from a start of its own: the first view
+1. Its video is the closed scan, run through `cycles` times from its own start: the first view
    along the scan that sees its first positive click. "First" is counted from the end of the
    longest stretch of views that do not see it; where the scan's numbers begin does not matter.
 2. Every frame whose view sees a positive click is a conditioning frame and is given all clicks that
    its view sees: "all of the frames in which the prompt is visible" (section 3.3). In the second
-   cycle these are the same views once more, which adds nothing but weight to their memories, and
+   cycle these are the same views again, which adds nothing but weight to their memories, and
    time. With `prompted="first"` the second visit is followed from memory like any other frame.
 3. A frame whose view sees negative clicks alone is followed from memory, with these clicks added.
    The paper is silent here. As a conditioning frame it would be segmented without memory, as a
@@ -153,11 +153,11 @@ def batches(
     plans: Sequence[PromptPlan | None], limit: int
 ) -> Iterator[tuple[list[int], PromptBatch]]:
     """Objects of equal shape, at most `limit` at a time: their indices, and what to follow."""
-    alike: dict[tuple, list[int]] = defaultdict(list)
+    groups: dict[tuple, list[int]] = defaultdict(list)
     for index, each in enumerate(plans):
         if each is not None:
-            alike[each.shape].append(index)
-    for indices in alike.values():
+            groups[each.shape].append(index)
+    for indices in groups.values():
         for first in range(0, len(indices), limit):
             chosen = indices[first : first + limit]
             yield chosen, _batch([each for i in chosen if (each := plans[i]) is not None])

@@ -29,7 +29,7 @@ class Fused(NamedTuple):
     """A fused soft mask of a panorama, not yet divided; 0 where neither open nor solid."""
 
     total: NDArray
-    """(H, W): maximum or sum, of whole numbers of which `FULL` is 1 (bool masks) or of float32.
+    """(H, W): maximum or sum, of integers of which `FULL` is 1 (bool masks) or of float32.
     It means nothing where `solid`."""
     counts: NDArray[np.uint8] | None
     """(H, W): how many views a sum is over; None for a maximum."""

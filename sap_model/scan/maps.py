@@ -1,6 +1,6 @@
 """Where views lie in a panorama's columns and rows: look-up tables for OpenCV, made once.
 
-Views of one pitch differ by a shift of columns. Where the yaw step is a whole number of columns
+Views of one pitch differ by a shift of columns. Where the yaw step is an integer number of columns
 (45° of 4096 are 512), one table per row of the scan serves all its views, and rolling a panorama
 by that many columns rolls every result exactly. Otherwise there is a table for each fraction of a
 column that occurs: none of 1K, 2K, 4K and 8K has more than 5 per row in the scans of the paper.
@@ -34,7 +34,7 @@ ROUNDING = 1e-9
 """Share of a pixel by which rounding may move a border across a pixel's centre."""
 
 
-class Table(NamedTuple):
+class RemapTable(NamedTuple):
     """Real-valued positions (h, w) in OpenCV's fixed-point format."""
 
     whole: NDArray[np.int16]
@@ -95,7 +95,7 @@ class Maps:
         column = math.floor(centre)
         return Place(math.radians(view.pitch), column % self.width, centre - column)
 
-    def _reading(self, pitch: float, fraction: Fraction) -> Table:
+    def _reading(self, pitch: float, fraction: Fraction) -> RemapTable:
         """For each view pixel (L, L) its position in a padded strip of the panorama.
 
         The strip begins `reach` columns before the centre's column and one row above the panorama.
@@ -119,7 +119,7 @@ class Maps:
         x, y = sphere.lonlat_to_pixel(lon, lat, self.width, self.height)
         return x - (self.width - 1) / 2 + self.reach + float(fraction), y + 1
 
-    def _writing(self, pitch: float, fraction: Fraction) -> tuple[Box, Table]:
+    def _writing(self, pitch: float, fraction: Fraction) -> tuple[Box, RemapTable]:
         """The box of the panorama that a view sees, and the box's pixels' positions in the view."""
         box = self._box(pitch, fraction)
         columns = np.arange(box.west, box.east)
@@ -144,8 +144,8 @@ class Maps:
         )
 
 
-def _table(x: NDArray[np.float64], y: NDArray[np.float64]) -> Table:
+def _table(x: NDArray[np.float64], y: NDArray[np.float64]) -> RemapTable:
     whole, fraction = cv2.convertMaps(
         x.astype(np.float32), y.astype(np.float32), cv2.CV_16SC2, None, None
     )
-    return Table(np.asarray(whole, np.int16), np.asarray(fraction, np.uint16))
+    return RemapTable(np.asarray(whole, np.int16), np.asarray(fraction, np.uint16))

@@ -38,7 +38,7 @@ class WholeView:
     Points and masks pass between panorama and view as `sap_model.scan.views.Projector` has it.
 
     Args:
-        scan: Ignored; it is there because all views are made alike.
+        scan: Ignored; all kinds of views take it.
         size, width: L and W.
         fit: "stretch" or "pad".
     """

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from sap_model.scan.fusion import pieces
-from sap_model.scan.maps import Table
+from sap_model.scan.maps import RemapTable
 from sap_model.scan.views import Fusion, MappedViews
 
 TIE = 2.0**-12
@@ -138,7 +138,7 @@ class TorchViews:
         _, table = self.views.maps.writing(pitch, fraction)
         return self._grid(table, self.views.size, self.views.size)
 
-    def _grid(self, table: Table, width: int, height: int) -> Tensor:
+    def _grid(self, table: RemapTable, width: int, height: int) -> Tensor:
         """A table as `grid_sample` wants it: (h, w, 2), from -1 at the first centre to 1."""
         fraction = np.stack([table.fraction & 31, table.fraction >> 5], axis=-1) / 32
         positions = (table.whole + fraction) / [(width - 1) / 2, (height - 1) / 2] - 1

@@ -33,7 +33,7 @@ from pipeline.errors import UserError
 Order = Literal["column", "row"]
 
 FITS = 1e-6
-"""How far, in steps, columns and rows may be from whole numbers: room for 2/3 in floating point."""
+"""How far, in steps, columns and rows may be from integers: room for 2/3 in floating point."""
 
 
 class View(NamedTuple):

@@ -45,7 +45,7 @@ class Sighting(NamedTuple):
     u: float
     """Column of the view's pixel, 0 <= u <= L - 1, real-valued."""
     v: float
-    """Row, likewise."""
+    """Row, 0 <= v <= L - 1, real-valued."""
 
 
 class Projector(Protocol):

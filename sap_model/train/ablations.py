@@ -24,11 +24,11 @@ from pipeline.errors import UserError
 from pipeline.layout import read_json, write_json
 from pipeline.shards.reader import ShardReader
 from pipeline.storage import exclusive_lock
+from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.evaluate.jobs import panoramas
 from sap_model.evaluate.report import read_benchmark
 from sap_model.evaluate.results import RESULTS, check_results
 from sap_model.evaluate.run import Progress, evaluate
-from sap_model.evaluate.settings import EvalSettings
 from sap_model.model.checkpoints import SHIPPED
 from sap_model.train import ablation_tables, nano
 from sap_model.train.scan_clips import NoSplitError

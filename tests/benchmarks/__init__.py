@@ -1,1 +1,1 @@
-"""What the README's table says, measured: `make bench`, or each module by itself."""
+"""The figures of docs/results.md, measured: `make bench`, or each module alone."""

@@ -4,7 +4,7 @@ python -m tests.benchmarks.bookkeeping [--scenes 20000] [--panoramas 10] [--out 
 
 Lays out OUT as the farm leaves it (records, attempts, annotated panoramas of 64 × 32 pixels; one
 seed in a hundred has failed), about 5 GB and a few minutes for 200,000 panoramas. An OUT that is
-there already is used again. Then it measures, each in a process of its own where start-up counts:
+there already is used again. Then it measures, each in a separate process where start-up counts:
 `make status`; taking up a run that is all done, or all but its last 10 scenes, until the first
 attempt starts; the driver's own time for one finished scene, with stand-ins for the workers;
 packing, and its memory for a tenth of the scenes and for all.
@@ -197,7 +197,7 @@ def _best_call(call: str) -> Time:
 
 
 def _call(call: str) -> Any:
-    """What a function of this module gives in a process of its own."""
+    """What a function of this module gives in a separate process."""
     code = (
         f"import json; from tests.benchmarks import bookkeeping as b; print(json.dumps(b.{call}))"
     )

@@ -6,8 +6,8 @@ Packs panoramas of the size that 4K ones have (6.4 MB of image, 0.27 MB of ids, 
 images are random bytes, since nothing is decoded) and reads random rows as Python objects. `warm`
 rows lie in the kernel's memory; before each `cold` read the kernel is asked to drop the files,
 which a disk below may still remember. The readers take turns in random order, so that what else
-the machine does hits all alike. Needs 3 GB of disk: `datasets` makes a copy of its own before its
-first row, whose time is told below the table. That copy is mapped to memory and cannot be dropped.
+the machine does hits all of them. Needs 3 GB of disk: `datasets` makes its own copy before its
+first row, whose time stands below the table. That copy is mapped to memory and cannot be dropped.
 """
 
 from __future__ import annotations

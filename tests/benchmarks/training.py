@@ -5,7 +5,7 @@ python -m tests.benchmarks.training [--size nano] [--image-size 256] [--views 6]
                                     [--paper]
 
 1. Steps, measured whole. `SapTrain` encodes the views of a panorama once, for all objects and both
-   cycles. SAM2Train is fed each object's window as a video of its own, in SAM2's own
+   cycles. SAM2Train is fed each object's window as a separate video, in SAM2's own
    BatchedVideoDatapoint. Both have the same weights, frozen encoder, prompts, windows and loss, and
    must come to the same loss and gradient. A scan of fewer than 24 views keeps the paper's 12
    frames per encoded view (6 objects, 2 cycles); it looks back at fewer memories, so that tracking
@@ -160,7 +160,7 @@ def _timed(
 
 
 def _clip(side: int, views: int, frames: int, objects: int) -> ClipBatch:
-    """Discs on noise; every object starts at a view of its own and goes round."""
+    """Discs on noise; every object starts at its own view and goes round."""
     random = np.random.default_rng(0)
     row, column = np.mgrid[:side, :side] / side
     images = random.integers(0, 255, (views, 3, side, side), np.uint8)

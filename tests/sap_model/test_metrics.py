@@ -94,7 +94,7 @@ def test_a_disc_within_a_disc_scores_the_ratio_of_their_caps(lon, lat):
     small, large = disc(lon, lat, 10, 2048), disc(lon, lat, 20, 2048)
     caps = (1 - np.cos(np.radians(10))) / (1 - np.cos(np.radians(20)))
     assert spherical_iou(small, large) == pytest.approx(caps, rel=0.01)
-    if lat == 0:  # on the horizon pixels are nearly alike
+    if lat == 0:  # on the horizon pixels are nearly equal
         assert iou(small, large) == pytest.approx(caps, rel=0.03)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.layout import RunFolder
 from pipeline.shards.writer import pack
-from sap_model.evaluate.settings import EvalSettings
+from sap_model.evaluate.eval_settings import EvalSettings
 from tests.sap_model.models import responsive
 from tests.synthetic import SETTINGS, finish_scene
 

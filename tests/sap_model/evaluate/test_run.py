@@ -23,12 +23,12 @@ from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import pack
+from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.evaluate.jobs import panoramas
 from sap_model.evaluate.page import write_page
 from sap_model.evaluate.report import read_benchmark, write_report
 from sap_model.evaluate.results import read_results
 from sap_model.evaluate.run import evaluate
-from sap_model.evaluate.settings import EvalSettings
 from sap_model.evaluate.worker import Worker, choose
 from tests.synthetic import SETTINGS, finish_scene
 

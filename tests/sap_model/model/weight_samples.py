@@ -46,7 +46,7 @@ TAKEN: dict[str, Writer] = {
     "torch.compile": saved(lambda state: {"model": prefixed(state, "_orig_mod.")}),
     "both": saved(lambda state: {"model": prefixed(state, "module._orig_mod.")}),
     "Lightning": saved(lambda state: {"state_dict": prefixed(state, "model."), "loops": {}}),
-    "an average by itself": saved(averaged),
+    "an average alone": saved(averaged),
     "an average under ema": saved(lambda state: {"ema": state, "updates": 9}),
     "an average beside model": saved(lambda state: {"model": state, "ema": halved(state)}),
     "the older format": saved(lambda state: {"model": state}, _use_new_zipfile_serialization=False),

@@ -1,4 +1,4 @@
-"""The views' definition a second time, from rotation matrices, slowly and without tables.
+"""The views' definition again, from rotation matrices, slowly and without tables.
 
 Cameras look along +Z with X to the right and Y down, as in most books on computer vision, so that
 hardly a line can agree with the code under test by copying it.

@@ -20,7 +20,7 @@ SIZE, WIDTH = 96, 384
 SCANS = [Scan(90, overlap) for overlap in (0, 0.5, 2 / 3, 0.75, 0.8)] + [Scan(60, 0.5)]
 VIEWS = [PerspectiveViews(scan, SIZE, WIDTH) for scan in SCANS]
 VIEWS += [PerspectiveViews(Scan(), 75, 500), PerspectiveViews(Scan(90, 0.75), SIZE, 326)]
-"""Also an odd size, and widths in which a step is not a whole number of columns."""
+"""Also an odd size, and widths in which a step is not an integer number of columns."""
 DEFAULT = VIEWS[1]
 PATCHES = ErpWindowViews(Scan(), SIZE, WIDTH)
 

@@ -17,10 +17,10 @@ from pipeline.cli import COMMANDS, read_settings
 from pipeline.errors import UserError
 from pipeline.layout import read_json
 from pipeline.shards.reader import ShardReader
+from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.evaluate.jobs import panoramas
 from sap_model.evaluate.report import write_report
 from sap_model.evaluate.run import evaluate
-from sap_model.evaluate.settings import EvalSettings
 from sap_model.train import nano
 from sap_model.train.card import card, table_of, write_card
 from sap_model.train.run_folder import export

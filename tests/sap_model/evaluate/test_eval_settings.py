@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.errors import UserError
-from sap_model.evaluate.settings import EvalSettings, provenance
+from sap_model.evaluate.eval_settings import EvalSettings, provenance
 from sap_model.model import checkpoints
 
 
