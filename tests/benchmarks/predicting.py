@@ -21,9 +21,9 @@ Assumptions, besides that:
 - A GPU encodes faster than one thread by one factor and follows faster by another. Both come from
   the frames per second that SAM2's README publishes for tiny and large (one object, 1024 × 1024,
   not compiled; its paper names an A100 and bfloat16): each of them is one view encoded and one
-  frame followed with 7 memories, and all sizes follow in the same way. Conditioning frames get the
-  factor of following. Objects that share a batch gain nothing. At another --image-size there is no such
-  number, and the table is left out.
+  frame followed with 7 memories, and all sizes follow in the same way. Conditioning frames get
+  the factor of following. Objects that share a batch gain nothing. At another --image-size there
+  is no such number, and the table is left out.
 - Fusion stays on the CPU. Reading, decoding and rendering a panorama (about a second of CPU at 4K)
   is hidden behind the GPU.
 """
