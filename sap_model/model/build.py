@@ -3,7 +3,7 @@
 tiny, small, base_plus and large are what the `sam2` package's own configuration files say. nano is
 ours (`configs/sam2.1_hiera_nano.yaml`), for CPUs and tests.
 
-No size has weights of its own for an input size, so that every size can be built for any
+No weights depend on the input size, so that every size can be built for any
 `image_size` that is a multiple of 32. Unless told otherwise it is the one that weights of that size
 were made for: 1024 for the official ones, 256 for nano's.
 """
@@ -164,7 +164,7 @@ def signature(size: str) -> tuple[int, int]:
 
 
 def _widen_decoder(network: SAM2Base, **arguments: Any) -> None:
-    """Give the mask decoder another two-way transformer, one that can be trained from nothing.
+    """Give the mask decoder another two-way transformer, one that can be trained from scratch.
 
     In every attention between tokens and image, queries and keys start with one and the same
     orthogonal weight, so that a click's position code matches the image's from the first step. With
@@ -191,7 +191,7 @@ def _match_memories(network: SAM2Base) -> None:
     A memory is the sum of image features and an embedding of the mask, narrowed to a few channels.
     Here the narrowing starts as a rotation cut off, and queries and keys of the attention to
     memories start as the same projection of the same features, into channels that the rotary
-    position code turns slowly: what looks alike matches, wherever it has moved to. With independent
+    position code turns slowly: what looks similar matches, wherever it has moved to. With independent
     weights a thin model does not learn within hours to carry a mask to the next view.
     """
     encoder, width, memory = network.memory_encoder, network.hidden_dim, network.mem_dim

@@ -52,7 +52,7 @@ def count(size: str, image_size: int = 1024, checkpointing: bool = True) -> tupl
 
     Args:
         size, image_size: As in `sap_model.model.build`.
-        checkpointing: Activations are computed a second time, which the backward pass is told.
+        checkpointing: Activations are computed again in the backward pass, which is counted.
 
     Returns:
         Those of the forward and of the backward pass, which leaves the encoder out.

@@ -1,4 +1,4 @@
-"""What training minimises: SAM2's own loss, and one for a model that starts from nothing."""
+"""What training minimises: SAM2's own loss, and one for a model that starts from scratch."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def pixel_grouping_loss(features: Tensor, truth: Tensor, anchors: int = 48) -> T
     """How badly the finest features tell which pixels belong together.
 
     Pixels of an object shall have features of like direction, others not. Every pixel is a click
-    here whose answer needs no decoder, which teaches an encoder that starts from nothing to group
+    here whose answer needs no decoder, which teaches an encoder that starts from scratch to group
     pixels several times faster than masks alone.
 
     Args:

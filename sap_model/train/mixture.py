@@ -30,7 +30,7 @@ from sap_model.train.settings import TrainSettings
 from sap_model.train.shard_rows import Checked, NoSplitError, ShardRows
 
 TRIES = 100
-"""Rows in a row without anything to train on before a source is given up."""
+"""Rows in a row without anything to train on before a source is refused."""
 
 KEPT_BYTES = 2 * 2**30
 """Decoded panoramas that are kept, if all of them fit: at nano scale they do. Divided among the
@@ -77,11 +77,11 @@ class Mixture(Dataset):
         rng = np.random.default_rng([self.seed, number])
         place = int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right"))
         source = self.sources[min(place, len(self.sources) - 1)][0]
-        alike: dict[tuple, list[Clip]] = {}
+        groups: dict[tuple, list[Clip]] = {}
         for k in range(self.together):
             clip = self._clip(source, number * self.together + k, rng)
-            alike.setdefault(clip.shape, []).append(clip)
-        return [collate(clips) for clips in alike.values()]
+            groups.setdefault(clip.shape, []).append(clip)
+        return [collate(clips) for clips in groups.values()]
 
     def _clip(self, source: Source, count: int, rng: np.random.Generator) -> Clip:
         """The clip of place `count`, which counts the clips of all sources together.

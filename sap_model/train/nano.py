@@ -1,4 +1,4 @@
-"""How the nano models are made from nothing: `make nano`.
+"""How the nano models are made from scratch: `make nano`.
 
     images   single perspective images: what a click is
     videos   a camera that turns by up to 20° a frame: what memory is for
@@ -8,7 +8,7 @@
     sharp    single images with twice the pixels along an edge
     pans     the camera, with as many pixels
     sharper, pans-again
-             the last two once more, with other clips
+             the last two again, with other clips
              → sam2_nano.pt, which stands in for SAM2's pretrained weights
     scan     the scan, with the encoder frozen, as SAM2 becomes SAP
              → sap_nano.pt
@@ -16,7 +16,7 @@
 Most is learnt at 128 × 128 pixels, at a quarter of the work. But half of the objects of a room
 cover less than 64 pixels of such a view: the last phases, and the weights, are for 256 × 256.
 
-Each phase is a training run of its own and starts with the weights of the one before. All of it can
+Each phase is a separate training run and starts with the weights of the one before. All of it can
 be stopped and called again.
 """
 

@@ -1,7 +1,7 @@
 """SAM2's own training network on clips whose images are encoded once: `SapTrain`.
 
 SAM2Train encodes the frames of one video and follows objects that all see the same frames. Here a
-batch's distinct images are encoded once, and each object visits them in an order of its own: frame
+batch's distinct images are encoded once, and each object visits them in its own order: frame
 t of the objects is a gather among the features. What happens on a frame, and how clicks, boxes and
 corrections are drawn, is SAM2's code.
 """
@@ -24,7 +24,7 @@ from sap_model.train.clip import ClipBatch
 from sap_model.train.loss import pixel_grouping_loss
 
 TRAIN = f"{__name__}.SapTrain"
-"""What `sap_model.model.build.build` is told to make for training."""
+"""What `sap_model.model.build.build` makes for training."""
 
 PROMPTS: dict[str, Any] = {
     "prob_to_use_pt_input_for_train": 0.5,

@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW as SAM2 sets it, Muon for models that start from nothing; and how
+"""What moves the weights: AdamW as SAM2 sets it, Muon for models that start from scratch; and how
 fast."""
 
 from __future__ import annotations

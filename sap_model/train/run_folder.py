@@ -141,7 +141,7 @@ def last_state(folder: Path) -> dict[str, Any] | None:
         except DAMAGED:
             print(f"{path} is damaged; going on from the one before it", flush=True)
     if found:
-        raise UserError(f"no state in {folder / 'state'} can be read: remove it to start anew")
+        raise UserError(f"no state in {folder / 'state'} can be read: remove it to start again")
     return None
 
 

@@ -194,7 +194,7 @@ def _present(source: Path, annotated: list[int]) -> list[int]:
         if length < 1:
             raise UserError(f"{source} is missing, damaged or no video; get it again")
         present = [number for number in annotated if EVERY * number < length]
-    # A few may lack at the end. But frames that were numbered anew would get others' masks.
+    # A few may lack at the end. But frames that were renumbered would get others' masks.
     if 2 * len(present) < len(annotated):
         raise UserError(
             f"{source} holds {len(present)} of {len(annotated)} annotated frames; get it again "

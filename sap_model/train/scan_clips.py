@@ -53,7 +53,7 @@ class ScanClips:
         self._views: dict[int, Views] = {}
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_views": {}}  # tables are made anew where they are needed
+        return self.__dict__ | {"_views": {}}  # tables are made again where they are needed
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -125,11 +125,11 @@ class ScanClips:
         if not groups:
             raise NoObjectError(panorama.name)
         # the first of the largest, where no more than `most` objects count
-        frames, alike = max(groups.items(), key=lambda group: min(len(group[1]), most))
-        chosen = draw(np.array(list(alike)), self.objects, rng)
+        frames, members = max(groups.items(), key=lambda group: min(len(group[1]), most))
+        chosen = draw(np.array(list(members)), self.objects, rng)
         plans = []
-        for place, k in enumerate(chosen.tolist()):  # once more with another click, if there is one
-            known = alike[k]
+        for place, k in enumerate(chosen.tolist()):  # again with another click, if there is one
+            known = members[k]
             plans.append(known[chosen[:place].tolist().count(k) % len(known)])
         prompts = {}
         for frame in frames:

@@ -1,6 +1,6 @@
 """How good a network is along the scan, on fixed objects of panoramas that it is not trained on.
 
-Two numbers are told apart: the IoU in views that see the click, and in views that are reached
+Two numbers are kept apart: the IoU in views that see the click, and in views that are reached
 through memory alone. The second is what the paper fine-tunes for.
 """
 

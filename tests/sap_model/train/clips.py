@@ -11,7 +11,7 @@ SIDE = 64
 
 
 def discs(frames: int = 4, objects: int = 3, images: int = 5, prompted: tuple = ()) -> ClipBatch:
-    """Objects that move from image to image, each visiting the images in an order of its own.
+    """Objects that move from image to image, each visiting the images in its own order.
 
     Args:
         frames, objects, images: T, B, V.

@@ -67,7 +67,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(freeze_encoder):
         for seed in range(2):
             backward(model, some_gone, seed)
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data.fill_(NONE)
-    backward(model, batch)  # an object that is judged absent leaves a pointer of its own
+    backward(model, batch)  # an object that is judged absent leaves its own pointer
     expected = {
         name
         for name, _ in model.named_parameters()
@@ -85,7 +85,7 @@ def test_gradients_reach_what_is_trained_and_nothing_else(freeze_encoder):
 
 
 def plain(batch: ClipBatch) -> BatchedVideoDatapoint:
-    """Every object's window as a video of its own, as SAM2's loader would have it."""
+    """Every object's window as a separate video, as SAM2's loader would have it."""
     frames, objects = batch.views.shape
     about = torch.zeros(frames, objects, 3, dtype=torch.long)
     videos = torch.arange(objects).expand(frames, -1)

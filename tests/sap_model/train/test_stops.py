@@ -117,6 +117,6 @@ def test_two_processes_refuse_with_one_line(settings, tmp_path):
     run = tmp_path / "run"
     run_folder.open_run(run, settings)
     assert "other settings (LR)" in refused(run, run, lr=2e-3)
-    # the first has a state, and the other has not: as if each machine had a folder of its own
+    # the first has a state, and the other has not: as if each machine had its own folder
     run_folder.save_state(run, 1, {"model": {}})
     assert "storage that all machines share" in refused(run, tmp_path / "elsewhere")

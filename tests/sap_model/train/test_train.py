@@ -56,7 +56,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bits(settings, reference, tmp
         train.train(settings, tmp_path, QUIET)
     assert [path.stem for path in run_folder.states(tmp_path)] == ["00000001", "00000002"]
     assert not (tmp_path / "weights.pt").exists() and len(losses(tmp_path)) == 3
-    # the last state is damaged too, so that it goes on from the one before
+    # the last state is damaged too, so that it resumes from the one before
     last = run_folder.states(tmp_path)[-1]
     last.write_bytes(last.read_bytes()[: 2**16])
     train.train(settings, tmp_path, QUIET)

@@ -17,7 +17,7 @@ from tests.sap_model.train.clips import SIDE, discs
 
 
 class Answers(nn.Module):
-    """A network that says what it is told to: the truth, nothing, or everything."""
+    """A network that answers as the test asks: the truth, nothing, or everything."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
