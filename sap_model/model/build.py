@@ -191,8 +191,8 @@ def _match_memories(network: SAM2Base) -> None:
     A memory is the sum of image features and an embedding of the mask, narrowed to a few channels.
     Here the narrowing starts as a rotation cut off, and queries and keys of the attention to
     memories start as the same projection of the same features, into channels that the rotary
-    position code turns slowly: what looks similar matches, wherever it has moved to. With independent
-    weights a thin model does not learn within hours to carry a mask to the next view.
+    position code turns slowly: what looks similar matches, wherever it has moved to. With
+    independent weights a thin model does not learn within hours to carry a mask to the next view.
     """
     encoder, width, memory = network.memory_encoder, network.hidden_dim, network.mem_dim
     narrowing = torch.linalg.qr(torch.randn(width, width))[0][:memory]
