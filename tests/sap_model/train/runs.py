@@ -21,18 +21,19 @@ def command(settings: TrainSettings, folder: Path, processes: int = 1) -> list[s
     words = [sys.executable, "-m", "sap_model", "train", "--gpus", str(processes)]
     words += [word for data in settings.data for word in ("--data", data)]
     words += ["--run", str(folder), "--workers", "0", "--save-every", "1"]
-    names = (
-        "size",
-        "image_size",
-        "checkpoint",
-        "clip_objects",
-        "clip_frames",
-        "batch_size",
-        "steps",
-        "lr",
-    )
-    for name in (*names, "min_pixels"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    options = {
+        "size": "--size",
+        "image_size": "--image-size",
+        "checkpoint": "--checkpoint",
+        "clip_objects": "--objects",
+        "clip_frames": "--frames",
+        "batch_size": "--batch",
+        "steps": "--steps",
+        "lr": "--lr",
+        "min_pixels": "--min-pixels",
+    }
+    for field, option in options.items():
+        words += [option, str(getattr(settings, field))]
     return words
 
 
