@@ -29,8 +29,8 @@ CONNECT_SECONDS = 10
 HTTP2_SETTINGS = 4
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, HTTP2_SETTINGS, 0, 0, 0, 0, 0])
 SHORT_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108 - a new folder is made there
-LONGEST_SOCKET = "session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-"""A path that Ray creates below its folder; the kernel limits the whole path to 107 bytes."""
+LONGEST_SOCKET = "r/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""A path below `session_folder`; the kernel limits the whole path to 107 bytes."""
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def session_folder() -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             continue
         try:
-            yield Path(folder)
+            yield Path(folder, "r")  # Ray opens its folder to all users; nobody enters the parent
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return
