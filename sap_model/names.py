@@ -8,6 +8,12 @@ from typing import Literal
 Fusion = Literal["max", "mean"]
 """How the masks of views become one; see `sap_model.scan.fusion`."""
 
+Visits = Literal["last", "all"]
+"""Which visits to a view count, where a scan visits views more than once."""
+
+Prompted = Literal["every", "first"]
+"""Which visits to a view that sees the clicks are prompted."""
+
 TrainedMethod = Literal["sap", "erp", "sap-no-overlap", "sap-no-scan"]
 """The methods that have weights of their own: SAP and its ablations."""
 

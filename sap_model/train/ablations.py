@@ -75,7 +75,7 @@ def base_settings(
     (recipe,) = (phase.settings for phase in nano.phases(tuple(data)) if phase.name == BASE)
     settings = replace(recipe, checkpoint=checkpoint)
     if steps is not None:
-        warmup_steps = recipe.warmup_steps * steps // recipe.steps
+        warmup_steps = recipe.warmup * steps // recipe.steps
         settings = replace(settings, steps=steps, warmup_steps=min(warmup_steps, steps))
     return settings
 

@@ -1,26 +1,32 @@
 """`Clip`, which every source of training data returns, and `ClipBatch`, several as tensors.
 
-A clip is what SAM2 calls a video, with its distinct images kept apart from the order in which each
-object visits them. A panorama has 24 images, which all its objects share, whatever their starts.
+A clip is what SAM2 calls a video, but its distinct images are kept apart from the order in which
+each object visits them: a panorama has 24 images, which all its objects share, whatever view each
+object starts from. Objects of one clip may be prompted on different frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sap_model.model.tracker import DEVIATION, MEAN, Points
+from sap_model.model.tracker import DEVIATION, MEAN
+from sap_model.predict.prompts import Spots
 from sap_model.train.settings import MAX_OBJECTS
+
+Prompts = Mapping[int, Spots]
+"""Frame: the clicks (u, v, label) on one object there, in pixels of the model's input."""
 
 
 class NoObjectError(Exception):
-    """A row, image or video has nothing in it that could be trained on; another one is taken."""
+    """A row, image or video holds nothing to train on; the caller takes another one."""
 
 
 @dataclass(frozen=True)
@@ -29,27 +35,24 @@ class Clip:
 
     Attributes:
         images: (V, S, S, 3) uint8 RGB, at the size of the model's input.
-        truth: (V, S, S) uint8; bit k tells whether a pixel belongs to object k. Masks may overlap.
+        truth: (V, S, S) uint8; bit k is set where a pixel belongs to object k. Masks may overlap.
         views: (T, K) int64: which image each object's frame t shows. On its first frame an object
             is visible.
-        prompts: Frame: clicks on each object there, (K, P, 2) and (K, P), the same frames for all
-            objects. None: prompts are drawn from the truth as in SAM2's training, on frame 0 first.
+        prompts: For each object, its clicks by frame. None: prompts are drawn from the truth as in
+            SAM2's training, on frame 0 first.
         name: What it was made from, for messages.
     """
 
     images: NDArray[np.uint8]
     truth: NDArray[np.uint8]
     views: NDArray[np.int64]
-    prompts: Mapping[int, Points] | None = None
+    prompts: Sequence[Prompts] | None = None
     name: str = ""
 
     @property
-    def shape(self) -> tuple:
-        """Clips of equal shape can be a batch: T, and the frames and numbers of clicks."""
-        if self.prompts is None:
-            return len(self.views), None
-        prompts = sorted(self.prompts.items())
-        return len(self.views), tuple((frame, spots.labels.shape[1]) for frame, spots in prompts)
+    def shape(self) -> tuple[int, bool]:
+        """Clips of equal shape can be one batch: T, and whether clicks are given."""
+        return len(self.views), self.prompts is not None
 
 
 @dataclass(frozen=True)
@@ -57,54 +60,59 @@ class ClipBatch:
     """Clips of equal shape as tensors; B objects in all.
 
     Attributes:
-        images: (V, 3, S, S) float32, normalised as SAM2 wants it, or uint8 before `to`.
+        images: (V, 3, S, S) float32, normalised for SAM2; uint8 before `to`.
         truth: (V, S, S) uint8, see `Clip`.
         views: (T, B) int64 into `images`.
-        bits: (B,) int64: the bit of `truth` that tells of each object.
-        prompts: Frame: {"point_coords": (B, P, 2), "point_labels": (B, P)}; or None.
+        bits: (B,) int64: the bit of `truth` of each object.
+        prompts: For each of the B objects, its clicks by frame; or None, see `Clip`.
     """
 
     images: Tensor
     truth: Tensor
     views: Tensor
     bits: Tensor
-    prompts: dict[int, dict[str, Tensor]] | None
+    prompts: tuple[Prompts, ...] | None
 
     @cached_property
     def masks(self) -> Tensor:
         """(T, B, S, S) bool: the truth on every frame."""
-        bit = (1 << self.bits).to(torch.uint8)  # a byte per pixel all the way, not eight
+        bit = (1 << self.bits).to(torch.uint8)  # stays one byte per pixel, not eight
         return (self.truth[self.views] & bit[:, None, None]).bool()
 
     def pin_memory(self) -> ClipBatch:
-        """In memory from which a GPU copies while it computes; torch's loader asks for this."""
-        return ClipBatch(
-            self.images.pin_memory(),
-            self.truth.pin_memory(),
-            self.views.pin_memory(),
-            self.bits.pin_memory(),
-            self.prompts
-            and {
-                frame: {name: part.pin_memory() for name, part in points.items()}
-                for frame, points in self.prompts.items()
-            },
+        """A copy in page-locked memory, from which a GPU copies while it computes; torch's loader
+        calls this."""
+        return replace(
+            self,
+            images=self.images.pin_memory(),
+            truth=self.truth.pin_memory(),
+            views=self.views.pin_memory(),
+            bits=self.bits.pin_memory(),
         )
 
     def to(self, device: torch.device) -> ClipBatch:
-        """On another device, with the images normalised."""
+        """The batch on another device, with the images normalised."""
         images = self.images.to(device, non_blocking=True).float() / 255.0
         mean, deviation = images.new_tensor(MEAN), images.new_tensor(DEVIATION)
-        prompts = self.prompts and {
-            frame: {name: part.to(device) for name, part in points.items()}
-            for frame, points in self.prompts.items()
-        }
-        return ClipBatch(
-            (images - mean[:, None, None]) / deviation[:, None, None],
-            self.truth.to(device, non_blocking=True),
-            self.views.to(device),
-            self.bits.to(device),
-            prompts,
+        return replace(
+            self,
+            images=(images - mean[:, None, None]) / deviation[:, None, None],
+            truth=self.truth.to(device, non_blocking=True),
+            views=self.views.to(device, non_blocking=True),
+            bits=self.bits.to(device, non_blocking=True),
         )
+
+
+class Tracked(NamedTuple):
+    """Objects of a batch that were followed together.
+
+    Attributes:
+        objects: (G,) int64: their numbers in the batch.
+        outputs: SAM2Train's outputs of every frame, in order.
+    """
+
+    objects: Tensor
+    outputs: list[dict[str, Any]]
 
 
 def collate(clips: Sequence[Clip]) -> ClipBatch:
@@ -119,14 +127,7 @@ def collate(clips: Sequence[Clip]) -> ClipBatch:
     views = [clip.views + first for clip, first in zip(clips, firsts, strict=False)]
     prompts = None
     if clips[0].prompts is not None:
-        given = [clip.prompts for clip in clips if clip.prompts is not None]
-        prompts = {
-            frame: {
-                "point_coords": _joined([points[frame].coords for points in given]),
-                "point_labels": _joined([points[frame].labels for points in given]),
-            }
-            for frame in given[0]
-        }
+        prompts = tuple(each for clip in clips for each in clip.prompts or ())
     return ClipBatch(
         _joined([clip.images for clip in clips]).permute(0, 3, 1, 2),
         _joined([clip.truth for clip in clips]),

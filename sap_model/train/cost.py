@@ -117,24 +117,23 @@ def loader_cores(work: float, seconds: float, gpus: int, flops_per_second: float
 def _batch(image_size: int, frames: int) -> ClipBatch:
     """One object on `frames` frames that show the same image, clicked on the first of them."""
     with torch.device("meta"):
-        click = {"point_coords": torch.zeros(1, 1, 2), "point_labels": torch.ones(1, 1).int()}
         return ClipBatch(
             torch.zeros(1, 3, image_size, image_size),
             torch.zeros(1, image_size, image_size, dtype=torch.uint8),
             torch.zeros(frames, 1, dtype=torch.int64),
             torch.zeros(1, dtype=torch.int64),
-            {0: click},
+            ({0: ((0.0, 0.0, 1),)},),
         )
 
 
 def _passes(network: SapTrain, batch: ClipBatch) -> tuple[float, float]:
     """Operations of a forward pass over a batch, and of the backward pass."""
-    forward, outputs = _counted(lambda: network(batch))
+    forward, (tracked,) = _counted(lambda: network(batch))
     total: Tensor = sum(
-        output["multistep_pred_multimasks_high_res"][0].sum()
+        output["multistep_pred_multimasks"][0].sum()
         + output["multistep_pred_ious"][0].sum()
         + output["multistep_object_score_logits"][0].sum()
-        for output in outputs
+        for output in tracked.outputs
     )
     backward, _ = _counted(total.backward)
     return forward, backward

@@ -1,25 +1,36 @@
-"""What training minimises: SAM2's own loss, and one for a model that starts from scratch."""
+"""What training minimises: SAM2's own loss, and one for models that are trained from scratch."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from training.loss_fns import CORE_LOSS_KEY, MultiStepMultiMasksAndIous, dice_loss, iou_loss
+
+from sap_model.train.clip import Tracked
+
+FULL_SIZE = "multistep_pred_multimasks_high_res"
+"""Masks at the input's resolution in SAM2's outputs, where `SapTrain` has kept them."""
 
 
 class Sam2Loss(MultiStepMultiMasksAndIous):
     """The loss of SAM2.1's published training configuration: the mean over a batch's objects, the
     sum over frames and clicks.
 
-    SAM2 divides by the number of objects of all processes, for which they have to meet at every
+    SAM2 divides by the number of objects of all processes, which have to meet for it at every
     forward pass. Here each batch is weighed by its clips instead, and processes meet once a step.
+
+    Args:
+        checkpointing: Recompute the loss of a frame in the backward pass instead of keeping about
+            ten maps of the input's size for every mask: at 1024 × 1024 half of a step's memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checkpointing: bool = False) -> None:
         super().__init__(
             weight_dict={"loss_mask": 20, "loss_dice": 1, "loss_iou": 1, "loss_class": 1},
             supervise_all_iou=True,
@@ -28,34 +39,81 @@ class Sam2Loss(MultiStepMultiMasksAndIous):
             focal_gamma_obj_score=0.0,
             focal_alpha_obj_score=-1.0,
         )
+        self.checkpointing = checkpointing
 
-    def forward(self, outputs: list[dict[str, Any]], targets: Tensor) -> dict[str, Tensor]:
-        """Losses of T frames; `outputs` as SAM2Train gives them, targets (T, B, S, S) bool."""
+    def forward(self, tracked: Sequence[Tracked], targets: Tensor) -> dict[str, Tensor]:
+        """Losses of what `SapTrain` gave for a batch.
+
+        Args:
+            tracked: All groups of its objects.
+            targets: (T, B, S, S) bool.
+        """
         losses: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=targets.device))
-        for output, target in zip(outputs, targets, strict=True):
-            # as bfloat16 leaves them, sure scores and good estimates would round to no loss at all
-            output = output | {
-                name: [part.float() for part in output[name]]
-                for name in ("multistep_object_score_logits", "multistep_pred_ious")
-            }
-            for name, value in self._forward(output, target, target.shape[0]).items():
-                losses[name] = losses[name] + value
+        for objects, outputs in tracked:
+            for output, target in zip(outputs, targets[:, objects], strict=True):
+                arguments = _needed(output), target, targets.shape[1]
+                if self.checkpointing and torch.is_grad_enabled():
+                    found = checkpoint(
+                        self._frame, *arguments, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    found = self._frame(*arguments)
+                for name, value in found.items():
+                    losses[name] = losses[name] + value
         return losses
+
+    def _frame(self, output: dict[str, Any], target: Tensor, objects: int) -> dict[str, Tensor]:
+        """SAM2's losses of one frame (G, S, S), divided by the number of objects of the batch."""
+        masks, ious, scores = zip(*_steps(output, target.shape[-1]), strict=True)
+        output = {
+            FULL_SIZE: masks,
+            "multistep_pred_ious": ious,
+            "multistep_object_score_logits": scores,
+        }
+        return self._forward(output, target, objects)
+
+
+def _needed(output: dict[str, Any]) -> dict[str, Any]:
+    """What the loss needs of a frame's outputs; the others should not be kept for it."""
+    names = ("multistep_pred_multimasks", "multistep_pred_ious", "multistep_object_score_logits")
+    return {name: output[name] for name in (*names, FULL_SIZE) if name in output}
+
+
+def _steps(output: dict[str, Any], side: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The prediction of a frame and what became of it after each correction.
+
+    Args:
+        output: Of SAM2Train on the frame.
+        side: S, the side of the masks that the loss compares.
+
+    Yields:
+        Mask logits (G, M, S, S), interpolated as SAM2 does it; estimated IoUs (G, M) and object
+        scores (G, 1) in float32: in bfloat16 confident scores would round to no loss at all.
+    """
+    for masks, ious, scores in zip(
+        output.get(FULL_SIZE) or output["multistep_pred_multimasks"],
+        output["multistep_pred_ious"],
+        output["multistep_object_score_logits"],
+        strict=True,
+    ):
+        if masks.shape[-1] != side:
+            masks = functional.interpolate(masks.float(), (side, side), mode="bilinear")
+        yield masks, ious.float(), scores.float()
 
 
 class FromScratchLoss(nn.Module):
     """A loss under which clicks and memory are learnt without pretrained weights.
 
-    Cross-entropy and dice on every mask. At first the object and the rest weigh the same in the
-    cross-entropy, or the masks of small objects become empty and stay so.
+    Cross-entropy and dice on every mask. At first the object and the background weigh the same in
+    the cross-entropy; otherwise the masks of small objects become empty and stay empty.
 
-    SAM2 learns nothing from the mask of an object that is absent, which its object score gates.
-    Here the mask of an absent object is taught to be empty as well, and in the masks both kinds of
-    frames weigh the same. In the object score they count as they come: six of seven views that are
-    not clicked do not show the object. If those that do weighed three times as much in all as the
-    others, the score would shift by log(3 · 6), about 3, and a gate that opens too often adds false
-    masks to the panorama. Taking 3 off the scores of a model that was made so brought it from an
-    mIoU of 15.5 to 20.6 (72 objects).
+    SAM2 ignores the mask of an absent object, which its object score gates. Here that mask is
+    trained to be empty as well, and in the masks both kinds of frames weigh the same. In the object
+    score frames count as they occur: six of seven views without a click do not show the object. If
+    the frames that show it had three times the weight of the others in all, the score would shift
+    by log(3 · 6), about 3, and a gate that opens too often adds false masks to the panorama.
+    Subtracting 3 from the scores of a model trained with such weights raised its mIoU from 15.5 to
+    20.6 (72 objects).
 
     Attributes:
         balance: Weight of the balanced cross-entropy against the plain one, in [0, 1].
@@ -63,31 +121,28 @@ class FromScratchLoss(nn.Module):
 
     balance = 1.0
 
-    def forward(self, outputs: list[dict[str, Any]], targets: Tensor) -> dict[str, Tensor]:
-        """Losses of T frames; `outputs` as SAM2Train gives them, targets (T, B, S, S) bool."""
-        parts: dict[str, list[Tensor]] = defaultdict(list)  # each (B,), of a frame and a click
-        for output, target in zip(outputs, targets, strict=True):
-            truth = target[:, None].float()
-            for masks, ious, scores in zip(
-                output["multistep_pred_multimasks_high_res"],
-                output["multistep_pred_ious"],
-                output["multistep_object_score_logits"],
-                strict=True,
-            ):
-                parts["present"].append(target.flatten(1).any(1))
-                parts["loss_mask"].append(self._entropy(masks, truth))
-                parts["loss_dice"].append(dice_loss(masks, truth, 1, loss_on_multimask=True)[:, 0])
-                iou = iou_loss(masks, truth, ious.float(), 1, True, use_l1_loss=True)
-                parts["loss_iou"].append(iou[:, 0])
-                parts["scores"].append(scores[:, 0].float())
+    def forward(self, tracked: Sequence[Tracked], targets: Tensor) -> dict[str, Tensor]:
+        """Losses of what `SapTrain` gave for a batch; targets (T, B, S, S) bool."""
+        parts: dict[str, list[Tensor]] = defaultdict(list)  # each (G,), of a frame and a click
+        for objects, outputs in tracked:
+            for output, target in zip(outputs, targets[:, objects], strict=True):
+                truth = target[:, None].float()
+                for masks, ious, scores in _steps(output, target.shape[-1]):
+                    parts["present"].append(target.flatten(1).any(1))
+                    parts["loss_mask"].append(self._entropy(masks, truth))
+                    dice = dice_loss(masks, truth, 1, loss_on_multimask=True)
+                    parts["loss_dice"].append(dice[:, 0])
+                    iou = iou_loss(masks, truth, ious, 1, True, use_l1_loss=True)
+                    parts["loss_iou"].append(iou[:, 0])
+                    parts["scores"].append(scores[:, 0])
         each = {name: torch.cat(part) for name, part in parts.items()}
         present = each.pop("present")
         means = {name: _mean(each[name], present) for name in ("loss_dice", "loss_iou")}
         means["loss_mask"] = _mean(each["loss_mask"], present) + _mean(each["loss_mask"], ~present)
         surprise = functional.softplus(torch.where(present, -each["scores"], each["scores"]))
         means["loss_class"] = surprise.mean()
-        if "grouping" in outputs[0]:
-            means["loss_grouping"] = outputs[0]["grouping"]
+        if "grouping" in tracked[0].outputs[0]:
+            means["loss_grouping"] = tracked[0].outputs[0]["grouping"]
         return means | {CORE_LOSS_KEY: torch.stack(list(means.values())).sum()}
 
     def _entropy(self, masks: Tensor, truth: Tensor) -> Tensor:
@@ -107,17 +162,17 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def pixel_grouping_loss(features: Tensor, truth: Tensor, anchors: int = 48) -> Tensor:
-    """How badly the finest features tell which pixels belong together.
+    """How badly the finest features separate pixels of one object from other pixels.
 
-    Pixels of an object shall have features of like direction, others not. Every pixel is a click
-    here whose answer needs no decoder, which teaches an encoder that starts from scratch to group
-    pixels several times faster than masks alone.
+    Features of pixels of one object are pulled towards one direction, those of other pixels away
+    from it. Every pixel acts as a click whose answer needs no decoder: an encoder that is trained
+    from scratch learns to group pixels several times faster than from masks alone.
 
     Args:
         features: (V, C, h, w), what the mask decoder makes masks of.
         truth: (V, S, S) uint8, a bit for each object, as in `ClipBatch`.
-        anchors: Pixels of each image that are compared with all others; small objects have more
-            than their share.
+        anchors: Pixels of each image that are compared with all others; small objects get more
+            than their share of area.
 
     Returns:
         Balanced cross-entropy plus dice, a scalar.

@@ -1,7 +1,10 @@
 """Which clip comes when: sources mixed by weight, in an order that depends on numbers alone.
 
-Part number i of a run is the same whoever asks for it: its random numbers come from (seed, i). So a
-run goes on after a stop by going on to count, and processes share a step by sharing its numbers.
+Part number i of a run is the same in every process: its random numbers come from (seed, i). So a
+run that was stopped resumes by counting on, and processes share a step by sharing its numbers.
+
+All parts of a step come from one source, as in SAM2's training. The loss is a sum over frames: in a
+step of both, one picture of SA-1B would weigh 1/24 of a panorama.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from sap_model.train.settings import TrainSettings
 from sap_model.train.shard_rows import Checked, NoSplitError, ShardRows
 
 TRIES = 100
-"""Rows in a row without anything to train on before a source is refused."""
+"""Consecutive rows without anything to train on after which the run stops."""
 
 KEPT_BYTES = 2 * 2**30
 """Decoded panoramas that are kept, if all of them fit: at nano scale they do. Divided among the
@@ -58,30 +61,40 @@ class Source(Protocol):
 
 
 class Mixture(Dataset):
-    """Parts of batches by number; each is drawn from one source.
+    """Parts of steps by number; all parts of a step are drawn from one source.
 
     Args:
-        sources: What is mixed, with shares of 1.
-        together: Clips of a part.
+        sources: What is mixed, with shares of 1: of the steps.
+        clips: Clips of a part.
         seed: Of everything drawn.
+        parts: Parts of a step, of all processes.
     """
 
     def __init__(
-        self, sources: Sequence[tuple[Source, float]], together: int = 1, seed: int = 0
+        self,
+        sources: Sequence[tuple[Source, float]],
+        clips: int = 1,
+        seed: int = 0,
+        parts: int = 1,
     ) -> None:
-        self.sources, self.together, self.seed = list(sources), together, seed
+        self.sources, self.clips, self.seed, self.parts = list(sources), clips, seed, parts
         self.ends = np.cumsum([share for _, share in sources])
 
     def __getitem__(self, number: int) -> list[ClipBatch]:
         """Part `number`: its clips, those of equal shape as one batch."""
-        rng = np.random.default_rng([self.seed, number])
-        place = int(np.searchsorted(self.ends, rng.random() * self.ends[-1], side="right"))
-        source = self.sources[min(place, len(self.sources) - 1)][0]
-        groups: dict[tuple, list[Clip]] = {}
-        for k in range(self.together):
-            clip = self._clip(source, number * self.together + k, rng)
-            groups.setdefault(clip.shape, []).append(clip)
-        return [collate(clips) for clips in groups.values()]
+        source, rng = self._source(number // self.parts), np.random.default_rng([self.seed, number])
+        by_shape: dict[tuple, list[Clip]] = {}
+        for k in range(self.clips):
+            clip = self._clip(source, number * self.clips + k, rng)
+            by_shape.setdefault(clip.shape, []).append(clip)
+        return [collate(clips) for clips in by_shape.values()]
+
+    def _source(self, step: int) -> Source:
+        draw = np.random.default_rng(
+            [self.seed, step, 1]
+        ).random()  # a stream apart from the clips'
+        place = int(np.searchsorted(self.ends, draw * self.ends[-1], side="right"))
+        return self.sources[min(place, len(self.sources) - 1)][0]
 
     def _clip(self, source: Source, count: int, rng: np.random.Generator) -> Clip:
         """The clip of place `count`, which counts the clips of all sources together.
@@ -110,11 +123,16 @@ def _order(seed: int, turn: int, rows: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, turn]).permutation(rows)
 
 
-def make(settings: TrainSettings, split: str = "train") -> Mixture:
-    """The sources that settings name, over a split of the shards."""
-    rows = rows_of(settings, split) if _on_shards(settings) else None
-    about = METHODS[settings.method]
-    size, objects = settings.image_size, settings.clip_objects
+def make(settings: TrainSettings, sa1b_index: Path | None = None) -> Mixture:
+    """The sources that settings name, over the train split of the shards.
+
+    Args:
+        settings: Of the run.
+        sa1b_index: The list of SA-1B's pictures, see `Sa1b`.
+    """
+    rows = rows_of(settings, "train") if _on_shards(settings) else None
+    spec = METHODS[settings.method]
+    size, objects, augment = settings.image_size, settings.clip_objects, settings.augment
     frames = settings.clip_frames
     sources: list[tuple[Source, float]] = []
     for name, share in settings.mix:
@@ -122,7 +140,8 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
         if name == "panoramas" and rows:
             source = ScanClips(
                 rows, size, objects, frames, settings.inference_prompt_fraction,
-                settings.min_pixels, scan_of(settings.method), about.views,
+                settings.min_pixels, scan_of(settings.method), spec.views, settings.prompted,
+                augment,
             )  # fmt: skip
         elif name == "crops" and rows:
             source = CropClips(
@@ -130,11 +149,11 @@ def make(settings: TrainSettings, split: str = "train") -> Mixture:
                 settings.min_pixels,
             )  # fmt: skip
         elif name == "sa1b":
-            source = Sa1b(settings.sa1b or "", size, objects)
+            source = Sa1b(settings.sa1b or "", size, objects, sa1b_index, augment)
         else:
-            source = Sav(settings.sav or "", size, objects, min(frames, 8))
+            source = Sav(settings.sav or "", size, objects, min(frames, 8), augment=augment)
         sources.append((source, share))
-    return Mixture(sources, settings.micro_batch_size, settings.seed)
+    return Mixture(sources, settings.micro_batch_size, settings.seed, settings.chunks(1))
 
 
 def rows_of(settings: TrainSettings, split: str) -> ShardRows | None:

@@ -1,14 +1,16 @@
 """SAM2's own training network on clips whose images are encoded once: `SapTrain`.
 
-SAM2Train encodes the frames of one video and follows objects that all see the same frames. Here a
-batch's distinct images are encoded once, and each object visits them in its own order: frame
-t of the objects is a gather among the features. What happens on a frame, and how clicks, boxes and
-corrections are drawn, is SAM2's code.
+SAM2Train encodes the frames of one video and follows objects that all see the same frames and are
+all prompted on the same frames. Here a batch's distinct images are encoded once, each object visits
+them in its own order, and each object has its own prompts: objects whose prompts fall on the same
+frames are followed together, the others one after the other over the same features. What happens
+on a frame, and how clicks, boxes and corrections are drawn, is SAM2's code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,11 +22,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from training.model.sam2 import SAM2Train
 
-from sap_model.train.clip import ClipBatch
+from sap_model.train.clip import ClipBatch, Prompts, Tracked
 from sap_model.train.loss import pixel_grouping_loss
 
 TRAIN = f"{__name__}.SapTrain"
-"""What `sap_model.model.build.build` makes for training."""
+"""The class that `sap_model.model.build.build` instantiates for training."""
 
 PROMPTS: dict[str, Any] = {
     "prob_to_use_pt_input_for_train": 0.5,
@@ -41,6 +43,15 @@ PROMPTS: dict[str, Any] = {
 or box on one or two frames, then seven corrections on each of them."""
 
 
+_FULL_SIZE = (
+    "multistep_pred_multimasks_high_res",
+    "multistep_pred_masks_high_res",
+    "pred_masks_high_res",
+)
+"""Masks at the input's resolution among the outputs of SAM2Train. Its loss takes the first of them;
+a mask prompt, which becomes the output as it is, has no smaller twin."""
+
+
 @dataclass(frozen=True)
 class _Video:
     """What SAM2Train asks of its input once the images are encoded."""
@@ -48,6 +59,27 @@ class _Video:
     masks: Tensor
     flat_obj_to_img_idx: Tensor
     num_frames: int
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Prompts of one object.
+
+    Attributes:
+        points: Frame: {"point_coords": (1, P, 2), "point_labels": (1, P)}.
+        masks: Frame: (1, 1, S, S).
+        corrected: Frames on which correction clicks are added.
+    """
+
+    points: Mapping[int, Mapping[str, Tensor]]
+    masks: Mapping[int, Tensor]
+    corrected: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple:
+        """Objects with equal keys can be followed together."""
+        counts = sorted((t, points["point_labels"].shape[1]) for t, points in self.points.items())
+        return tuple(counts), tuple(sorted(self.masks)), tuple(sorted(self.corrected))
 
 
 class SapTrain(SAM2Train):
@@ -103,30 +135,31 @@ class SapTrain(SAM2Train):
         self.rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
 
-    def forward(self, batch: ClipBatch) -> list[dict[str, Any]]:
+    def forward(self, batch: ClipBatch) -> list[Tracked]:
         """Follow the objects of a batch.
 
         Returns:
-            SAM2Train's outputs of every frame, in order: what its loss takes.
+            Groups of objects that were prompted on the same frames; each object is in one group.
         """
         features = self.encode(batch.images)
         masks = batch.masks
-        video = _Video(masks, batch.views, len(batch.views))
-        if batch.prompts is None:
-            features = _only_visible(self.prepare_prompt_inputs(features, video), masks)
-        else:
-            features = features | self._given(batch.prompts, masks)
-        if not self.num_correction_pt_per_frame:  # SAM2's loop needs at least one
-            features["frames_to_add_correction_pt"] = []
-        # without true memory nothing is drawn that SAM2 would not draw
+        # draws nothing that SAM2 would not draw, unless memories are teacher-forced
         teacher_forced = self.training and self.teacher_forced_memory > 0
         self._remember_truth = teacher_forced and self.rng.random() < self.teacher_forced_memory
-        outputs = self.forward_tracking(features, video)
+        tracked = []
+        for objects, prompts in self._prompt_groups(batch.prompts, masks):
+            chosen = masks[:, objects]
+            video = _Video(chosen, batch.views[:, objects], len(chosen))
+            truth = {t: mask[:, None] for t, mask in enumerate(chosen)}
+            outputs = self.forward_tracking(
+                features | prompts | {"gt_masks_per_frame": truth, "num_frames": len(chosen)}, video
+            )
+            tracked.append(Tracked(objects, outputs))
         if self.training and self.pixel_grouping:
             with torch.autocast(batch.images.device.type, enabled=False):
                 finest = features["backbone_fpn"][0].float()
-                outputs[0]["grouping"] = pixel_grouping_loss(finest, batch.truth)
-        return outputs
+                tracked[0].outputs[0]["grouping"] = pixel_grouping_loss(finest, batch.truth)
+        return tracked
 
     def encode(self, images: Tensor) -> dict[str, Any]:
         """Features of (V, 3, S, S) images as SAM2's `forward_image` gives them."""
@@ -141,28 +174,80 @@ class SapTrain(SAM2Train):
             ],
         }
 
-    def _given(self, prompts: dict[int, dict[str, Tensor]], masks: Tensor) -> dict[str, Any]:
-        """What `prepare_prompt_inputs` says, for clicks that are given: every frame that sees them
-        is a conditioning frame, and the first of them is corrected as in SAM2's training."""
-        frames = sorted(prompts)
+    def _prompt_groups(
+        self, given: Sequence[Prompts] | None, masks: Tensor
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Objects with prompts on the same frames, and what `forward_tracking` asks about these.
+
+        Args:
+            given: Each object's clicks by frame; None draws prompts as SAM2 does.
+            masks: (T, B, S, S) bool.
+        """
+        if given is None:
+            shown = masks.flatten(2).any(2).T.tolist()
+            drawn = [self._draw_prompts(masks[:, k], each) for k, each in enumerate(shown)]
+        else:
+            drawn = [self._given(clicks, masks.device) for clicks in given]
+        groups: dict[tuple, list[int]] = defaultdict(list)
+        for k, each in enumerate(drawn):
+            groups[each.key].append(k)
+        for members in groups.values():
+            yield (
+                torch.tensor(members, device=masks.device),
+                _joined([drawn[k] for k in members], len(masks)),
+            )
+
+    def _draw_prompts(self, masks: Tensor, visible: Sequence[bool]) -> _Prompts:
+        """SAM2's prompts of one object, among the frames that show it.
+
+        SAM2 draws from all frames of a video. Most frames of a scan do not show the object; there
+        an empty mask would give an inverted box, or a click that says where the object is not.
+
+        Args:
+            masks: (T, S, S) bool.
+            visible: Whether each of the T frames shows it; the first one does.
+        """
+        shown = [t for t, seen in enumerate(visible) if seen or not t]
+        if len(shown) == 1 and len(masks) > 1:
+            shown *= 2  # SAM2 takes one frame for a still image, which it prompts with clicks alone
+        video = _Video(masks[shown][:, None], torch.empty(0), len(shown))
+        found = self.prepare_prompt_inputs({}, video)
+        return _Prompts(
+            {shown[t]: points for t, points in found["point_inputs_per_frame"].items()},
+            {shown[t]: mask for t, mask in found["mask_inputs_per_frame"].items()},
+            tuple(dict.fromkeys(shown[t] for t in found["frames_to_add_correction_pt"]))
+            if self.num_correction_pt_per_frame  # SAM2's loop needs at least one
+            else (),
+        )
+
+    def _given(self, clicks: Prompts, device: torch.device) -> _Prompts:
+        """Clicks that are given: every frame that sees them is a conditioning frame, and the first
+        of them may be corrected as in SAM2's training."""
+        points = {}
+        for frame, spots in clicks.items():
+            table = torch.tensor(spots, dtype=torch.float32).to(device, non_blocking=True)
+            points[frame] = {
+                "point_coords": table[None, :, :2],
+                "point_labels": table[None, :, 2].int(),
+            }
         correct = self.training and self.rng.random() < self.prob_to_correct_given
-        return {
-            "gt_masks_per_frame": {t: truth[:, None] for t, truth in enumerate(masks)},
-            "num_frames": len(masks),
-            "use_pt_input": True,
-            "init_cond_frames": frames,
-            "frames_not_in_init_cond": [t for t in range(len(masks)) if t not in prompts],
-            "mask_inputs_per_frame": {},
-            "point_inputs_per_frame": dict(prompts),
-            "frames_to_add_correction_pt": frames[:1] if correct else [],
-        }
+        correct = correct and self.num_correction_pt_per_frame > 0
+        return _Prompts(points, {}, (min(clicks),) if correct else ())
 
     prob_to_correct_given = 0.5
     """How often given clicks are followed by corrections on their first frame."""
 
-    def track_step(self, *args: Any, gt_masks: Tensor | None = None, **kwargs: Any) -> Any:
+    def track_step(
+        self, *args: Any, mask_inputs: Tensor | None, gt_masks: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """SAM2's step on one frame. In training its masks at the input's resolution, sixteen times
+        the memory of those that they were interpolated from, are not kept for the loss."""
         self._truth = gt_masks if self.training else None
-        return super().track_step(*args, gt_masks=gt_masks, **kwargs)
+        output = super().track_step(*args, mask_inputs=mask_inputs, gt_masks=gt_masks, **kwargs)
+        if self.training:
+            for name in _FULL_SIZE[1:] if mask_inputs is not None else _FULL_SIZE:
+                del output[name]
+        return output
 
     def _forward_sam_heads(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         heads: Callable = super()._forward_sam_heads
@@ -224,30 +309,21 @@ def _recomputed(function: Callable, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(function, *args, use_reentrant=False, **kwargs)
 
 
-def _only_visible(features: dict[str, Any], masks: Tensor) -> dict[str, Any]:
-    """Leave frames that do not show all objects without prompts of their own.
-
-    SAM2's training prompts any frames. In a scan most do not show the object, and an empty mask
-    would give a box inside out, or a click that says where the object is not.
-
-    Args:
-        features: As `prepare_prompt_inputs` gives them.
-        masks: (T, B, S, S) bool; frame 0 shows all objects.
-    """
-    shown = {0, *masks.flatten(2).any(2).all(1).nonzero()[:, 0].tolist()}
-    prompted = [t for t in features["init_cond_frames"] if t in shown]
-    followed = [t for t in features["init_cond_frames"] if t not in shown]
-    return (
-        features
-        | {
-            "init_cond_frames": prompted,
-            "frames_not_in_init_cond": sorted(features["frames_not_in_init_cond"] + followed),
-            "frames_to_add_correction_pt": [
-                t for t in features["frames_to_add_correction_pt"] if t in shown
-            ],
-        }
-        | {
-            name: {t: prompt for t, prompt in features[name].items() if t in shown}
-            for name in ("mask_inputs_per_frame", "point_inputs_per_frame")
-        }
-    )
+def _joined(prompts: Sequence[_Prompts], frames: int) -> dict[str, Any]:
+    """Prompts with one key, as `forward_tracking` takes them."""
+    first = prompts[0]
+    points = {
+        t: {name: torch.cat([each.points[t][name] for each in prompts]) for name in first.points[t]}
+        for t in first.points
+    }
+    conditioning = [*first.points, *first.masks]
+    return {
+        "use_pt_input": bool(points),
+        "init_cond_frames": conditioning,
+        "frames_not_in_init_cond": [t for t in range(frames) if t not in conditioning],
+        "mask_inputs_per_frame": {
+            t: torch.cat([each.masks[t] for each in prompts]) for t in first.masks
+        },
+        "point_inputs_per_frame": points,
+        "frames_to_add_correction_pt": list(first.corrected),
+    }

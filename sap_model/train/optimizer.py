@@ -112,13 +112,13 @@ def set_rate(optimizers: list[Optimizer], lr: float) -> None:
 def rate(step: int, settings: TrainSettings) -> float:
     """The learning rate of a step, counted from 0: a cosine after the warm-up.
 
-    >>> settings = TrainSettings(data=("shards",), steps=101, lr=1.0)
+    >>> settings = TrainSettings(data=("shards",), steps=101, lr=1.0, warmup_steps=0)
     >>> [round(rate(step, settings), 3) for step in (0, 50, 100)]
     [1.0, 0.55, 0.1]
     """
-    if step < settings.warmup_steps:
-        return settings.lr * (step + 1) / settings.warmup_steps
-    flat = settings.warmup_steps + round(settings.hold_fraction * settings.steps)
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    flat = settings.warmup + round(settings.hold_fraction * settings.steps)
     if step < flat:
         return settings.lr
     progress = (step - flat) / max(1, settings.steps - 1 - flat)

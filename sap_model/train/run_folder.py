@@ -19,8 +19,7 @@ import json
 import pickle
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,32 +29,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.errors import UserError
 from pipeline.layout import read_json, write_json
-from pipeline.storage import disk_full_as_user_error, exclusive_lock, open_atomic, write_atomic
+from pipeline.storage import disk_full_as_user_error, open_atomic, write_atomic
 from sap_model.train.settings import TrainSettings, settings_hash, to_json
-from sap_model.train.validation import Score
+from sap_model.train.validation import ValidationScore
 
 KEPT = 2
 """States that are kept: the last one, and one before it in case that is damaged."""
 
 DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError)
 """What `torch.load` raises for a file that is cut off, or not there."""
-
-
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made where it is missing, against other processes.
-
-    Raises:
-        UserError: Another process trains there, or nothing can be written.
-    """
-    with ExitStack() as held:
-        try:
-            held.enter_context(exclusive_lock(folder / ".lock", "training"))
-        except OSError as error:
-            raise UserError(
-                f"{folder} cannot be written: {error.strerror}; choose another RUN"
-            ) from error
-        yield
 
 
 def open_run(folder: Path, settings: TrainSettings, data: Mapping[str, Any] | None = None) -> None:
@@ -205,7 +187,7 @@ class RunLog:
         write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         self.recent: deque[dict[str, float]] = deque(maxlen=RECENT)
-        self.score: Score | None = None
+        self.score: ValidationScore | None = None
         self.began, self.first = time.monotonic(), done
 
     def step(
@@ -230,14 +212,18 @@ class RunLog:
         self.recent.append({"took": took, "waited": waited, "loss": losses["core_loss"]})
         self._write(step, {"lr": lr, "norm": norm, "took": took, "waited": waited, **losses})
 
-    def validated(self, step: int, score: Score) -> None:
+    def validated(self, step: int, score: ValidationScore) -> None:
         """Note a validation."""
         self.score = score
         values = {"clicked": score.clicked, "memory": score.memory, "presence": score.presence}
+        whole = ""
+        if score.panorama is not None:
+            values["panorama"] = score.panorama
+            whole = f", {score.panorama:.3f} on panoramas"
         self._write(step, {f"validation/{name}": value for name, value in values.items()})
         print(
             f"step {step}: IoU {score.clicked:.3f} in clicked views, {score.memory:.3f} in views "
-            f"from memory; presence right in {score.presence:.1%}",
+            f"from memory{whole}; presence right in {score.presence:.1%}",
             flush=True,
         )
 

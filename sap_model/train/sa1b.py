@@ -3,12 +3,12 @@
     FOLDER/…/sa_<id>.jpg
     FOLDER/…/sa_<id>.json   {"annotations": [{"segmentation": {"size": [H, W], "counts"}, …}, …], …}
 
-A picture is a clip of one frame. What has to be as in SAM2's own training: the picture is stretched
-to a square by Pillow's bilinear filter, masks of `MOST` of the picture or more are left out, and
-half of the clips are mirrored.
+A picture is a clip of one frame. As in SAM2's own training, the picture is stretched to a square by
+Pillow's bilinear filter, masks of `MOST` of the picture or more are left out, half of the clips are
+mirrored, and frames are rotated, sheared and recoloured.
 
-Files are found by listing folders. Names inside a JSON are never followed. What `Sav` needs as well
-is here too.
+Files are found by listing folders. Names inside a JSON are never followed. What `Sav` shares with
+this source is here too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from PIL import Image
 from rlemasklib import RLEMask
 
 from pipeline.errors import UserError
+from pipeline.storage import open_atomic
+from sap_model.train.augment import draw_affine, recolour, warp_frames
 from sap_model.train.clip import MAX_OBJECTS, Clip, NoObjectError, bits_of
 
 MOST = 0.9
@@ -40,31 +42,38 @@ _PICTURE = re.compile(r"sa_\d+\.jpg")
 class Sa1b:
     """Clips of one picture each; `Sa1b(folder, 1024, 3).clip(0, rng)`."""
 
-    def __init__(self, folder: Path | str, image_size: int, objects: int) -> None:
-        """List the pictures.
+    def __init__(
+        self,
+        folder: Path | str,
+        image_size: int,
+        objects: int,
+        index: Path | None = None,
+        augment: bool = False,
+    ) -> None:
+        """List the pictures, or read their list.
 
         Args:
             folder: Holds the pictures and their JSONs, in folders or not.
             image_size: S, height and width of what the model sees.
             objects: K of every clip, at most `MAX_OBJECTS`.
+            index: The file of `write_index`. All processes share its pages in memory; without it
+                each lists the folder and keeps its own copy.
+            augment: Warp and recolour pictures as SAM2's training does.
 
         Raises:
             UserError: There are no pictures, or one has no JSON beside it.
         """
         self._folder, self._size, self._objects = Path(folder), image_size, checked(objects)
-        names = []
-        for here, _, files in walk(self._folder):
-            present = set(files)
-            for file in filter(_PICTURE.fullmatch, files):
-                path = here / file
-                if path.with_suffix(".json").name not in present:
-                    raise UserError(f"{path} has no JSON beside it; get it, or remove the picture")
-                names.append(os.fsencode(path.relative_to(self._folder)))
-        if not names:
-            raise UserError(f"{folder} holds no sa_<id>.jpg; give the folder of SA-1B")
-        # All of SA-1B is 11 million names, and every loading process has its own copy: as an array
-        # they take a tenth of the memory that strings would.
-        self._names = np.sort(np.array(names))
+        self._index, self._augment = index, augment
+        self._names = list_pictures(self._folder) if index is None else _open_index(index)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | ({} if self._index is None else {"_names": None})
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self._index is not None:
+            self._names = _open_index(self._index)
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -99,7 +108,44 @@ class Sa1b:
                 break
         if not masks:
             raise NoObjectError(f"{path} has no mask of use")
-        return make_clip(picture_at(picture, self._size)[None], masks, self._objects, name, rng)
+        images = picture_at(picture, self._size)[None]
+        return make_clip(images, masks, self._objects, name, rng, self._augment)
+
+
+def list_pictures(folder: Path) -> NDArray[np.bytes_]:
+    """Paths of all pictures of SA-1B relative to its folder, sorted: (N,).
+
+    All of SA-1B is 11 million names; as an array they take a tenth of the memory of strings.
+
+    Raises:
+        UserError: There are no pictures, or one has no JSON beside it.
+    """
+    names = []
+    for here, _, files in walk(folder):
+        present = set(files)
+        for file in filter(_PICTURE.fullmatch, files):
+            path = here / file
+            if path.with_suffix(".json").name not in present:
+                raise UserError(f"{path} has no JSON beside it; get it, or remove the picture")
+            names.append(os.fsencode(path.relative_to(folder)))
+    if not names:
+        raise UserError(f"{folder} holds no sa_<id>.jpg; give the folder of SA-1B")
+    return np.sort(np.array(names))
+
+
+def write_index(folder: Path | str, index: Path) -> None:
+    """List the pictures once for all processes that train on them: a file for `Sa1b`.
+
+    Raises:
+        UserError: As for `list_pictures`.
+    """
+    names = list_pictures(Path(folder))
+    with open_atomic(index) as file:
+        np.save(file, names, allow_pickle=False)
+
+
+def _open_index(index: Path) -> NDArray[np.bytes_]:
+    return np.load(index, mmap_mode="r", allow_pickle=False)
 
 
 def _annotations(file: Path) -> list[Any]:
@@ -179,18 +225,25 @@ def make_clip(
     objects: int,
     name: str,
     rng: np.random.Generator,
+    augment: bool,
 ) -> Clip:
-    """A clip whose objects all see every image in turn; mirrored or not.
+    """A clip whose objects all see every image in turn.
 
     Args:
         images: (T, S, S, 3).
         masks: (T, S, S) for each object; the first ones twice or more where there are too few.
         objects: K.
         name: What it was made from.
-        rng: Decides about mirroring.
+        rng: Decides about mirroring, warping and colours.
+        augment: Warp and recolour frames; half of all clips are mirrored in any case.
     """
     truth = bits_of(np.stack([masks[k % len(masks)] for k in range(objects)]))
     if rng.random() < FLIPPED:
         images, truth = images[:, :, ::-1], truth[:, :, ::-1]
+    if augment:
+        warped, bits = warp_frames(images, truth, draw_affine(images.shape[1], rng))
+        if np.bitwise_or.reduce(bits[0], axis=None) == np.bitwise_or.reduce(truth[0], axis=None):
+            images, truth = warped, bits  # else an object would be gone from the first frame
+        images = recolour(images, rng, by_frame=True)
     views = np.repeat(np.arange(len(images))[:, None], objects, axis=1)
     return Clip(np.ascontiguousarray(images), np.ascontiguousarray(truth), views, name=name)

@@ -58,6 +58,7 @@ class Sav:
         objects: int,
         frames: int = 8,
         jpegs: Path | str | None = None,
+        augment: bool = False,
     ) -> None:
         """List the videos.
 
@@ -67,12 +68,14 @@ class Sav:
             objects: K of every clip, at most `clip.MAX_OBJECTS`.
             frames: T of every clip.
             jpegs: Holds the folders sav_<id>/ of frames, if those are not beside the JSONs.
+            augment: Warp and recolour frames as SAM2's training does.
 
         Raises:
             UserError: There are no videos, or one lacks its JSON or its frames.
         """
         self._folder, self._size, self._objects = Path(folder), image_size, checked(objects)
         self._frames, self._jpegs = frames, Path(jpegs) if jpegs is not None else None
+        self._augment = augment
         extracted = set(next(iter(walk(self._jpegs)))[1]) if self._jpegs else set()
         self._names: list[str] = []
         for here, folders, files in walk(self._folder):
@@ -133,7 +136,7 @@ class Sav:
                 break
         if not masks:
             raise NoObjectError(f"{source} shows no object that is large enough")
-        return make_clip(images, masks, self._objects, name, rng)
+        return make_clip(images, masks, self._objects, name, rng, self._augment)
 
     def _source(self, name: str) -> Path:
         """The folder of a video's frames, which are read sooner, or else its file."""

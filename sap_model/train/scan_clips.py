@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sap_model.clicks import POSITIVE, Click
-from sap_model.model.tracker import Points
 from sap_model.predict.predictor import ViewsOf
-from sap_model.predict.prompts import PromptPlan, Views, plan_prompts
+from sap_model.predict.prompts import Prompted, PromptPlan, Views, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
-from sap_model.train.clip import Clip, NoObjectError, bits_of
+from sap_model.train.augment import draw_turn, recolour, turn_panorama
+from sap_model.train.clip import Clip, NoObjectError, Prompts, bits_of
 from sap_model.train.shard_rows import DecodedPanorama, ShardRows
 from sap_model.train.shard_rows import NoSplitError as NoSplitError
 
 TRIES = 64
-"""Objects that are looked at for ones that can be followed together."""
+"""Clicks that are tried, at least, to fill a clip; objects with fewer pixels than it takes fail."""
 
 
 class ScanClips:
@@ -25,14 +27,18 @@ class ScanClips:
     Args:
         rows: The panoramas.
         image_size: S, the side of the views, which is that of the model's input.
-        objects: K, objects of a clip; where fewer can be had, some are taken twice.
-        frames: T, the length of a window; more than one cycle comes round to views again.
-        sap: Share of clips that are prompted as at inference, the same click in every view that
-            sees it, from the start of `predict.prompts`. The others start at any view that shows
-            the object, and leave prompts to SAM2.
+        objects: K, objects of a clip; where a panorama has fewer, some are taken twice.
+        frames: T, the length of a window; more than one cycle visits views again.
+        inference_prompt_fraction: Share of clips that are prompted as at inference: one click, in
+            every view that sees it, from the start of `predict.prompts`. The others start at any
+            view that shows the object, and leave prompts to SAM2.
         min_pixels: Pixels that an object has at least in the view at which it starts, so that it
             is more than noise at this image size.
-        scan, views: The trajectory, and what a view is; the paper's unless told otherwise.
+        scan, views: The trajectory, and what a view is; the paper's by default.
+        prompted: Which visits to a view that sees the click are prompted, as at inference.
+        augment: Turn panoramas on the sphere, mirror and recolour them at random.
+        random_clicks: Share of the clicks that lie anywhere on the object; the others are the
+            stored ones, with which the protocol begins.
     """
 
     def __init__(
@@ -45,15 +51,20 @@ class ScanClips:
         min_pixels: int = 16,
         scan: Scan | None = None,
         views: ViewsOf = PerspectiveViews,
+        prompted: Prompted = "every",
+        augment: bool = False,
+        random_clicks: float = 0.5,
     ) -> None:
         self.rows, self.image_size, self.objects, self.frames = rows, image_size, objects, frames
         self.inference_prompt_fraction = inference_prompt_fraction
         self.min_pixels = min_pixels
         self.scan, self.views_of = scan or Scan(), views
+        self.prompted: Prompted = prompted
+        self.augment, self.random_clicks = augment, random_clicks
         self._views: dict[int, Views] = {}
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_views": {}}  # tables are made again where they are needed
+        return self.__dict__ | {"_views": {}}  # each process makes its own tables
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,6 +76,10 @@ class ScanClips:
             NoObjectError: Nothing in the row is visible enough.
         """
         panorama = self.rows[index]
+        if self.augment:
+            panorama = turn_panorama(panorama, draw_turn(panorama.image.shape[1], rng))
+            (image,) = recolour(panorama.image[None], rng, by_frame=False)
+            panorama = replace(panorama, image=image)
         views = self.views(panorama.image.shape[1])
         seen = views.render_ids(panorama.ids)
         pixels = pixels_of(seen, panorama.objects)
@@ -99,58 +114,44 @@ class ScanClips:
 
     def _as_at_inference(
         self, panorama: DecodedPanorama, views: Views, pixels: NDArray, rng: np.random.Generator
-    ) -> tuple[NDArray, NDArray, dict[int, Points]]:
-        """Objects whose clicks are seen on the same frames, counted from their own starts.
+    ) -> tuple[NDArray, NDArray, list[Prompts]]:
+        """Objects with a click each, drawn without regard to the frames that see the click.
 
-        SAM2 follows objects together only if they are prompted at the same frames. A click's frames
-        depend on where it lies in the grid of views, and most clicks share theirs with many. Those
-        of the first object are taken, unless too few others share them and more share some others.
+        So every pattern of prompted frames occurs as often as it does at inference.
         """
         able = np.flatnonzero((pixels >= self.min_pixels).any(axis=0))
-        most = min(self.objects, len(able))
-        groups: dict[
-            tuple[int, ...], dict[int, list[PromptPlan]]
-        ] = {}  # frames: object: its clicks
-        for k in draw(able, TRIES, rng) if able.size else ():
+        chosen: list[int] = []
+        plans: list[PromptPlan] = []
+        for k in draw(able, max(TRIES, len(able)), rng) if able.size else ():
+            if len(chosen) == self.objects:
+                break
             each = self._plan(panorama, int(k), views, rng)
             if each is None or pixels[each.views[0], k] < self.min_pixels:
                 continue
-            prompted = tuple(frame for frame in each.conditioning if frame < self.frames)
-            known = groups.setdefault(prompted, {}).setdefault(int(k), [])
-            if each not in known:
-                known.append(each)
-            first = next(iter(groups.values()))
-            if len(first) >= most and sum(map(len, first.values())) >= self.objects:
-                break
-        if not groups:
+            if (int(k), each) not in zip(chosen, plans, strict=True):
+                chosen.append(int(k))
+                plans.append(each)
+        if not chosen:
             raise NoObjectError(panorama.name)
-        # the first of the largest, where no more than `most` objects count
-        frames, members = max(groups.items(), key=lambda group: min(len(group[1]), most))
-        chosen = draw(np.array(list(members)), self.objects, rng)
-        plans = []
-        for place, k in enumerate(chosen.tolist()):  # again with another click, if there is one
-            known = members[k]
-            plans.append(known[chosen[:place].tolist().count(k) % len(known)])
-        prompts = {}
-        for frame in frames:
-            spots = np.array([each.conditioning[frame] for each in plans])
-            prompts[frame] = Points(
-                spots[..., :2].astype(np.float32), spots[..., 2].astype(np.int32)
-            )
-        return chosen, np.array([each.views[: self.frames] for each in plans]).T, prompts
+        order = np.resize(np.arange(len(chosen)), self.objects)
+        prompts: list[Prompts] = [
+            {t: spots for t, spots in plans[i].conditioning.items() if t < self.frames}
+            for i in order
+        ]
+        windows = np.array([plans[i].views[: self.frames] for i in order]).T
+        return np.array(chosen)[order], windows, prompts
 
     def _plan(
         self, panorama: DecodedPanorama, k: int, views: Views, rng: np.random.Generator
     ) -> PromptPlan | None:
         """The video of one object for its stored click, or for one anywhere on it."""
         x, y = panorama.clicks[k]
-        if rng.random() < 0.5:
+        if rng.random() < self.random_clicks:
             rows, columns = np.nonzero(panorama.ids == panorama.objects[k])
             pixel = rng.integers(len(rows))
             x, y = columns[pixel], rows[pixel]
-        return plan_prompts(
-            [Click(int(x), int(y), POSITIVE)], views, self._cycles(views), self.image_size
-        )
+        click = Click(int(x), int(y), POSITIVE)
+        return plan_prompts([click], views, self._cycles(views), self.image_size, self.prompted)
 
     def _cycles(self, views: Views) -> int:
         return -(-self.frames // len(views.scan))

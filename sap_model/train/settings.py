@@ -12,7 +12,7 @@ from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.mix import Mix, parse_mix
 from pipeline.setting import Settings, setting
-from sap_model.names import SIZE_HELP, TrainedMethod
+from sap_model.names import SIZE_HELP, Prompted, TrainedMethod
 
 SOURCES = ("panoramas", "crops", "sa1b", "sav")
 """Where clips come from: the scan over our shards; perspective crops of them (the stand-in for
@@ -22,6 +22,9 @@ Precision = Literal["auto", "bf16", "float32"]
 
 MAX_OBJECTS = 8
 """Objects of one clip: their masks share bytes, a bit for each."""
+
+WARMUP_STEPS = 300
+"""Steps of the warm-up of a run of at least ten times as many."""
 
 
 def share(default: float, help: str) -> Any:
@@ -70,11 +73,17 @@ class TrainSettings(Settings):
     clip_frames: int = setting(
         24,
         name="frames",
-        help="frames of a clip: 24 are one cycle of the scan, 48 the paper's two",
+        help="frames of a clip: 24 are one cycle of the scan, as CYCLES of eval",
         at_least=1,
     )
     inference_prompt_fraction: float = share(
         0.5, help="share of clips of panoramas that are prompted as at inference"
+    )
+    prompted: Prompted = setting(
+        "every", help="visits to a view that sees the click that are prompted, as at inference"
+    )
+    augment: bool = setting(
+        True, help="turn, mirror and recolour panoramas, and SAM2's own data as SAM2 does it"
     )
     min_pixels: int = setting(
         64, help="pixels of an object, at least, in the view from which it is followed", at_least=1
@@ -89,7 +98,12 @@ class TrainSettings(Settings):
         at_least=1,
     )
     steps: int = setting(10_000, help="optimiser steps", at_least=1)
-    warmup_steps: int = setting(0, help="steps over which the learning rate rises", at_least=0)
+    warmup_steps: int | None = setting(
+        None,
+        help="steps over which the learning rate rises",
+        at_least=0,
+        default_text=f"{WARMUP_STEPS}, or a tenth of STEPS if that is less",
+    )
     lr: float = setting(2e-4, help="peak learning rate", above=0)
     final_lr_fraction: float = share(0.1, help="share of LR at the end of the cosine (SAM2: 0.1)")
     hold_fraction: float = share(
@@ -183,9 +197,9 @@ class TrainSettings(Settings):
                 f"IMAGE_SIZE={self.image_size} does not fit the model; choose a multiple of "
                 f"{2 * STRIDE}"
             )
-        if self.warmup_steps > self.steps:
+        if self.warmup > self.steps:
             raise UserError(
-                f"WARMUP_STEPS={self.warmup_steps} is more than STEPS={self.steps}; choose less"
+                f"WARMUP_STEPS={self.warmup} is more than STEPS={self.steps}; choose less"
             )
         if self.crop_fov[0] > self.crop_fov[1]:
             raise UserError(
@@ -197,6 +211,13 @@ class TrainSettings(Settings):
                 f"BATCH={self.batch_size} is not a multiple of "
                 f"MICRO_BATCH={self.micro_batch_size}; change one of them"
             )
+
+    @property
+    def warmup(self) -> int:
+        """Steps over which the learning rate rises."""
+        if self.warmup_steps is None:
+            return min(WARMUP_STEPS, self.steps // 10)
+        return self.warmup_steps
 
     def chunks(self, world: int) -> int:
         """Forward passes of each of `world` processes in a step.
@@ -225,6 +246,15 @@ class Watch(Settings):
         16, name="validation_clips", help="fixed validation clips; 0 validates nothing", at_least=0
     )
     frames: int = setting(24, name="validation_frames", help="frames of each of them", at_least=1)
+    panoramas: int = setting(
+        4,
+        name="validation_panoramas",
+        help="validation panoramas on which masks are predicted after one click",
+        at_least=0,
+    )
+    panorama_objects: int = setting(
+        8, name="validation_objects", help="objects of each of them, at most", at_least=1
+    )
     workers: int = setting(
         min(4, os.cpu_count() or 1),
         help="processes that make clips",

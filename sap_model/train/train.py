@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from training.loss_fns import CORE_LOSS_KEY
 
+from pipeline.storage import exclusive_lock
 from sap_model.model.build import build
 from sap_model.model.checkpoints import fill, find
 from sap_model.model.weights_file import read_weights
@@ -37,8 +39,10 @@ from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from sap_model.train.optimizer import new_optimizers, rate, set_rate
 from sap_model.train.processes import World, processes
 from sap_model.train.run_folder import RunLog
+from sap_model.train.sa1b import write_index
 from sap_model.train.scan_clips import ScanClips
 from sap_model.train.settings import TrainSettings, Watch
+from sap_model.train.shard_rows import ShardRows
 
 DIVERGED, PATIENCE = 20.0, 20
 """A loss that is this many times its running mean for this many steps will not come back."""
@@ -64,7 +68,7 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
         with world.agreed():
             settings.chunks(world.size)
             if world.rank == 0:
-                held.enter_context(run_folder.only_run(out))
+                held.enter_context(exclusive_lock(out / ".lock", "training"))
                 finished = run_folder.holds(out, settings) and weights.is_file()
         if not world.gather(finished)[0]:
             _train(settings, out, watch or Watch(), world)
@@ -76,22 +80,28 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
 def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> None:
     # ---- everything that can be refused is, before the first step
     watched: list[ClipBatch] = []
+    held_out: ShardRows | None = None
     state: dict[str, Any] | None = None
+    index = out / "sa1b.npy" if any(name == "sa1b" for name, _ in settings.mix) else None
     with world.agreed():
-        mixture = make(settings)
+        if world.rank == 0 and index is not None:
+            write_index(settings.sa1b or "", index)  # millions of names, listed by one process
+    with world.agreed():
+        mixture = make(settings, index)
         network = new_network(settings).to(world.device).train()
         if world.rank == 0:
             names = check_data(settings)
             rows = [len(source) for source, _ in mixture.sources]
             run_folder.open_run(out, settings, {"names": names, "rows": rows})
-            watched = validation_clips(settings, watch)
+            held_out = rows_of(settings, "validation") if watch.clips else None
+            watched = validation_clips(settings, watch, held_out)
             state = run_folder.last_state(out)
         if watch.workers:
             check_shared_memory(mixture[world.rank], watch.workers)
     chunks = settings.chunks(world.size)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizers = new_optimizers(network, settings)
-    loss_of = Sam2Loss() if settings.loss == "sam2" else FromScratchLoss()
+    loss_of = Sam2Loss(settings.checkpointing) if settings.loss == "sam2" else FromScratchLoss()
 
     # ---- where an earlier call stopped: all go on from the state that the first process could read
     done, best, usual = 0, -1.0, 0.0
@@ -131,8 +141,8 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
                 batch = batch.to(world.device)
                 network.seed(_seed(settings.seed, number, k))
                 with torch.autocast(world.device.type, torch.bfloat16, enabled=half):
-                    outputs = network(batch)
-                losses = loss_of(outputs, batch.masks)
+                    tracked = network(batch)
+                losses = loss_of(tracked, batch.masks)
                 share = len(batch.bits) / (settings.batch_size * settings.clip_objects)
                 (losses[CORE_LOSS_KEY] * share).backward()
                 for name, value in losses.items():
@@ -171,10 +181,15 @@ def _train(settings: TrainSettings, out: Path, watch: Watch, world: World) -> No
             records.show()
         if watched and (step % watch.validate_every == 0 or end):
             score, masks = validation.score(network, watched, settings.min_pixels, half)
+            if watch.panoramas and held_out is not None:
+                found = validation.panorama_iou(
+                    network, settings, held_out, watch.panoramas, watch.panorama_objects
+                )
+                score = replace(score, panorama=found)
             records.validated(step, score)
             validation.draw(out / "pictures" / f"{step:08d}.jpg", watched, masks)
-            if score.both > best:
-                best = score.both
+            if score.criterion > best:
+                best = score.criterion
                 run_folder.export(network, out / "best.pt")
         # not among strikes: that would push out the last good state (so a state is at no strikes)
         if not strikes and (step % watch.save_every == 0 or end):
@@ -220,11 +235,12 @@ def new_network(settings: TrainSettings) -> SapTrain:
     return cast(SapTrain, network)
 
 
-def validation_clips(settings: TrainSettings, watch: Watch) -> list[ClipBatch]:
-    """Fixed clips of the validation split, prompted as at inference; says so if there are none."""
+def validation_clips(
+    settings: TrainSettings, watch: Watch, rows: ShardRows | None
+) -> list[ClipBatch]:
+    """Fixed clips of validation panoramas, prompted as at inference; says so if there are none."""
     if not watch.clips:
         return []
-    rows = rows_of(settings, "validation")
     if rows is None:
         print("no validation split: nothing is validated, and no best.pt written", flush=True)
         return []
@@ -237,6 +253,8 @@ def validation_clips(settings: TrainSettings, watch: Watch) -> list[ClipBatch]:
         min_pixels=settings.min_pixels,
         scan=scan_of(settings.method),
         views=METHODS[settings.method].views,
+        prompted=settings.prompted,
+        random_clicks=0.0,
     )
     return validation.fixed_clips(source, watch.clips)
 

@@ -1,7 +1,8 @@
 """How good a network is along the scan, on fixed objects of panoramas that it is not trained on.
 
-Two numbers are kept apart: the IoU in views that see the click, and in views that are reached
-through memory alone. The second is what the paper fine-tunes for.
+Three numbers: the IoU in views that see the click; the IoU in views that are reached through memory
+alone, which is what the paper fine-tunes for; and the mIoU on whole panoramas, which is what users
+get and what the best weights are chosen by.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -16,9 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sap_model.clicks import POSITIVE, Click
+from sap_model.metrics import iou
+from sap_model.model.build import build
+from sap_model.model.tracker import ScanTracker
+from sap_model.predict.methods import Prompt, make
 from sap_model.train.clip import ClipBatch, NoObjectError, collate
 from sap_model.train.network import SapTrain
 from sap_model.train.scan_clips import ScanClips
+from sap_model.train.settings import TrainSettings
+from sap_model.train.shard_rows import ShardRows
 
 SHOWN, FRAMES = 3, 12
 """Of a picture: clips, with their first object each; and frames of each, at most."""
@@ -28,7 +37,7 @@ LIGHT, TRUTH = (255, 170, 0), (0, 255, 90)
 
 
 @dataclass(frozen=True)
-class Score:
+class ValidationScore:
     """Means over objects and frames.
 
     Attributes:
@@ -36,17 +45,19 @@ class Score:
         memory: IoU on other frames that show the object.
         presence: Share of frames on which the object score is right about whether it is there.
         views: Frames behind `clicked` and `memory`.
+        panorama: mIoU of objects on panoramas, after one click; None where none was predicted.
     """
 
     clicked: float
     memory: float
     presence: float
     views: tuple[int, int]
+    panorama: float | None = None
 
     @property
-    def both(self) -> float:
-        """What "best" is judged by."""
-        return (self.clicked + self.memory) / 2
+    def criterion(self) -> float:
+        """The number by which the best weights are chosen."""
+        return (self.clicked + self.memory) / 2 if self.panorama is None else self.panorama
 
 
 def fixed_clips(source: ScanClips, count: int, seed: int = 0) -> list[ClipBatch]:
@@ -69,7 +80,7 @@ def shown(clips: Sequence[ClipBatch]) -> list[int]:
 @torch.no_grad()
 def score(
     network: SapTrain, clips: Sequence[ClipBatch], min_pixels: int, half: bool = False
-) -> tuple[Score, list[Tensor]]:
+) -> tuple[ValidationScore, list[Tensor]]:
     """Follow the objects of clips as at inference.
 
     Args:
@@ -87,27 +98,34 @@ def score(
     ious: dict[bool, list[Tensor]] = {True: [], False: []}
     right: list[Tensor] = []
     predictions, drawn = [], shown(clips)
-    for k, clip in enumerate(clips):
+    for number, clip in enumerate(clips):
         batch = clip.to(device)
         truth = batch.masks
+        masks, scores = torch.zeros_like(truth), torch.zeros(truth.shape[:2], device=device)
         network.seed(0)
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            outputs = network(batch)
-        masks = torch.stack([output["pred_masks_high_res"][:, 0] > 0 for output in outputs])
-        if k in drawn:
+            tracked = network(batch)
+        for objects, outputs in tracked:
+            for frame, output in enumerate(outputs):
+                masks[frame, objects] = output["pred_masks_high_res"][:, 0] > 0
+                logits = output["multistep_object_score_logits"][-1][:, 0]
+                scores[frame, objects] = logits.float()
+        if number in drawn:
             predictions.append(masks[:FRAMES, 0].cpu())
         pixels = truth.flatten(2).sum(-1)
-        iou = (masks & truth).flatten(2).sum(-1) / (masks | truth).flatten(2).sum(-1).clamp(min=1)
-        scores = [output["multistep_object_score_logits"][-1][:, 0] for output in outputs]
-        right.append((torch.stack(scores) > 0) == (pixels > 0))
-        for frame in range(len(truth)):
-            enough = pixels[frame] >= min_pixels
-            ious[frame in (batch.prompts or {})].append(iou[frame][enough])
+        both, either = (part.flatten(2).sum(-1) for part in (masks & truth, masks | truth))
+        right.append((scores > 0) == (pixels > 0))
+        prompted = torch.zeros_like(truth[..., 0, 0])
+        for k, prompts in enumerate(batch.prompts or ()):
+            prompted[list(prompts), k] = True
+        enough = pixels >= min_pixels
+        for kind in ious:
+            ious[kind].append((both / either.clamp(min=1))[enough & (prompted == kind)])
     network.train(training)
     # a clip may have frames of one kind only: all that a method without a scan has are clicked
     clicked, memory = (torch.cat([torch.empty(0, device=device), *ious[k]]) for k in (True, False))
     return (
-        Score(
+        ValidationScore(
             float(clicked.mean()) if len(clicked) else 0.0,
             float(memory.mean()) if len(memory) else 0.0,
             float(torch.cat([part.flatten() for part in right]).float().mean()),
@@ -115,6 +133,40 @@ def score(
         ),
         predictions,
     )
+
+
+def panorama_iou(
+    network: SapTrain, settings: TrainSettings, rows: ShardRows, panoramas: int, objects: int
+) -> float:
+    """mIoU on panoramas after one click, with the method that the weights are trained for.
+
+    Args:
+        network: On any device.
+        settings: Of its training.
+        rows: The panoramas.
+        panoramas: How many are taken, evenly spaced.
+        objects: Objects of each, at most: evenly spaced by area.
+    """
+    tracker = cast(ScanTracker, build(settings.size, settings.image_size))
+    tracker.load_state_dict(network.state_dict())
+    device = next(network.parameters()).device
+    method = make(settings.method, tracker.to(device))
+    ious: list[float] = []
+    for number in range(min(panoramas, len(rows))):
+        row = rows[number * len(rows) // min(panoramas, len(rows))]
+        areas = np.bincount(row.ids.ravel(), minlength=int(row.objects.max(initial=0)) + 1)
+        order = row.objects.argsort(kind="stable")
+        order = order[areas[row.objects[order]].argsort(kind="stable")]
+        count = min(objects, len(order))
+        chosen = [int(order[(2 * i + 1) * len(order) // (2 * count)]) for i in range(count)]
+        method.set_panorama(row.image)
+        prompts = []
+        for k in chosen:
+            x, y = row.clicks[k].tolist()
+            prompts.append(Prompt([Click(x, y, POSITIVE)]))
+        for k, prediction in zip(chosen, method.predict_many(prompts), strict=True):
+            ious.append(iou(prediction.mask, row.ids == row.objects[k]))
+    return float(np.mean(ious)) if ious else 0.0
 
 
 def draw(path: Path, clips: Sequence[ClipBatch], predictions: Sequence[Tensor]) -> None:
@@ -125,7 +177,7 @@ def draw(path: Path, clips: Sequence[ClipBatch], predictions: Sequence[Tensor]) 
         images = clip.images.permute(0, 2, 3, 1).numpy()
         truth = clip.masks[:, 0].numpy()
         tiles = [
-            _tile(images[clip.views[t, 0]], mask, truth[t], t in (clip.prompts or {}))
+            _tile(images[clip.views[t, 0]], mask, truth[t], t in (clip.prompts or ({},))[0])
             for t, mask in enumerate(masks.numpy())
         ]
         rows.append(np.hstack(tiles))

@@ -15,7 +15,7 @@ def discs(frames: int = 4, objects: int = 3, images: int = 5, prompted: tuple = 
 
     Args:
         frames, objects, images: T, B, V.
-        prompted: Frames on which the centre of each object is clicked; none leaves it to SAM2.
+        prompted: Frames on which the centre of each object is clicked; none leaves prompts to SAM2.
     """
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
@@ -33,14 +33,11 @@ def discs(frames: int = 4, objects: int = 3, images: int = 5, prompted: tuple = 
     order = [torch.randperm(images, generator=generator)[:frames] for _ in range(objects)]
     views = torch.stack(order, dim=1)
     every = torch.arange(objects)
-    prompts = {
-        frame: {
-            "point_coords": centres[views[frame], every][:, None],
-            "point_labels": torch.ones(objects, 1, dtype=torch.int32),
-        }
-        for frame in prompted
-    }
-    return ClipBatch(pictures.to(torch.uint8), truth, views, every, prompts or None)
+    prompts = tuple(
+        {frame: ((*centres[views[frame, k], k].tolist(), 1),) for frame in prompted}
+        for k in range(objects)
+    )
+    return ClipBatch(pictures.to(torch.uint8), truth, views, every, prompts if prompted else None)
 
 
 def ready(batch: ClipBatch) -> ClipBatch:

@@ -1,4 +1,4 @@
-"""What is minimised: SAM2's own loss is the judge, and numbers that can be worked out by hand."""
+"""The losses: against SAM2's own, and against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from training.loss_fns import CORE_LOSS_KEY, MultiStepMultiMasksAndIous
 
+from sap_model.train.clip import Tracked
 from sap_model.train.loss import FromScratchLoss, Sam2Loss
 
 FRAMES, OBJECTS, SIDE = 3, 4, 16
@@ -27,6 +28,18 @@ def outputs(candidates: int = 3, clicks: int = 2, seed: int = 0) -> list[dict]:
             "multistep_object_score_logits": drawn(1),
         }
         for _ in range(FRAMES)
+    ]
+
+
+def tracked(frames: list[dict], *groups: list[int]) -> list[Tracked]:
+    """Outputs of all objects as `SapTrain` gives them: in groups, or all of them together."""
+    objects = frames[0]["multistep_pred_ious"][0].shape[0]
+    return [
+        Tracked(
+            torch.tensor(group),
+            [{name: [x[group] for x in rounds] for name, rounds in f.items()} for f in frames],
+        )
+        for group in groups or (list(range(objects)),)
     ]
 
 
@@ -64,7 +77,7 @@ def test_sam2s_loss_is_sam2s(candidates):
         focal_alpha_obj_score=-1.0,
     )
     expected = theirs(outputs(candidates), targets())
-    losses = Sam2Loss()(outputs(candidates), targets())
+    losses = Sam2Loss()(tracked(outputs(candidates)), targets())
     assert (
         losses.keys()
         == expected.keys()
@@ -74,34 +87,63 @@ def test_sam2s_loss_is_sam2s(candidates):
         torch.testing.assert_close(value, torch.as_tensor(expected[name]), msg=name)
 
 
-def test_a_batchs_loss_is_the_mean_of_its_objects():
-    """So that clips can be weighed by their objects, however they were put together."""
-    loss, alone = Sam2Loss(), []
+def test_a_batch_weighs_its_objects_equally():
+    """So that clips can be weighed by their objects, whichever share a batch."""
+    loss = Sam2Loss()
+    alone = []
     for k in range(OBJECTS):
-        parts = [
-            {name: [x[k : k + 1] for x in rounds] for name, rounds in frame.items()}
-            for frame in outputs(1)
-        ]
-        alone.append(loss(parts, targets()[:, k : k + 1])[CORE_LOSS_KEY])
-    together = loss(outputs(1), targets())[CORE_LOSS_KEY]
+        (one,) = tracked(outputs(1), [k])
+        moved = [Tracked(torch.tensor([0]), one.outputs)]
+        alone.append(loss(moved, targets()[:, k : k + 1])[CORE_LOSS_KEY])
+    together = loss(tracked(outputs(1)), targets())[CORE_LOSS_KEY]
     torch.testing.assert_close(together, torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("loss", [Sam2Loss(), Sam2Loss(checkpointing=True), FromScratchLoss()])
+def test_groups_of_objects_have_the_loss_of_the_batch(loss):
+    together = loss(tracked(outputs(1)), targets())
+    for groups in (([2], [0, 3, 1]), ([3], [2], [1], [0])):
+        apart = loss(tracked(outputs(1), *groups), targets())
+        for name, value in together.items():
+            torch.testing.assert_close(apart[name], value, msg=name)
+
+
+def test_checkpointing_keeps_a_fraction_of_the_memory():
+    results, kept = [], []
+    for checkpointing in (False, True):
+        frames = outputs()
+        for frame in frames:
+            large = frame.pop("multistep_pred_multimasks_high_res")
+            small = [m[..., ::4, ::4].contiguous().requires_grad_() for m in large]
+            frame["multistep_pred_multimasks"] = small
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda part, sizes=sizes: sizes.append(part.nbytes) or part, lambda part: part
+        ):
+            loss = Sam2Loss(checkpointing)(tracked(frames), targets())[CORE_LOSS_KEY]
+        kept.append(sum(sizes))
+        loss.backward()
+        leaves = [m for frame in frames for m in frame["multistep_pred_multimasks"]]
+        results.append((loss.detach(), [leaf.grad for leaf in leaves]))
+    torch.testing.assert_close(*results)
+    assert kept[1] < 0.1 * kept[0]
 
 
 @pytest.mark.parametrize("loss", [Sam2Loss(), FromScratchLoss()])
 def test_the_truth_costs_nothing(loss):
-    assert float(loss(perfect(), targets())[CORE_LOSS_KEY]) == pytest.approx(0, abs=1e-6)
-    assert float(loss(outputs(1), targets())[CORE_LOSS_KEY]) > 0.5
+    assert float(loss(tracked(perfect()), targets())[CORE_LOSS_KEY]) == pytest.approx(0, abs=1e-6)
+    assert float(loss(tracked(outputs(1)), targets())[CORE_LOSS_KEY]) > 0.5
 
 
-def test_from_nothing_is_known_where_everything_is_undecided():
+def test_undecided_logits_cost_what_the_formula_says():
     """Logits of 0 on half of the pixels: cross-entropy ln 2, dice 1 - (n + 1) / (n + 1 + …)."""
     undecided = [
         {name: [torch.zeros_like(x) for x in rounds] for name, rounds in frame.items()}
         for frame in outputs(1, clicks=1)
     ]
     pixels = SIDE * SIDE
-    losses = FromScratchLoss()(undecided, targets())
-    # balanced: half of it is owed by pixels of the object, of which one that is gone has none
+    losses = FromScratchLoss()(tracked(undecided), targets())
+    # balanced: pixels of the object make up half of it; the absent object has none
     assert float(losses["loss_mask"]) == pytest.approx(1.5 * math.log(2))
     assert float(losses["loss_class"]) == pytest.approx(math.log(2))
     dice = 1 - (pixels / 2 + 1) / (pixels / 2 + pixels / 2 + 1)
@@ -126,7 +168,9 @@ def test_balance_is_the_weight_of_a_small_object_against_the_rest(balance):
     loss = FromScratchLoss()
     loss.balance = balance
     expected = balance / 2 + (1 - balance) / SIDE**2
-    assert float(loss(missed, truth)["loss_mask"]) == pytest.approx(20 * expected, rel=1e-4)
+    assert float(loss(tracked(missed), truth)["loss_mask"]) == pytest.approx(
+        20 * expected, rel=1e-4
+    )
 
 
 def test_the_object_score_settles_at_the_share_of_frames_that_show_the_object():
@@ -138,15 +182,15 @@ def test_the_object_score_settles_at_the_share_of_frames_that_show_the_object():
         for frame in frames:
             frame["multistep_object_score_logits"] = [score.expand(OBJECTS, 1)]
         optimizer.zero_grad()
-        FromScratchLoss()(frames, targets())[CORE_LOSS_KEY].backward()
+        FromScratchLoss()(tracked(frames), targets())[CORE_LOSS_KEY].backward()
         optimizer.step()
     assert score.item() == pytest.approx(math.log(11), abs=0.01)
 
 
-def test_from_nothing_empties_masks_of_what_is_not_there():
+def test_masks_of_absent_objects_are_pushed_down():
     frames = outputs(1)
     masks = [x.requires_grad_() for x in frames[1]["multistep_pred_multimasks_high_res"]]
-    FromScratchLoss()(frames, targets())[CORE_LOSS_KEY].backward()
+    FromScratchLoss()(tracked(frames), targets())[CORE_LOSS_KEY].backward()
     for mask in masks:
         assert (mask.grad[2] > 0).all(), "every pixel of the one that is gone is pushed down"
         assert (mask.grad[0] < 0).any(), "one that is there is not"

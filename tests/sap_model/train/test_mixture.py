@@ -118,13 +118,14 @@ def test_clips_of_a_part_that_differ_in_shape_are_batches_of_their_own():
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.75, 0.25), (0.9, 0.06, 0.04)])
-def test_weights_are_kept_on_average_and_a_part_has_one_source(weights):
+def test_all_parts_of_a_step_have_one_source_drawn_by_weight(weights):
     sources = [(FakeRows(7, 50 * k), weight) for k, weight in enumerate(weights)]
-    mixture = Mixture(sources, 2)
+    mixture = Mixture(sources, 2, parts=3)
     drawn = Counter()
-    for number in range(1500):
-        kinds = {row // 50 for row in rows_in(mixture[number])}
-        assert len(kinds) == 1
+    for step in range(1500):
+        parts = [mixture[3 * step + k] for k in range(3)]
+        kinds = {row // 50 for part in parts for row in rows_in(part)}
+        assert len(kinds) == 1, "a picture beside a panorama would weigh 1/24 of it"
         drawn[kinds.pop()] += 1
     for k, weight in enumerate(weights):
         deviation = np.sqrt(1500 * weight * (1 - weight))

@@ -16,7 +16,7 @@ from sap_model.train import run_folder
 from sap_model.train.network import TRAIN
 from sap_model.train.run_folder import RunLog
 from sap_model.train.settings import TrainSettings
-from sap_model.train.validation import Score
+from sap_model.train.validation import ValidationScore
 
 SETTINGS = TrainSettings(data=("shards",))
 
@@ -85,21 +85,6 @@ def test_a_run_is_told_from_others(tmp_path):
         run_folder.open_run(tmp_path, SETTINGS)
 
 
-def test_a_run_is_for_one_process_and_needs_a_folder(tmp_path):
-    with (
-        run_folder.only_run(tmp_path / "run"),
-        pytest.raises(UserError, match="is training"),
-        run_folder.only_run(tmp_path / "run"),
-    ):
-        pass
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match="cannot write"), run_folder.only_run(folder):
-            pass
-    with pytest.raises(ZeroDivisionError), run_folder.only_run(tmp_path / "run"):
-        1 / 0  # noqa: B018
-
-
 def test_exported_weights_load_in_plain_sam2_and_in_ours(tmp_path):
     trained = build("tiny", 64, TRAIN, seed=3)
     image = torch.linspace(-1, 1, 64)[None, None, :, None].expand(1, 3, 64, 64)
@@ -142,7 +127,7 @@ def test_progress_line_shows_last_iou_and_time_left(tmp_path, monkeypatch, capsy
     expected = "step 12 of 30: loss 2.0000, 10.00 s a step (50% waiting for data), 3 min left\n"
     assert capsys.readouterr().out == expected
     clock += 100  # which a validation took: two minutes for two steps in all
-    records.validated(12, Score(0.75, 0.5, 1.0, (3, 3)))
+    records.validated(12, ValidationScore(0.75, 0.5, 1.0, (3, 3)))
     capsys.readouterr()
     records.show()
     said = capsys.readouterr().out

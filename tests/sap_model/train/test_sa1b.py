@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 
 from pipeline.errors import UserError
 from sap_model.train.clip import NoObjectError
-from sap_model.train.sa1b import Sa1b, mask_at, runs_of
+from sap_model.train.sa1b import Sa1b, mask_at, runs_of, write_index
 
 HEIGHT, WIDTH, SIZE = 120, 200, 64
 DISCS = ((50, 40, 22), (140, 50, 30), (100, 95, 15))
@@ -220,3 +220,30 @@ def test_a_damaged_picture_is_named(folder):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"sa_7\.jpg is missing, damaged or no picture"):
             Sa1b(folder, SIZE, 1).clip(0, rng())
+
+
+def test_processes_share_one_index_of_the_pictures(folder, monkeypatch):
+    """Eleven million names are listed once; every process maps the same file."""
+    plain, index = Sa1b(folder, SIZE, objects=2), folder / "run" / "sa1b.npy"
+    index.parent.mkdir()
+    write_index(folder, index)
+    monkeypatch.setattr("sap_model.train.sa1b.list_pictures", None)
+    source = Sa1b(folder, SIZE, objects=2, index=index)
+    sent = pickle.dumps(source)
+    assert b"sa_12.jpg" not in sent
+    again = pickle.loads(sent)  # noqa: S301
+    for number in range(2):
+        names = {each.clip(number, rng()).name for each in (plain, source, again)}
+        assert len(names) == 1
+
+
+def test_augmented_objects_stay_on_the_first_frame(folder):
+    source = Sa1b(folder, SIZE, objects=3, augment=True)
+    plain = Sa1b(folder, SIZE, objects=3)
+    for seed in range(20):
+        clip, before = source.clip(1, rng(seed)), plain.clip(1, rng(seed))
+        assert all((clip.truth[0] >> k & 1).any() for k in range(3))
+        assert not np.array_equal(clip.images, before.images)
+        red = clip.images[0, ..., 0].astype(int)  # discs are brighter than what is around
+        inside = red[clip.truth[0] > 0]
+        assert np.median(inside) > np.median(red[clip.truth[0] == 0]) + 40

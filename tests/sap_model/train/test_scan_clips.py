@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from sap_model.clicks import POSITIVE, Click
 from sap_model.predict.methods import METHODS, scan_of
-from sap_model.predict.prompts import plan_prompts
+from sap_model.predict.prompts import first_of, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.train.clip import Clip, NoObjectError
 from sap_model.train.scan_clips import ScanClips, draw, pixels_of
@@ -23,6 +24,12 @@ from tests.synthetic import CEILING, DISCS, FLOOR, TINY, disc
 WIDTH, SIDE = 256, 64
 BALLS = {10 + k: (36.0 * k - 170, 20.0 * (-1) ** k, 9.0) for k in range(10)}
 """Further discs: id, longitude, latitude, radius in degrees."""
+
+MANY = {
+    100 + k: (137.5 * k % 360 - 180, float(np.degrees(np.arcsin(1 - (2 * k + 1) / 40))), 7.0)
+    for k in range(40)
+}
+"""Equal discs, spread evenly over the sphere: 13 % of them lie above 60° of latitude."""
 
 ABLATIONS = ("erp", "sap-no-overlap", "sap-no-scan")
 
@@ -170,11 +177,12 @@ def test_clips_as_at_inference_are_what_a_click_at_inference_would_be(frames):
         clip = source.clip(0, rng(seed))
         order, ids = shown(clip), followed(clip, panorama)
         assert clip.prompts is not None
-        assert min(clip.prompts) == 0
-        assert max(clip.prompts) < frames
         for k, label in enumerate(ids):
+            prompts = clip.prompts[k]
+            assert min(prompts) == 0
+            assert max(prompts) < frames
             # back from the first view to the pixel that was clicked, which lies on the object
-            u, v = clip.prompts[0].coords[k, 0]
+            ((u, v, _),) = prompts[0]
             ray = np.linalg.inv(peers.intrinsics(90, SIDE)) @ [u, v, 1]
             x, y, z = peers.rotation(Scan().views[order[0, k]]) @ ray
             column = (np.arctan2(x, z) / (2 * np.pi) + 0.5) * WIDTH - 0.5
@@ -188,11 +196,7 @@ def test_clips_as_at_inference_are_what_a_click_at_inference_would_be(frames):
             due = plan_prompts([click], views, cycles, SIDE)
             assert due is not None
             assert due.views[:frames] == tuple(order[:, k])
-            spots = {t: spot for t, spot in due.conditioning.items() if t < frames}
-            assert set(spots) == set(clip.prompts), "all objects are prompted on the same frames"
-            for t, spot in spots.items():
-                np.testing.assert_allclose(clip.prompts[t].coords[k], [s[:2] for s in spot])
-                assert clip.prompts[t].labels[k].tolist() == [POSITIVE]
+            assert prompts == {t: s for t, s in due.conditioning.items() if t < frames}
     assert 4 < stored < 24, "stored clicks, and clicks anywhere"
 
 
@@ -201,16 +205,53 @@ def test_clicks_lie_on_the_object_in_every_view_that_sees_them():
     source = scans([panorama], objects=8, inference_prompt_fraction=1.0)
     for seed in range(4):
         clip = source.clip(0, rng(seed))
-        for frame, points in clip.prompts.items():
-            for k, (u, v) in enumerate(points.coords[:, 0]):
+        for k, prompts in enumerate(clip.prompts):
+            for frame, ((u, v, label),) in prompts.items():
                 mask = masks_of(clip, k)[frame]
                 near = np.argwhere(mask)[:, ::-1] - (u, v)
                 # a clicked pixel of the panorama may fall between pixels of the view
                 assert np.hypot(*near.T).min() < 1.5
+                assert label == POSITIVE
+
+
+def patterns(source: ScanClips, panorama: DecodedPanorama) -> tuple[Counter, float]:
+    """How often objects of clips are prompted on which frames, and the share of polar clicks.
+
+    Polar is a click above 60° of latitude, where the paper's table 7 looks.
+    """
+    found: Counter = Counter()
+    polar = 0
+    for seed in range(60):
+        clip = source.clip(0, rng(seed))
+        found.update(tuple(sorted(prompts)) for prompts in clip.prompts)
+        for label in followed(clip, panorama):
+            polar += abs(MANY[label][1]) > 60 if label in MANY else 0
+    return found, polar / found.total()
+
+
+def test_prompt_patterns_occur_as_often_as_at_inference():
+    """Grouping objects by pattern, and taking the largest group, gave two patterns 94 %."""
+    panorama = room(MANY)
+    source = scans([panorama], objects=8, inference_prompt_fraction=1.0)
+    found, polar = patterns(source, panorama)
+    draws, clicks = rng(1), []
+    for k in draws.choice(len(panorama.objects), 2000):  # its stored click or any of its pixels
+        pixels = np.argwhere(panorama.ids == panorama.objects[k])[:, ::-1]
+        clicks.append(panorama.clicks[k] if draws.random() < 0.5 else draws.choice(pixels))
+    _, _, seen = source.views(WIDTH).project(*np.transpose(clicks))
+    prior: Counter = Counter()
+    for column in seen.T:
+        views = np.flatnonzero(column).tolist()
+        prior[tuple(sorted((view - first_of(views, 24)) % 24 for view in views))] += 1
+    assert len(prior) > 8
+    names = prior.keys() | found.keys()
+    apart = sum(abs(prior[n] / prior.total() - found[n] / found.total()) for n in names) / 2
+    assert apart < 0.12
+    share = sum(abs(lat) > 60 for _, lat, _ in MANY.values()) / len(panorama.objects)
+    assert abs(polar - share) < 0.04
 
 
 def test_an_object_is_taken_twice_only_where_no_other_can_be_had():
-    # eight equal discs, one on each column of views: their clicks are seen on the same frames
     ring = {20 + k: (45.0 * k - 179, 1.0, 10.0) for k in range(8)}
     panorama = room(ring)
     clip = scans([panorama], objects=8, inference_prompt_fraction=0.0).clip(0, rng())
@@ -220,7 +261,7 @@ def test_an_object_is_taken_twice_only_where_no_other_can_be_had():
         clip = scans([few], objects=3, inference_prompt_fraction=sap).clip(0, rng())
         assert followed(clip, few) == [3, 3, 3]
     assert clip.prompts is not None
-    assert len(np.unique(clip.prompts[0].coords, axis=0)) == 3, "each time by another click"
+    assert len({prompts[0] for prompts in clip.prompts}) == 3, "each time by another click"
     kept = np.isin(panorama.objects, list(ring))
     only = DecodedPanorama("ring", panorama.image, panorama.ids, *(
         part[kept] for part in (panorama.objects, panorama.clicks)
@@ -277,10 +318,9 @@ def test_ablations_see_their_own_views(method, sap):
         assert any(np.array_equal(truth, ids[column] == label) for label in panorama.objects)
         assert truth[0].sum() >= 16
     if sap:
-        for frame, points in clip.prompts.items():
-            assert points.coords.shape == (4, 1, 2)
-            assert (points.coords >= 0).all()
-            assert (points.coords <= SIDE - 1).all()
+        assert len(clip.prompts) == 4
+        for frame, spots in (pair for prompts in clip.prompts for pair in prompts.items()):
+            assert all(0 <= u <= SIDE - 1 and 0 <= v <= SIDE - 1 for u, v, _ in spots)
             assert frame < len(clip.views)
     else:
         assert clip.prompts is None

@@ -140,7 +140,7 @@ def test_the_hash_stands_for_every_setting():
         "data": ("other",), "sa1b": "a", "sav": "b", "mix": (("crops", 1.0),), "method": "erp",
         "size": "nano", "image_size": 512, "checkpoint": None, "precision": "bf16",
         "optimizer": "muon", "loss": "from-scratch", "betas": (0.9, 0.99),
-        "crop_fov": (40.0, 90.0), "batch_size": 64,
+        "crop_fov": (40.0, 90.0), "batch_size": 64, "prompted": "first", "warmup_steps": 7,
     }  # fmt: skip
     hashes = {settings_hash(GOOD)}
     for field in fields(TrainSettings):

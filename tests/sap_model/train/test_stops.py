@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
+from pipeline.storage import exclusive_lock
 from sap_model.model.weights_file import read_weights
 from sap_model.train import run_folder, train
 from sap_model.train.processes import World
@@ -56,9 +57,9 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(settings, tmp_p
     assert "the data has changed since" in refused(tmp_path / "grown")
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(tmp_path / "file")
-    with run_folder.only_run(tmp_path / "busy"):
+    with exclusive_lock(tmp_path / "busy" / ".lock", "training"):
         assert "is training" in refused(tmp_path / "busy")
-    assert "does not fit size tiny; it is for size nano" in refused(tmp_path / "run", size="tiny")
+    assert "size nano" in refused(tmp_path / "run", size="tiny")
     assert not (tmp_path / "run" / "settings.json").exists(), "the folder may be used for another"
     several = World(0, 3, torch.device("cpu"))
     monkeypatch.setattr(train, "processes", lambda: nullcontext(several))
@@ -68,9 +69,9 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(settings, tmp_p
 
 
 def test_without_a_validation_split_one_line_says_so(settings, capsys):
-    assert train.validation_clips(settings, QUIET) == []
+    assert train.validation_clips(settings, QUIET, None) == []
     assert capsys.readouterr().out == ""
-    assert train.validation_clips(settings, dataclasses.replace(QUIET, clips=2)) == []
+    assert train.validation_clips(settings, dataclasses.replace(QUIET, clips=2), None) == []
     said = capsys.readouterr().out
     assert said.startswith("no validation split") and said.count("\n") == 1
 

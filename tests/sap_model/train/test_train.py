@@ -136,7 +136,10 @@ def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path
         correction_clicks=0,
         inference_prompt_fraction=1.0,
     )
-    watch = Watch(clips=3, frames=3, validate_every=20, log_every=5, workers=0)
+    watch = Watch(
+        clips=3, frames=3, panoramas=1, panorama_objects=2, validate_every=20, log_every=5,
+        workers=0,
+    )  # fmt: skip
     path = train.train(settings, tmp_path, watch)
     values = [line["core_loss"] for line in losses(tmp_path)]
     assert len(values) == 20 and sum(values[-5:]) < 0.95 * sum(values[:5])
@@ -147,6 +150,7 @@ def test_twenty_steps_lower_the_loss_and_leave_what_they_should(shards, tmp_path
     assert list((tmp_path / "tensorboard").glob("events*"))
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 20 and 0 <= last["validation/clicked"] <= 1
+    assert 0 <= last["validation/panorama"] <= 1
     assert "no validation split" not in capsys.readouterr().out
 
 
@@ -160,9 +164,8 @@ def test_a_small_panorama_is_learnt_by_heart(tmp_path, monkeypatch):
     settings = TrainSettings(**LEARNT, data=(str(run.shards),))
     path = train.train(settings, tmp_path / "run", dataclasses.replace(QUIET, save_every=1000))
     network = train.new_network(dataclasses.replace(settings, checkpoint=str(path)))
-    source = ScanClips(
-        ShardRows(settings.data, "train"), 64, settings.clip_objects, settings.clip_frames, 1.0
-    )
+    rows = ShardRows(settings.data, "train")
+    source = ScanClips(rows, 64, 5, settings.clip_frames, 1.0, random_clicks=0.0)
     score, _ = validation.score(network, validation.fixed_clips(source, 6), settings.min_pixels)
     assert score.clicked > 0.9 and score.views[0] > 20
 
@@ -171,7 +174,7 @@ LEARNT = {
     "size": "nano",
     "image_size": 64,
     "checkpoint": None,
-    "clip_objects": 6,
+    "clip_objects": 5,
     "clip_frames": 2,
     "batch_size": 1,
     "steps": 140,
@@ -179,6 +182,7 @@ LEARNT = {
     "lr": 2e-3,
     "min_pixels": 100,
     "checkpointing": False,
+    "augment": False,
     "freeze_encoder": False,
     "loss": "from-scratch",
     "teacher_forced_presence": True,

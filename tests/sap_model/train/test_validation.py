@@ -8,16 +8,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco
 from torch import nn
 
+from pipeline.shards.reader import ShardReader, decode_image
+from sap_model.clicks import Click
+from sap_model.model.build import build
+from sap_model.predict.predictor import SapPredictor
 from sap_model.train import validation
-from sap_model.train.clip import ClipBatch
+from sap_model.train.clip import ClipBatch, Tracked
+from sap_model.train.network import TRAIN
 from sap_model.train.scan_clips import ScanClips, ShardRows
+from sap_model.train.settings import TrainSettings
+from tests.sap_model.models import responsive
 from tests.sap_model.train.clips import SIDE, discs
 
 
 class Answers(nn.Module):
-    """A network that answers as the test asks: the truth, nothing, or everything."""
+    """A network that answers the truth, nothing, or everything; in two groups of objects."""
 
     def __init__(self, what: str) -> None:
         super().__init__()
@@ -25,19 +33,24 @@ class Answers(nn.Module):
 
     def seed(self, seed: int) -> None: ...
 
-    def forward(self, batch: ClipBatch) -> list[dict[str, Any]]:
+    def forward(self, batch: ClipBatch) -> list[Tracked]:
         assert not self.training and not torch.is_grad_enabled()
         masks = {"truth": batch.masks, "nothing": batch.masks & False,
                  "everything": batch.masks | True}[self.what]  # fmt: skip
+        groups = [[k for k in range(masks.shape[1]) if k % 2 == odd] for odd in (1, 0)]
         return [
-            {
-                "pred_masks_high_res": mask[:, None].float() * 2 - 1,
-                "multistep_object_score_logits": [
-                    mask.flatten(1).any(1, keepdim=True).float() * 2 - 1
-                ],
-            }
-            for mask in masks
+            Tracked(torch.tensor(group), [answer(mask[group]) for mask in masks])
+            for group in groups
         ]
+
+
+def answer(mask: torch.Tensor) -> dict[str, Any]:
+    """What SAM2Train gives for one frame with masks (G, S, S)."""
+    present = mask.flatten(1).any(1, keepdim=True).float() * 2 - 1
+    return {
+        "pred_masks_high_res": mask[:, None].float() * 2 - 1,
+        "multistep_object_score_logits": [present],
+    }
 
 
 def clip() -> ClipBatch:
@@ -56,7 +69,7 @@ def score(what: str, batch: ClipBatch | None = None, least: int = 1):
 
 def test_the_truth_scores_one():
     found, (masks,) = score("truth")
-    assert (found.clicked, found.memory, found.presence, found.both) == (1, 1, 1, 1)
+    assert (found.clicked, found.memory, found.presence, found.criterion) == (1, 1, 1, 1)
     assert torch.equal(masks, clip().masks[:, 0])
 
 
@@ -102,7 +115,7 @@ def test_only_what_is_drawn_is_kept(monkeypatch):
 @pytest.mark.parametrize("half", [False, True])
 def test_scores_are_computed_as_in_training(half):
     class Seen(Answers):
-        def forward(self, batch: ClipBatch) -> list[dict[str, Any]]:
+        def forward(self, batch: ClipBatch) -> list[Tracked]:
             assert torch.is_autocast_enabled("cpu") == half
             return super().forward(batch)
 
@@ -138,3 +151,22 @@ def test_fixed_clips_are_the_same_every_time(shards):
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.images, other.images) and torch.equal(one.views, other.views)
     assert len({clip.images.sum() for clip in first}) == 4
+
+
+def test_panorama_iou_is_that_of_the_predictor(shards):
+    tracker = responsive()
+    network = build("nano", SIDE, TRAIN)
+    network.load_state_dict(tracker.state_dict())
+    rows = ShardRows([shards], "validation")
+    settings = TrainSettings(data=(str(shards),), size="nano", image_size=SIDE)
+    found = validation.panorama_iou(network, settings, rows, panoramas=1, objects=3)
+    predictor, expected = SapPredictor(tracker), []
+    row = ShardReader(shards, "validation").row(0)
+    things = sorted(row["objects"], key=lambda thing: (thing["area"], thing["id"]))
+    predictor.set_panorama(decode_image(row["image"]))
+    for i in range(3):  # evenly spaced by area
+        thing = things[(2 * i + 1) * len(things) // 6]
+        mask = predictor.predict([Click(*thing["click"], 1)]).mask
+        truth = coco.decode(thing["segmentation"]).astype(bool)
+        expected.append((mask & truth).sum() / (mask | truth).sum())
+    assert found == pytest.approx(np.mean(expected), abs=1e-6)
