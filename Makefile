@@ -70,7 +70,7 @@ check: $(stamps)/test ## ruff and mypy
 	@$(python) -m ruff format --check .
 	@$(python) -m mypy
 
-quick: $(stamps)/test ## the tests that need neither Blender nor Ray: about a minute
+quick: $(stamps)/test ## the quick tests, without Blender, Ray and torch: about a minute
 	@$(python) -m pytest --quick tests pipeline
 
 test: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/demo $(stamps)/test check ## check, then the whole test suite

@@ -20,21 +20,31 @@ hypothesis.settings.load_profile("unhurried")
 
 SLOW = (
     "blender",
+    "card",
     "clusters/test_hosts.py",
     "clusters/test_slurm.py",
+    "export",
     "farm",
     "install/test_wheel.py",
+    "preview",
     "publish",
+    "sap_model/demo",
     "sap_model/evaluate",
+    "sap_model/importers",
     "sap_model/model",
     "sap_model/predict",
     "sap_model/train",
+    "shards/test_remote.py",
     "soak",
+    "statistics",
+    "storage",
     "test_dataset_commands.py",
+    "test_fuzz.py",
     "test_infinigen.py",
     "test_run_commands.py",
+    "verify",
 )
-"""What `make quick` leaves out: tests that need Blender, Ray, torch or minutes."""
+"""What `make quick` leaves out: tests that need Blender, Ray or torch, or take long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
