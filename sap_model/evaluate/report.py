@@ -22,9 +22,6 @@ from sap_model.evaluate.jobs import PanoramaRef, fingerprint_of
 from sap_model.evaluate.results import METRICS, RESULTS, check_results
 from sap_model.evaluate.tables import CLICKS, Table, seam_pole_table, size_table
 
-CLUSTER = "scene_id"
-"""What intervals resample: panoramas of a scene, and frames of a video, depend on each other."""
-
 
 @dataclass
 class Evaluated:
@@ -109,8 +106,7 @@ def write_report(folder: Path, benchmark: str, wanted: list[PanoramaRef]) -> str
             name, clicks = whole[0].about["benchmark"], _clicks(whole)
             lines.append(f"# {name}: {len(whole[0].tables)} panoramas\n")
             of_name = [
-                size_table(results, name, clicks=clicks, metric=metric, cluster=CLUSTER)
-                for metric in METRICS
+                size_table(results, name, clicks=clicks, metric=metric) for metric in METRICS
             ]
             lines += [*(table.markdown() for table in of_name), _rests_on(whole), *notes, ""]
             tables += of_name
@@ -132,9 +128,9 @@ def _add_seam(rows: list[pa.Table], methods: list[Evaluated], tables: list[Table
     """The table of seam and poles over all benchmarks, if all methods were run on all of them."""
     try:
         together = pa.concat_tables(rows)
-        table = seam_pole_table(together, clicks=_clicks(methods), cluster=CLUSTER)
+        table = seam_pole_table(together, clicks=_clicks(methods))
     except UserError:
-        table = seam_pole_table(rows[0], clicks=_clicks(methods), cluster=CLUSTER)
+        table = seam_pole_table(rows[0], clicks=_clicks(methods))
     tables.append(table)
     return table.markdown()
 

@@ -144,10 +144,13 @@ class ScoredObject(NamedTuple):
         """A boolean column of the instances (N,)."""
         return self.instances[name].to_numpy()
 
-    def clusters(self, column: str) -> NDArray[np.int64]:
-        """(N,) the number, from 0, of each instance's `image_id` or `scene_id` in its benchmark."""
+    def scenes(self) -> NDArray[np.int64]:
+        """(N,) the number, from 0, of the scene of each instance in its benchmark.
+
+        Panoramas of a scene, and frames of a video, depend on each other.
+        """
         pairs = zip(
-            *(self.instances[name].to_pylist() for name in ("benchmark", column)), strict=True
+            *(self.instances[name].to_pylist() for name in ("benchmark", "scene_id")), strict=True
         )
         numbers: dict[tuple[str, str], int] = {}
         return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs], np.int64)

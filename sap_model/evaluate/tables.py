@@ -1,17 +1,20 @@
 """The paper's tables from results: Tables 1 to 3 (by size) and Table 7 (seam and poles).
 
-Figures are mIoU in percent, each with its 95 % interval (`bootstrap`). Rows come in the paper's
-order: for each model size SAM2, SAM2 along the scan, SAP, and what SAP gained over SAM2. Gains are
-differences of exact means, so their last digit may differ from that of the rounded figures above.
-Beyond the paper: the mean gain of all model sizes (its "+17.2") as a row, the number of instances
-behind each column, and the oracle as the ceiling.
+Figures are mIoU in percent, each with its 95 % interval over scenes (`intervals`). Rows come in the
+paper's order: for each model size SAM2, SAM2 along the scan, SAP, and what SAP gained over SAM2.
+Gains are differences of exact means, so their last digit may differ from that of the rounded
+figures above.
+
+Beyond the paper: the mean gain of all model sizes (its "+17.2") as a row, the numbers of instances
+and scenes behind each column, the overall figure that data with the paper's mix of sizes would have
+given, and the oracle as the ceiling.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.annotations.sizes import SIZES
-from sap_model.evaluate.bootstrap import CONFIDENCE, RESAMPLES, Bootstrap, Estimate
+from pipeline.annotations.sizes import PAPER_MIX_PERCENT, SIZES, Size
+from sap_model.evaluate.intervals import CONFIDENCE, Estimate, estimate, reweighted
 from sap_model.evaluate.results import METRIC_NAMES, ORACLE, Name, ScoredObject, align
 
 CLICKS = (1, 3)
@@ -35,11 +38,20 @@ _LABELS = {"sam2": "SAM2-{}", "scan": "SAM2-{}+scan", "sap": "SAP-{}"}
 
 @dataclass(frozen=True)
 class Column:
-    """A column: some instances, after some clicks."""
+    """A column: a subset of the instances, after some clicks; how many and of how many scenes."""
 
     clicks: int
     subset: str
+    instances: int
+    scenes: int
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Instances that a column is about, and how much their sizes count."""
+
     chosen: NDArray[np.bool_]  # (N,) of all instances
+    mix: Mapping[Size, float] | None = None  # None: every instance counts the same
 
 
 @dataclass(frozen=True)
@@ -58,9 +70,6 @@ class Table:
 
     title: str
     metric: str
-    cluster: str
-    resamples: int
-    seed: int
     columns: list[Column]
     rows: list[Row]
     cells: list[list[Estimate | None]]  # by row
@@ -75,11 +84,12 @@ class Table:
         for row, cells in zip(self.rows, self.cells, strict=True):
             signed = row.kind == "difference"
             lines.append([row.label, *(_cell(cell, signed) for cell in cells)])
-        lines.append(["instances", *(str(np.count_nonzero(c.chosen)) for c in self.columns)])
+        lines.append(["instances", *(str(column.instances) for column in self.columns)])
+        lines.append(["scenes", *(str(column.scenes) for column in self.columns)])
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return (
             f"**{self.title}.** Mean {METRIC_NAMES[self.metric]} in percent, with "
-            f"{CONFIDENCE:.0%} intervals ({self.resamples} resamples by {self.cluster})."
+            f"{CONFIDENCE:.0%} intervals (Student's t over scenes)."
             f"\n\n{text}\n"
         )
 
@@ -90,17 +100,8 @@ class Table:
             "metric": self.metric,
             "unit": "percent",
             "confidence": CONFIDENCE,
-            "cluster": self.cluster,
-            "resamples": self.resamples,
-            "seed": self.seed,
-            "columns": [
-                {
-                    "clicks": column.clicks,
-                    "subset": column.subset,
-                    "instances": int(np.count_nonzero(column.chosen)),
-                }
-                for column in self.columns
-            ],
+            "interval": "Student's t over scenes",
+            "columns": [asdict(column) for column in self.columns],
             "rows": [
                 {
                     "label": row.label,
@@ -120,9 +121,6 @@ def size_table(
     *,
     clicks: Sequence[int] = CLICKS,
     metric: str = "iou",
-    cluster: str = "image_id",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Table:
     """A benchmark in the layout of the paper's Tables 1 to 3: overall and by size.
 
@@ -131,20 +129,23 @@ def size_table(
         benchmark: The benchmark's name.
         clicks: Numbers of clicks, one group of columns for each.
         metric: One of `sap_model.evaluate.results.METRICS`.
-        cluster: What is resampled: panoramas (`image_id`), or `scene_id` where several panoramas of
-            a scene or frames of a video depend on each other, for wider and safer intervals.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
 
     Raises:
         UserError: There are no results, or methods were scored on different instances.
     """
     scored = align(results.filter(pc.equal(results["benchmark"], benchmark)), metric)
+    return fill(benchmark, scored, arrange(scored.scores), size_subsets(scored), clicks, metric)
+
+
+def size_subsets(scored: ScoredObject) -> dict[str, Subset]:
+    """All instances, those of each size, and all at the paper's mix of sizes."""
     sizes = np.array(scored.instances["size"].to_pylist())
-    subsets = {"overall": np.ones(len(sizes), bool)}
-    for size in SIZES:
-        subsets[size] = sizes == size
-    return _fill(benchmark, scored, subsets, clicks, metric, cluster, resamples, seed)
+    everything = np.ones(len(sizes), bool)
+    return {
+        "overall": Subset(everything),
+        **{size: Subset(sizes == size) for size in SIZES},
+        "at the paper's mix": Subset(everything, PAPER_MIX_PERCENT),
+    }
 
 
 def seam_pole_table(
@@ -153,16 +154,13 @@ def seam_pole_table(
     *,
     clicks: Sequence[int] = CLICKS,
     metric: str = "iou",
-    cluster: str = "image_id",
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Table:
     """The instances that cross the seam or touch a pole, of several benchmarks: Table 7.
 
     Args:
         results: With the schema `sap_model.evaluate.results.RESULTS`.
         benchmarks: Those to take, the paper's PAV-SOD and HunyuanWorld-1.0; all by default.
-        clicks, metric, cluster, resamples, seed: As for `size_table`.
+        clicks, metric: As for `size_table`.
 
     Raises:
         UserError: There are no results, or methods were scored on different instances.
@@ -172,13 +170,13 @@ def seam_pole_table(
     scored = align(results, metric)
     either = scored.seam_or_pole()
     subsets = {
-        "seam or pole": either,
-        "seam": scored.flag("crosses_seam"),
-        "pole": scored.flag("touches_pole"),
-        "elsewhere": ~either,
+        "seam or pole": Subset(either),
+        "seam": Subset(scored.flag("crosses_seam")),
+        "pole": Subset(scored.flag("touches_pole")),
+        "elsewhere": Subset(~either),
     }
     title = "Seam and poles: " + ", ".join(pc.unique(results["benchmark"]).to_pylist())
-    return _fill(title, scored, subsets, clicks, metric, cluster, resamples, seed)
+    return fill(title, scored, arrange(scored.scores), subsets, clicks, metric)
 
 
 def arrange(methods: Iterable[Name]) -> list[Row]:
@@ -219,35 +217,46 @@ def _label(name: Name) -> str:
     return _LABELS.get(name.method, f"{name.method}-{{}}").format(size).removesuffix("-")
 
 
-def _fill(
+def fill(
     title: str,
     scored: ScoredObject,
-    subsets: dict[str, NDArray[np.bool_]],
+    rows: list[Row],
+    subsets: Mapping[str, Subset],
     clicks: Sequence[int],
     metric: str,
-    cluster: str,
-    resamples: int,
-    seed: int,
 ) -> Table:
-    bootstrap = Bootstrap(scored.clusters(cluster), resamples, seed)
-    columns = [Column(n, name, chosen) for n in clicks for name, chosen in subsets.items()]
-    rows = arrange(scored.scores)
-    cells = [[_estimate(row, column, scored, bootstrap) for column in columns] for row in rows]
-    return Table(title, metric, cluster, resamples, seed, columns, rows, cells)
+    """A table of these rows over these subsets, after each of the numbers of clicks."""
+    scenes = scored.scenes()
+    sizes = np.array(scored.instances["size"].to_pylist())
+    columns: list[Column] = []
+    cells: list[list[Estimate | None]] = [[] for _ in rows]
+    for number in clicks:
+        for name, subset in subsets.items():
+            chosen = subset.chosen
+            held = int(np.count_nonzero(chosen)), len(np.unique(scenes[chosen]))
+            columns.append(Column(number, name, *held))
+            for row, cell in zip(rows, cells, strict=True):
+                values = _values(row, number, scored)
+                if values is None:
+                    cell.append(None)
+                elif subset.mix is None:
+                    cell.append(estimate(values, scenes, chosen))
+                else:
+                    cell.append(
+                        reweighted(values[chosen], scenes[chosen], sizes[chosen], subset.mix)
+                    )
+    return Table(title, metric, columns, rows, cells)
 
 
-def _estimate(
-    row: Row, column: Column, scored: ScoredObject, bootstrap: Bootstrap
-) -> Estimate | None:
-    plus = [scored.of(method, column.clicks) for method in row.plus]
-    minus = [scored.of(method, column.clicks) for method in row.minus]
+def _values(row: Row, clicks: int, scored: ScoredObject) -> NDArray[np.float64] | None:
+    """A row's value of each instance (N,); None if one of its methods has no such results."""
+    plus = [scored.of(method, clicks) for method in row.plus]
+    minus = [scored.of(method, clicks) for method in row.minus]
     known = [scores for scores in plus + minus if scores is not None]
     if len(known) < len(plus) + len(minus):
         return None
     values = np.mean(known[: len(plus)], axis=0)
-    if minus:
-        values = values - np.mean(known[len(plus) :], axis=0)
-    return bootstrap.mean(values, column.chosen)
+    return values - np.mean(known[len(plus) :], axis=0) if minus else values
 
 
 def _cell(cell: Estimate | None, signed: bool) -> str:
@@ -265,5 +274,5 @@ def _cell_json(cell: Estimate) -> dict[str, Any]:
     return {
         **{name: round(100 * known[name], 4) for name in ("mean", "low", "high") if name in known},
         "instances": cell.instances,
-        "panoramas": cell.panoramas,
+        "scenes": cell.scenes,
     }

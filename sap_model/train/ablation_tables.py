@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +12,8 @@ from pipeline import __version__
 from pipeline.layout import write_json
 from pipeline.storage import write_atomic
 from pipeline.units import format_count
-from sap_model.evaluate.bootstrap import Bootstrap, Estimate
-from sap_model.evaluate.report import CLUSTER
-from sap_model.evaluate.results import Name, align
-from sap_model.evaluate.tables import Column, Row, Table, size_table
+from sap_model.evaluate.results import METRICS, Name, align
+from sap_model.evaluate.tables import Row, Table, fill, size_subsets
 
 BENCHMARK = "validation"
 """The name of the data in results."""
@@ -108,33 +105,20 @@ def write(
 def make(results: pa.Table) -> list[Table]:
     """Tables 4, 5 and 6: the variants, then what the full method has over each of the others.
 
-    Differences are paired by instance (`bootstrap`), so that they tell more than two intervals do.
+    Differences are paired by instance, so their intervals are narrower than the variants'.
     """
     clicks = sorted({1, pc.max(results["clicks"]).as_py()})
-    whole = size_table(results, BENCHMARK, clicks=clicks, cluster=CLUSTER)
-    scores = align(results)
-    bootstrap = Bootstrap(scores.clusters(CLUSTER), whole.resamples, whole.seed)
-
-    def gain(full: Name, other: Name, column: Column) -> Estimate | None:
-        ours, theirs = scores.of(full, column.clicks), scores.of(other, column.clicks)
-        if ours is None or theirs is None:
-            return None
-        return bootstrap.mean(ours - theirs, column.chosen)
-
-    rows_of = {row.plus[0].method: row for row in whole.rows}
-    cells_of = {
-        row.plus[0].method: cells for row, cells in zip(whole.rows, whole.cells, strict=True)
-    }
+    scored = align(results)
+    (model,) = {name.model for name in scored.scores}
+    subsets = size_subsets(scored)
     tables = []
     for title, lines in TABLES.items():
-        rows = [replace(rows_of[line.variant], label=line.label) for line in lines]
-        cells = [cells_of[line.variant] for line in lines]
+        rows = [Row(line.label, "score", (Name(line.variant, model),)) for line in lines]
         *others, full = rows
         for other in others:
             label = f"({full.label} - {other.label})"
             rows.append(Row(label, "difference", full.plus, other.plus))
-            cells.append([gain(full.plus[0], other.plus[0], each) for each in whole.columns])
-        tables.append(replace(whole, title=title, rows=rows, cells=cells))
+        tables.append(fill(title, scored, rows, subsets, clicks, METRICS[0]))
     return tables
 
 
@@ -153,7 +137,8 @@ def beside(table: Table, figures: list[tuple[float, ...]]) -> str:
     about, grid = table.markdown().strip().split("\n\n")
     signs = ["+" if row.kind == "difference" else "" for row in table.rows]
     cells = [[f"{x:{sign}.1f}" for x in row] for sign, row in zip(signs, figures, strict=True)]
-    more = [[f"paper: {name}" for name in PAPER], ["---:"] * len(PAPER), *cells, [""] * len(PAPER)]
+    counts = [[""] * len(PAPER)] * 2  # instances and scenes
+    more = [[f"paper: {name}" for name in PAPER], ["---:"] * len(PAPER), *cells, *counts]
     lines = [
         f"{line} {' | '.join(own)} |" for line, own in zip(grid.splitlines(), more, strict=True)
     ]

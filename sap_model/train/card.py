@@ -10,14 +10,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.errors import UserError
 from pipeline.layout import read_json
 from pipeline.storage import write_atomic
 from pipeline.units import format_bytes
-from sap_model.evaluate.bootstrap import Estimate
+from sap_model.evaluate.intervals import Estimate
 from sap_model.evaluate.results import METRICS, Name, read_results
 from sap_model.evaluate.tables import Column, Row, Table
 from sap_model.model.checkpoints import SHIPPED
@@ -52,6 +51,8 @@ def write_card(
     """
     records = {name: _read(folder / _record(name), "make nano") for name in ABOUT}
     tables = _read(scores, "make eval SIZE=nano")
+    if any("interval" not in table for table in tables["tables"]):
+        raise UserError(f"{scores} is of an older version; evaluate again: make eval SIZE=nano")
     scenes = read_results([scores.with_name("results.parquet")])["scene_id"].unique().to_pylist()
     text = card(records, tables, scenes, repo, dataset)
     path = folder / "README.md"
@@ -191,22 +192,18 @@ def phase_words(phase: Mapping[str, Any]) -> dict[str, Any]:
 
 def table_of(content: Mapping[str, Any]) -> Table:
     """The table that `Table.json` was called on, as far as `markdown` tells."""
-    columns = [
-        Column(column["clicks"], column["subset"], np.ones(column["instances"], bool))
-        for column in content["columns"]
-    ]
+    columns = [Column(**column) for column in content["columns"]]
     rows, cells = [], []
     for row in content["rows"]:
         plus, minus = (tuple(Name(**name) for name in row[key]) for key in ("of", "minus"))
         rows.append(Row(row["label"], row["kind"], plus, minus))
         cells.append([cell and _estimate(cell) for cell in row["cells"]])
-    about = {key: content[key] for key in ("title", "metric", "cluster", "resamples", "seed")}
-    return Table(**about, columns=columns, rows=rows, cells=cells)
+    return Table(content["title"], content["metric"], columns, rows, cells)
 
 
 def _estimate(cell: Mapping[str, Any]) -> Estimate:
     mean, low, high = (cell.get(name, float("nan")) / 100 for name in ("mean", "low", "high"))
-    return Estimate(mean, low, high, cell["instances"], cell["panoramas"])
+    return Estimate(mean, low, high, cell["instances"], cell["scenes"])
 
 
 def _record(name: str) -> str:

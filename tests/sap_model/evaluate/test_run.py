@@ -85,7 +85,7 @@ def test_the_report_and_the_page(done):
     settings, folder = done
     text = report(folder, settings)
     assert "| SAM2-nano |" in text and "| oracle (ceiling) |" in text
-    assert "Seam and poles" in text and "resamples by scene_id" in text
+    assert "Seam and poles" in text and "Student's t over scenes" in text
     written = json.loads((folder / "tables.json").read_text())
     assert written["tables"][0]["rows"][0]["label"] == "SAM2-nano"
     assert {about["method"] for about in written["methods"]} == {"oracle", "sam2"}

@@ -63,47 +63,56 @@ def test_the_layout_is_the_papers(results):
     text = size_table(results, "PAV-SOD").markdown()
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == [
-        *("Method", "1-click overall", "small", "medium", "large"),
-        *("3-click overall", "small", "medium", "large"),
+        *("Method", "1-click overall", "small", "medium", "large", "at the paper's mix"),
+        *("3-click overall", "small", "medium", "large", "at the paper's mix"),
     ]
     assert [line[0] for line in lines[2:]] == [
         *("SAM2-tiny", "SAM2-tiny+scan", "SAP-tiny", "(SAP-SAM2)"),
         *("SAM2-large", "SAP-large", "(SAP-SAM2)"),
-        *("(SAP-SAM2), mean of 2", "oracle (ceiling)", "instances"),
+        *("(SAP-SAM2), mean of 2", "oracle (ceiling)", "instances", "scenes"),
     ]
     cells = {line[0]: line[1:] for line in lines[2:]}
     assert cells["SAM2-tiny"][0].startswith("41.5 [")  # 0.3 + 0.1 + 0.015
-    assert cells["SAM2-tiny"][4].startswith("71.5 [")
-    assert cells["SAM2-tiny+scan"][4:] == ["–"] * 4
+    assert cells["SAM2-tiny"][5].startswith("71.5 [")
+    assert cells["SAM2-tiny+scan"][5:] == ["–"] * 5
     assert cells["(SAP-SAM2), mean of 2"][0] == "+12.5 [+12.5, +12.5]"
-    assert cells["(SAP-SAM2), mean of 2"][4] == "–"
-    assert cells["oracle (ceiling)"][0] == cells["oracle (ceiling)"][4]
-    assert cells["instances"] == ["12", "4", "4", "4"] * 2
+    assert cells["(SAP-SAM2), mean of 2"][5] == "–"
+    assert cells["oracle (ceiling)"][0] == cells["oracle (ceiling)"][5]
+    assert cells["instances"] == ["12", "4", "4", "4", "12"] * 2
+    assert cells["scenes"] == ["2"] * 10
 
 
-def test_intervals_are_of_panoramas_and_gains_are_paired(results):
+def test_overall_is_also_reported_at_the_papers_mix_of_sizes():
+    few = [row for row in rows() if row["size"] != "large" or row["image_id"] == "scene0/0"]
+    found = size_table(table(few), "PAV-SOD", clicks=(1,)).json()
+    overall, small, medium, large, mixed = (cell["mean"] for cell in found["rows"][0]["cells"])
+    assert overall == pytest.approx((4 * small + 4 * medium + large) / 9, abs=1e-3)
+    expected = 0.3784 * small + 0.2570 * medium + 0.3647 * large
+    assert mixed == pytest.approx(expected / 1.0001, abs=1e-3)
+    assert mixed > overall + 2
+    small_alone = size_table(table(rows()[:1]), "PAV-SOD", clicks=(1,)).json()
+    assert small_alone["rows"][0]["cells"][-1] is None, "no large objects, so no such mix"
+
+
+def test_intervals_are_of_scenes_and_gains_are_paired(results):
     found = size_table(results, "PAV-SOD").json()
     by_label = {row["label"]: row for row in reversed(found["rows"])}
     overall = by_label["SAP-tiny"]["cells"][0]
-    assert overall["mean"] == pytest.approx(61.5) and overall["panoramas"] == 4
-    assert 60 < overall["low"] < 61.5 < overall["high"] < 63
+    assert overall["mean"] == pytest.approx(61.5) and overall["scenes"] == 2
+    # scenes' means are 1 point above and below; Student's t of one degree of freedom is 12.7
+    half = 12.7062 * 1
+    assert [overall["low"], overall["high"]] == pytest.approx([61.5 - half, 61.5 + half], abs=1e-3)
     gain = by_label["(SAP-SAM2)"]["cells"][0]
     assert [gain[key] for key in ("mean", "low", "high")] == pytest.approx([20, 20, 20])
     assert by_label["(SAP-SAM2)"]["minus"] == [{"method": "sam2", "model": "tiny"}]
     assert json.loads(json.dumps(found)) == found
 
 
-def test_scenes_may_be_resampled_instead(results):
-    found = size_table(results, "PAV-SOD", cluster="scene_id").json()
-    assert found["rows"][0]["cells"][0]["panoramas"] == 2
-    assert found["cluster"] == "scene_id"
-
-
 def test_the_seam_and_pole_table_takes_all_benchmarks_or_some():
     both = table(rows(), rows(benchmark="HunyuanWorld-1.0", images=2))
     found = seam_pole_table(both).json()
     assert [column["instances"] for column in found["columns"][:4]] == [6, 6, 2, 12]
-    assert found["rows"][0]["cells"][0]["panoramas"] == 6  # equal names of two benchmarks
+    assert found["rows"][0]["cells"][0]["scenes"] == 3  # equal names of two benchmarks
     expected = np.mean([0.7, 0.71, 0.72, 0.73, 0.7, 0.71])
     assert found["rows"][0]["cells"][0]["mean"] == pytest.approx(100 * expected)
     one = seam_pole_table(both, ["HunyuanWorld-1.0"]).json()
@@ -116,9 +125,9 @@ def test_other_metrics_and_unknown_methods_have_tables_too():
     assert found.json()["rows"][0]["cells"][0]["mean"] == 12.5
 
 
-def test_one_panorama_has_no_interval():
+def test_one_scene_has_no_interval():
     found = size_table(table(rows(images=1)), "PAV-SOD", clicks=(1,))
-    assert "| SAM2-tiny | 60.0 | 50.0 | 60.0 | 70.0 |" in found.markdown()
+    assert "| SAM2-tiny | 60.0 | 50.0 | 60.0 | 70.0 | 59.9 |" in found.markdown()
     assert "low" not in found.json()["rows"][0]["cells"][0]
 
 
