@@ -74,7 +74,7 @@ quick: $(stamps)/test ## the quick tests, without Blender, Ray and torch: about 
 	@$(python) -m pytest --quick tests pipeline
 
 test: $(stamps)/render $(stamps)/hub $(stamps)/train $(stamps)/demo $(stamps)/test check ## check, then the whole test suite
-	@$(python) -m pytest
+	@OMP_NUM_THREADS=1 $(python) -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 	@$(MAKE) --no-print-directory core
 
 core: .venv-core/installed ## the core's tests with the newest Python of this machine and the newest packages

@@ -47,6 +47,10 @@ SLOW = (
 """What `make quick` leaves out: tests that need Blender, Ray or torch, or take long."""
 
 
+FIRST = ("tests/farm", "tests/test_infinigen.py", "tests/sap_model/train")
+"""The longest, started first, so that no worker is left alone with one at the end."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="leave out what needs Blender or Ray")
 
@@ -55,6 +59,22 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Do not even import the slow ones: torch alone takes seconds."""
     slow = any(collection_path == Path(__file__).parent / path for path in SLOW)
     return True if slow and config.getoption("quick") else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group tests for `pytest --numprocesses 2 --dist loadgroup`.
+
+    Tests of a folder share fixtures, so one process runs all of them. Tests that measure the
+    seconds of a Ray cluster are one group, because two clusters at once would slow each other.
+    """
+    places = {}
+    for item in items:
+        path = item.path.relative_to(config.rootpath)
+        folder = path.parent if path.parent != Path("tests") else path
+        places[item] = "tests/farm" if folder.name in ("soak", "clusters") else folder.as_posix()
+        item.add_marker(pytest.mark.xdist_group(places[item]))
+    items.sort(key=lambda item: FIRST.index(places[item]) if places[item] in FIRST else len(FIRST))
 
 
 @pytest.fixture
