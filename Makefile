@@ -31,7 +31,7 @@ MAKEOVERRIDES :=
 
 ifneq ($(given),)
 ifeq ($(filter $(commands),$(MAKECMDGOALS)),)
-$(error make $(or $(MAKECMDGOALS),help) has no setting $(given); commands have: $(commands))
+$(error make $(or $(MAKECMDGOALS),help) takes no settings (given: $(given)); these do: $(commands))
 endif
 endif
 
@@ -102,6 +102,7 @@ core_tests := tests/annotations tests/shards tests/test_categories.py tests/test
 	    "$$newest" -m venv .venv-core 2>/dev/null && break 2; \
 	  done; \
 	done
+	@test -x .venv-core/bin/python || { echo "no Python from 3.10 with venv was found; install one"; exit 2; }
 	@echo "installing the core into .venv-core: $$(.venv-core/bin/python --version)"
 	@.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
 	  --editable . pytest pytest-timeout hypothesis py360convert

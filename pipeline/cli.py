@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 import os
 import re
 import sys
@@ -34,27 +35,33 @@ class Command(NamedTuple):
     function: str
     extra: str = "render"
     """The extra of pyproject.toml that brings the packages it needs."""
+    resumes: bool = False
+    """Whether the same command continues where a stopped one was."""
 
     def load_settings(self) -> type:
         return _load(self.settings)
 
 
 COMMANDS = {
-    "render": Command("pipeline.config:Render", "pipeline.commands.run:render"),
+    "render": Command("pipeline.config:Render", "pipeline.commands.run:render", resumes=True),
     "status": Command("pipeline.config:Status", "pipeline.commands.run:status"),
     "failures": Command("pipeline.config:Failures", "pipeline.commands.run:failures"),
     "plan": Command("pipeline.config:Plan", "pipeline.commands.plan:plan"),
-    "shards": Command("pipeline.config:Shards", "pipeline.commands.run:shards"),
+    "shards": Command("pipeline.config:Shards", "pipeline.commands.run:shards", resumes=True),
     "preview": Command("pipeline.config:Preview", "pipeline.commands.run:preview"),
-    "verify": Command("pipeline.config:Verify", "pipeline.commands.dataset:verify"),
+    "verify": Command("pipeline.config:Verify", "pipeline.commands.dataset:verify", resumes=True),
     "stats": Command("pipeline.config:Stats", "pipeline.commands.dataset:stats"),
-    "coco": Command("pipeline.config:Coco", "pipeline.commands.dataset:coco"),
+    "coco": Command("pipeline.config:Coco", "pipeline.commands.dataset:coco", resumes=True),
     "card": Command("pipeline.config:Card", "pipeline.commands.dataset:card"),
-    "publish": Command("pipeline.config:Publish", "pipeline.commands.dataset:publish"),
-    "eval": Command("sap_model.config:Evaluate", "sap_model.commands:evaluate", "train"),
-    "train": Command("sap_model.config:Train", "sap_model.commands:train", "train"),
-    "nano": Command("sap_model.config:Nano", "sap_model.commands:nano", "train"),
-    "ablations": Command("sap_model.config:Ablations", "sap_model.commands:ablations", "train"),
+    "publish": Command(
+        "pipeline.config:Publish", "pipeline.commands.dataset:publish", resumes=True
+    ),
+    "eval": Command("sap_model.config:Evaluate", "sap_model.commands:evaluate", "train", True),
+    "train": Command("sap_model.config:Train", "sap_model.commands:train", "train", True),
+    "nano": Command("sap_model.config:Nano", "sap_model.commands:nano", "train", True),
+    "ablations": Command(
+        "sap_model.config:Ablations", "sap_model.commands:ablations", "train", True
+    ),
     "model-card": Command("sap_model.config:ModelCard", "sap_model.commands:model_card", "train"),
     "predict": Command("sap_model.config:Predict", "sap_model.commands:predict", "predict"),
     "demo": Command("sap_model.config:Demo", "sap_model.commands:demo", "demo"),
@@ -87,13 +94,14 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     try:
         run(words)
     except UserError as error:
-        if os.environ.get("RANK", "0") != "0":  # one of the processes that torchrun started
+        if is_follower():
             time.sleep(GRACE_SECONDS)
         else:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command continues from here", file=sys.stderr)
+        resumes = COMMANDS[words[0]].resumes
+        print("stopped" + "; the same command continues from here" * resumes, file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output, for example `head`, is gone
         sys.stderr.close()
@@ -110,6 +118,11 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         )
         sys.exit(2)
     sys.exit(0)
+
+
+def is_follower() -> bool:
+    """Whether torchrun started this process beside a first one, which speaks for all."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0"
 
 
 def run(words: Sequence[str]) -> None:
@@ -196,9 +209,12 @@ def texts_of(
         else:
             name, text = places.pop(0) if places else "", word
             if not name:
-                raise UserError(
-                    f"{word!r} is not a setting of {command}; write --name {word} or NAME={word}"
-                )
+                known, separator, value = word.partition("=")
+                if separator and known.upper() in options:
+                    remedy = f"write {known.upper()}={value} or --{known} {value}"
+                else:
+                    remedy = f"write --name {word} or NAME={word}"
+                raise UserError(f"{word!r} is not a setting of {command}; {remedy}")
         if name not in options and name != CONFIG:
             raise UserError(no_setting(command, options, name))
         if not text.strip():
@@ -248,9 +264,8 @@ def read_config(command: str, options: Mapping[str, Option], path: Path) -> dict
             raise UserError(f"CONFIG={path}: {name} has no value that can be used; give it one")
         if isinstance(value, list) and not options[name].repeats:
             raise UserError(f"CONFIG={path}: {name} is a list; give it one value")
-        given[name] = [
-            str(each).lower() if isinstance(each, bool) else str(each) for each in values
-        ]
+        texts = [str(each).lower() if isinstance(each, bool) else str(each) for each in values]
+        given[name] = [json.dumps(texts)] if isinstance(value, list) else texts
     return given
 
 
@@ -271,8 +286,6 @@ def _yaml(text: str) -> Any:
 
 def _one_text(texts: Sequence[str]) -> str:
     """Several texts as one, for settings that may be given several times."""
-    import json
-
     if len(texts) == 1:
         return texts[0]
     items = [item for text in texts for item in (json_list(text) or [text])]

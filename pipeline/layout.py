@@ -23,7 +23,7 @@ process, decides what is left to do.
       shards/manifest.json            what each shard was made from
       shards/.lock                    held by the process that packs; in a store, .lock.<n>
       preview/index.html
-      verified/<shard>.json           what `verify` found in a shard; publishing needs it
+      verified/<shard>.json           what `verify` found in a shard, so as to read it once
       card/                           README.md, LICENSE, statistics.json, figures/
       coco/                           the COCO export
 """
@@ -172,13 +172,13 @@ def read_json(path: Path, remedy: str | None = None) -> dict[str, Any]:
 
     Args:
         path: The file.
-        remedy: What the user can do about a damaged file; by default, delete its folder.
+        remedy: What the user can do about a damaged file; by default, delete it.
 
     Raises:
         DamagedFileError: The file is truncated or holds no JSON object.
         FileNotFoundError: The file is missing.
     """
-    remedy = remedy or f"delete {path.parent} and run the same command again"
+    remedy = remedy or f"restore it from a copy, or delete {path} and run the same command again"
     try:
         data = json.loads(storage.read_bytes(path))
     except ValueError:  # also raised by bytes that are not UTF-8

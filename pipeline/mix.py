@@ -73,6 +73,17 @@ def normalise_mix(mix: Mix, setting: str, known: Collection[str]) -> Mix:
     return tuple(shares.items())
 
 
+def format_mix(mix: Mix) -> str:
+    """The inverse of `parse_mix`.
+
+    >>> format_mix((("rooms", 0.25), ("spheres", 0.75))), format_mix((("rooms", 1.0),))
+    ('rooms:0.25,spheres:0.75', 'rooms')
+    """
+    if len(mix) == 1:
+        return mix[0][0]
+    return ",".join(f"{name}:{weight:g}" for name, weight in mix)
+
+
 def draw_from_mix(mix: Mix, text: str) -> str:
     """The name that a text draws from a normalised mix, by its weights."""
     if len(mix) == 1:

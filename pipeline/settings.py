@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import UserError
+from pipeline.layout import RunFolder, read_json
 from pipeline.mix import draw_from_mix, normalise_mix, parse_mix
 from pipeline.setting import Settings, setting
 
@@ -249,11 +250,44 @@ def to_json(settings: RunSettings) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(settings)))
 
 
-def from_json(data: dict[str, Any]) -> RunSettings:
-    """The inverse of `to_json`; unknown keys are refused."""
+def read_run_settings(folder: Path, name: str = "OUT") -> tuple[RunSettings, str]:
+    """The settings with which a run was started, and their hash at that time.
+
+    Args:
+        folder: The run's OUT.
+        name: The setting that names this folder, for messages.
+
+    Raises:
+        UserError: The folder holds no run, or run.json is damaged or of a later version.
+    """
+    path = RunFolder(folder).settings
+    remedy = "restore it from a copy, or choose another folder"
+    try:
+        about = read_json(path, remedy)
+        return from_json(about["settings"], path), str(about["settings_hash"])
+    except FileNotFoundError:
+        raise UserError(
+            f"{name}={folder} is not the folder of a run, for it has no run.json; give the OUT of "
+            "make render"
+        ) from None
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged; {remedy}") from None
+
+
+def from_json(data: dict[str, Any], where: object = "run.json") -> RunSettings:
+    """The inverse of `to_json`.
+
+    Raises:
+        UserError: There are settings that this version does not know; it names `where`.
+    """
     unknown = set(data) - {field.name for field in fields(RunSettings)}
     if unknown:
-        raise UserError(f"unknown settings: {', '.join(sorted(unknown))}")
+        raise UserError(
+            f"{where} has settings that this version does not know ({', '.join(sorted(unknown))});"
+            " use the version that wrote it, or choose another OUT"
+        )
     return replace(
         RunSettings(),
         **{

@@ -15,7 +15,8 @@ Every setting of every command. This page is made by `{PROGRAM} settings-referen
 A setting is written `NAME=value` or `--name value`: `make render MIN_AREA=400`,
 `{PROGRAM} render MIN_AREA=400` and `{PROGRAM} render --min-area 400` are the same. Settings that
 take several values take them between commas, as a JSON list, or one by one in several options:
-`DATA=a,b`, `DATA='["a, with a comma", "b"]'`, `--data a --data b`. A switch is 0 or 1.
+`DATA=a,b`, `DATA='["a, with a comma", "b"]'`, `--data a --data b` (each of these is
+one value, commas included). A switch is 0 or 1.
 
 Every command also takes `{CONFIG}=FILE`: a {CONFIG_HELP}.
 """

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.cli import is_follower
 from pipeline.config import OnRun
 from pipeline.errors import UserError
 from pipeline.storage import is_remote, open_path
@@ -88,7 +89,7 @@ def train(options: Train) -> None:
     if options.gpus > 1 and "RANK" not in os.environ:
         restart_for_each_gpu(options.gpus)
     weights = fit(settings, run, options.watch.build())
-    if os.environ.get("RANK", "0") == "0":  # the first of the processes that torchrun started
+    if not is_follower():
         print(f"weights: {weights}")
 
 

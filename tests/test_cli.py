@@ -110,6 +110,12 @@ CONFIGS = {
 }
 
 
+def test_an_item_of_a_config_list_may_hold_a_comma(tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text('cpus = 1\nruns = ["my, folder"]\n')
+    assert read(f"CONFIG={path}", command="plan").runs == ("my, folder",)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_file_gives_settings_and_words_win(tmp_path, name):
     path = tmp_path / name
@@ -279,7 +285,17 @@ def ended_by(monkeypatch, error: BaseException):
 
 def test_ctrl_c_is_status_130(capsys, monkeypatch):
     assert ended_by(monkeypatch, KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err.startswith("stopped; ")
+    assert capsys.readouterr().err == "stopped\n"
+
+
+def test_ctrl_c_of_a_command_that_resumes_says_so(capsys, monkeypatch):
+    def render(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_commands, "render", render)
+    with pytest.raises(SystemExit):
+        cli.main(["render"])
+    assert "the same command continues" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_one_line(capsys, monkeypatch):

@@ -12,7 +12,7 @@ DAMAGES = [b"", b'{"a": 1', b"\x00\x00", b"\xff\xfe", b"[1]", b"3", b"null"]
 def test_a_damaged_file_is_one_line_for_the_user(tmp_path, data):
     path = tmp_path / "some.json"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"some\.json is damaged .*; delete ") as caught:
+    with pytest.raises(UserError, match=r"some\.json is damaged .*, or delete ") as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ValueError)  # for callers who can do without the file

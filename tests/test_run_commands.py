@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import datasets
@@ -69,11 +69,17 @@ def test_the_shard_opens_in_datasets(out):
         assert depth.min() >= 0.35
 
 
+def cpu_seconds() -> float:
+    """Of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_finished_work_does_nothing(out):
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
-    start = time.monotonic()
+    start = cpu_seconds()
     result = pipeline("render", *arguments(out))
-    assert time.monotonic() - start < 5
+    assert cpu_seconds() - start < 5, "Ray or Blender was started"
     assert "(0 now" in result.stdout
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
 

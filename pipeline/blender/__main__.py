@@ -3,7 +3,8 @@
 SPEC.json: {"stage": "generate" | "render", "scene_folder", "generator", "seed", "settings",
 "threads", "device"}. The process prints `stage: NAME` when it enters a stage. It ends with status 0
 after its last file is in place, with status 3 after `rejected: REASON` where the scene itself is
-unfit (trying again would give the same scene), and with a traceback otherwise.
+unfit (trying again would give the same scene), with status 4 after `damaged: REASON` where its
+input cannot be read, and with a traceback otherwise.
 """
 
 from __future__ import annotations

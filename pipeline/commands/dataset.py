@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.run import begun_with, run_folder
+from pipeline.commands.run import run_folder
 from pipeline.config import Card, Coco, OnRun, Publish, Stats, Verify
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
-from pipeline.settings import RunSettings
+from pipeline.settings import RunSettings, read_run_settings
 from pipeline.storage import exclusive_lock, is_remote
 
 SHOWN_FINDINGS = 200
@@ -37,7 +37,7 @@ def verify(options: Verify) -> None:
 
     run = local_run(options)
     own = options.data is None
-    settings = begun_with(run)[0] if own else None
+    settings = read_run_settings(run.path)[0] if own else None
     found = check(
         options.data or run.shards,
         settings=settings,
@@ -122,7 +122,7 @@ def publish(options: Publish) -> None:
     disable_progress_bars()  # a line for each shard is enough
     run = local_run(options)
     licence = _chosen(options.license)  # refuses what is wrong before hours of work
-    settings, rows_hash = begun_with(run)
+    settings, rows_hash = read_run_settings(run.path)
     check_access(options.repo)
     pack(run, settings, rows_hash=rows_hash)
     with exclusive_lock(run.shards_lock, "publishing"):  # nobody packs again what is being sent

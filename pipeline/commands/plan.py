@@ -8,8 +8,10 @@ from dataclasses import asdict, replace
 
 from pipeline.config import Plan
 from pipeline.farm.child import GIB
-from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate, settings_of
-from pipeline.settings import RunSettings
+from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate
+from pipeline.mix import format_mix
+from pipeline.settings import RunSettings, read_run_settings
+from pipeline.storage import open_path
 from pipeline.units import format_bytes
 
 PAPER_PANORAMAS, PAPER_GPU_HOURS = 183_440, 40_000
@@ -19,7 +21,7 @@ def plan(options: Plan) -> None:
     """Estimate hours, storage and price of a run."""
     runs = list(dict.fromkeys(options.runs))
     if runs and "profile" not in options.run.values:
-        settings = replace(settings_of(runs[0]), **options.run.values)
+        settings = replace(read_run_settings(open_path(runs[0]), "RUNS")[0], **options.run.values)
     else:
         profile = options.run.values.get("profile", "farm" if options.gpus else "cpu")
         settings = options.run.build(profile=profile)
@@ -36,11 +38,11 @@ def plan(options: Plan) -> None:
 
 def _lines(found: Estimate, scenes: int, settings: RunSettings, cluster: Cluster) -> Iterator[str]:
     """The estimate as text, with the paper's dataset for comparison."""
-    mix = ",".join(f"{name}:{share:g}" for name, share in settings.generators)
     gpus = f" and {cluster.gpus:,} GPUs" if cluster.gpus else ""
     yield (
-        f"{scenes:,} scenes of {mix}, up to {settings.panos} panoramas each, "
-        f"PROFILE={settings.profile} WIDTH={settings.width}, on {cluster.cpus:,} CPUs{gpus}"
+        f"{scenes:,} scenes of {format_mix(settings.generators)}, up to {settings.panos} "
+        f"panoramas each, PROFILE={settings.profile} WIDTH={settings.width}, "
+        f"on {cluster.cpus:,} CPUs{gpus}"
     )
     yield "(90 % intervals in brackets; they do not cover assumptions)"
     yield ""

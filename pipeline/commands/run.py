@@ -12,8 +12,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.config import Failures, OnRun, Preview, Render, Shards, Status
 from pipeline.errors import UserError
-from pipeline.layout import RunFolder, read_json
-from pipeline.settings import PROFILES, RunSettings, from_json
+from pipeline.layout import RunFolder
+from pipeline.settings import PROFILES, read_run_settings
 from pipeline.storage import exists, open_path
 
 BRIEF = 10.0
@@ -80,7 +80,7 @@ def status(options: Status) -> None:
 
     storage.errors.RETRY_SECONDS = BRIEF
     run = run_folder(options)
-    begun_with(run)
+    read_run_settings(run.path)  # refuses a folder that holds no run, or a damaged one
     print(status_json(run) if options.json else status_text(run))
 
 
@@ -90,7 +90,7 @@ def failures(options: Failures) -> None:
 
     storage.errors.RETRY_SECONDS = BRIEF
     run = run_folder(options)
-    begun_with(run)
+    read_run_settings(run.path)
     print(failures_json(run) if options.json else failures_text(run, options.limit))
 
 
@@ -99,7 +99,7 @@ def shards(options: Shards) -> None:
     from pipeline.shards.writer import pack
 
     run = run_folder(options)
-    settings, rows_hash = begun_with(run)
+    settings, rows_hash = read_run_settings(run.path)
     packed = pack(run, settings, rows_hash=rows_hash)
     _report(packed)
 
@@ -116,27 +116,10 @@ def run_folder(options: OnRun) -> RunFolder:
     return RunFolder(open_path(options.out))
 
 
-def begun_with(run: RunFolder) -> tuple[RunSettings, str]:
-    """The settings with which a run was started, and their hash at that time."""
-    remedy = "restore it from a copy, or choose another OUT"
-    try:
-        about = read_json(run.settings, remedy)
-        return from_json(about["settings"]), str(about["settings_hash"])
-    except FileNotFoundError:
-        raise UserError(
-            f"OUT={run.path} is not the folder of a run, for it has no run.json; give the OUT of "
-            "make render"
-        ) from None
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{run.settings} is damaged; {remedy}") from None
-
-
 def _automatic_profile(run: RunFolder, cluster: bool) -> str:
     """The profile of a run that exists, else `farm` where Cycles finds a GPU, else `cpu`."""
     if exists(run.settings):
-        return begun_with(run)[0].profile
+        return read_run_settings(run.path)[0].profile
     if cluster:
         raise UserError(
             "PROFILE=auto looks for GPUs on this machine, not on the Ray cluster; give "

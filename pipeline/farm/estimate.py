@@ -22,8 +22,8 @@ from pipeline.farm.child import GIB
 from pipeline.farm.options import FarmSettings
 from pipeline.farm.records import Cost, Done, Failed, names_of, read_all_done, read_failed
 from pipeline.farm.scheduler import MAX_RENDER_CPUS
-from pipeline.layout import STAGES, RunFolder, read_json
-from pipeline.settings import PROFILES, RunSettings, from_json
+from pipeline.layout import STAGES, RunFolder
+from pipeline.settings import PROFILES, RunSettings, read_run_settings
 
 ASSUMED_GPU_SPEED = 50.0
 """CPU cores that render as fast as one GPU; an assumption, because no GPU was measured."""
@@ -68,16 +68,6 @@ def reference() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("estimate_reference.json").read_text("utf-8"))
 
 
-def settings_of(folder: str) -> RunSettings:
-    """The settings of an earlier run; UserError if the folder holds no run."""
-    try:
-        return from_json(read_json(RunFolder(storage.open_path(folder)).settings)["settings"])
-    except FileNotFoundError:
-        raise UserError(
-            f"RUNS={folder} has no run.json; give the OUT of an earlier run, or leave RUNS out"
-        ) from None
-
-
 def measured_costs(runs: Sequence[str], wanted: RunSettings) -> tuple[list[SceneCost], list[str]]:
     """The costs of earlier runs, or of the reference measurements, scaled to a run's settings.
 
@@ -89,8 +79,9 @@ def measured_costs(runs: Sequence[str], wanted: RunSettings) -> tuple[list[Scene
     """
     costs: list[SceneCost] = []
     notes: list[str] = []
+    details = set()
     for folder in runs:
-        made = settings_of(folder)
+        made, _ = read_run_settings(storage.open_path(folder), "RUNS")
         if wanted.profile != "farm" and _resolution(made) != _resolution(wanted):
             raise UserError(
                 f"RUNS={folder} has PROFILE={made.profile} WIDTH={made.width} "
@@ -99,12 +90,19 @@ def measured_costs(runs: Sequence[str], wanted: RunSettings) -> tuple[list[Scene
         found = read_costs(RunFolder(storage.open_path(folder)), made.panos)
         notes.append(f"from: {folder}: {len(found)} finished scenes and quarantined seeds")
         costs += _rescale(found, made, wanted, notes)
+        details.add(made.detail)
     if not runs:
         data = reference()
         notes.append(f"from: reference measurements: {data['scenes_source']}; {data['machine']}")
         made = replace(wanted, **data["settings"])
         costs = _rescale([SceneCost(**row) for row in data["scenes"]], made, wanted, notes)
+        details.add(made.detail)
         notes.append("assumed: the CPUs are as fast as the reference's, and have no other work")
+    if "indoors" in dict(wanted.generators) and details != {wanted.detail}:
+        notes.append(
+            f"assumed: a scene of DETAIL={wanted.detail} takes as long as one of DETAIL="
+            f"{', '.join(sorted(details))}, which was measured; give RUNS of DETAIL={wanted.detail}"
+        )
     return costs, list(dict.fromkeys(notes))
 
 

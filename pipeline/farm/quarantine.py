@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline import storage
 from pipeline.errors import UserError
@@ -20,6 +21,8 @@ from pipeline.farm.options import FarmSettings
 from pipeline.farm.records import Failed, costs_of, hosts_of, to_json
 from pipeline.farm.scene import Scene, count_reasons, remove_work
 from pipeline.layout import ANNOTATED, STAGES, write_json
+from pipeline.mix import format_mix, parse_mix
+from pipeline.setting import own_options
 from pipeline.settings import RunSettings, generator_of_seed
 
 
@@ -115,14 +118,16 @@ def write_failed(scene: Scene, settings: RunSettings, stage: str, result: Result
 
 def run_again(settings: RunSettings, seed: int) -> str:
     """The command that makes this one seed again, with the same settings."""
-    mix = ",".join(f"{name}:{weight:g}" for name, weight in settings.generators)
-    generator = mix if len(settings.generators) > 1 else settings.generators[0][0]
-    passes = f" PASSES={','.join(settings.passes)}" if settings.passes else ""
-    return (
-        f"make render SCENES=1 SEED={seed} GENERATOR={generator} PANOS={settings.panos} "
-        f"PROFILE={settings.profile} WIDTH={settings.width} SAMPLES={settings.samples}{passes} "
-        f"MIN_AREA={settings.min_area} OUT=out-seed-{seed}"
-    )
+    words = []
+    for option in own_options(RunSettings):
+        value: Any = seed if option.name == "SEED" else getattr(settings, option.field)
+        if option.declared.parse is parse_mix:
+            value = format_mix(value)
+        elif option.is_list:
+            value = ",".join(value)
+        if value != "":
+            words.append(f"{option.name}={value}")
+    return f"make render SCENES=1 {' '.join(words)} OUT=out-seed-{seed}"
 
 
 def _failure_kind(stage: str, result: Result) -> tuple[str, str, str]:

@@ -100,7 +100,8 @@ def pack(
         if not found.panoramas:
             late = f" ({found.waiting} wait for an earlier seed)" if found.waiting else ""
             raise UserError(
-                f"{run.scenes} has no finished scene with a good panorama to pack yet{late}"
+                f"{run.scenes} has no finished scene with a good panorama to pack yet{late}; "
+                "make render continues, make status shows how far it is"
             )
         schema = make_schema(settings.passes)
         splits = draw_splits(found.panoramas, settings, validation_fraction, validation_panoramas)

@@ -178,7 +178,7 @@ def get(path: Path, local: Path) -> None:
     """Make a file readable at a local path: by a link, or by a download from a store."""
     local.parent.mkdir(parents=True, exist_ok=True)
     if not is_remote(path):
-        path.stat()  # raises FileNotFoundError now, not when the link is followed
+        retry(path.stat, path)  # raises FileNotFoundError now, not when the link is followed
         local.symlink_to(path.resolve())
         return
     store, key = store_of(path)

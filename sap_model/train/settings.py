@@ -73,7 +73,7 @@ class TrainSettings(Settings):
     clip_frames: int = setting(
         24,
         name="frames",
-        help="frames of a clip: 24 are one cycle of the scan, as CYCLES of eval",
+        help="frames of a clip: 24 are one cycle of the scan",
         at_least=1,
     )
     inference_prompt_fraction: float = share(

@@ -16,9 +16,10 @@ from dataclasses import replace
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Attempt, read_attempts
-from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate, read_costs, settings_of
+from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate, read_costs
 from pipeline.farm.records import Done, names_of, read_all_done
 from pipeline.layout import RunFolder
+from pipeline.settings import read_run_settings
 
 
 def main() -> None:
@@ -28,7 +29,8 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--hours", type=float)
     options = parser.parse_args()
-    settings, cluster = settings_of(options.out), Cluster(options.cpus, options.gpus)
+    settings, _ = read_run_settings(storage.open_path(options.out))
+    cluster = Cluster(options.cpus, options.gpus)
     run = RunFolder(storage.open_path(options.out))
     names = sorted(names_of(run.done_folder))
     records = sorted(read_all_done(run, names), key=lambda record: record.seed)

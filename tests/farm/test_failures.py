@@ -78,7 +78,7 @@ def test_one_failure_is_complete(run: RunFolder) -> None:
         str(run.scene(name(7)).attempts / "render-3.log"),
         "    | line 20\n",
         "    | line 29\n",
-        "make render SCENES=1 SEED=7 GENERATOR=spheres",
+        "make render SCENES=1 GENERATOR=spheres SEED=7",
     ):
         assert part in text
     assert "line 19" not in text

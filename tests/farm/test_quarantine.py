@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.cli import read_settings
+from pipeline.config import Render
 from pipeline.farm.attempt import (
     Result,
     SceneState,
@@ -33,7 +35,9 @@ def scene(farm: Farm) -> Scene:
 
 
 def test_record_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
-    settings = make_settings(generator="spheres:3,rooms:1", passes=("depth",), profile="draft")
+    settings = make_settings(
+        generator="spheres:3,rooms:1", passes=("depth",), profile="draft", detail="full"
+    )
     begin_attempt(scene.folder, "generate", 1)
     end_attempt(scene.folder, "generate", 1, CRASH)
     scene.folder.blend.write_bytes(b"large")
@@ -43,8 +47,10 @@ def test_record_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
     assert record.log_tail == "boom"
     assert record.log == "attempts/generate-1.log"
     assert record.costs["generate"].seconds == 2.0
-    assert "SEED=7 GENERATOR=rooms:0.25,spheres:0.75" in record.run_again
-    assert "PASSES=depth" in record.run_again
+    make, command, *words = record.run_again.split()
+    assert make == "make"
+    again = read_settings(command, Render, words)
+    assert (again.scenes, again.run.build()) == (1, replace(settings, seed=7))
     assert not scene.folder.blend.exists()
     reset_failures(scene.folder)
     assert not scene.folder.failed.exists()

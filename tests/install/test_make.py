@@ -114,7 +114,7 @@ def test_nothing_is_taken_from_the_environment(checkout):
 def test_targets_without_settings_refuse_them(checkout, goal):
     refused = make(*filter(None, [goal]), "SCENES=3", cwd=checkout)
     assert refused.returncode == 2
-    assert "has no setting SCENES" in refused.stderr and refused.stderr.count("\n") == 1
+    assert "takes no settings (given: SCENES)" in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_a_setting_of_another_command_is_refused():
