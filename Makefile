@@ -93,7 +93,7 @@ clean: ## remove .venv and .venv-core (never OUT)
 
 # ---- the core alone: no Blender, no Ray, no torch, any Python from 3.10, NumPy 2 ------------------
 core_tests := tests/annotations tests/shards tests/test_categories.py tests/test_cli.py \
-              tests/test_settings.py tests/test_sphere.py \
+              tests/test_run_settings.py tests/test_sphere.py \
               $(addprefix --ignore=tests/shards/test_,reader.py remote.py schema.py) # need datasets
 
 .venv-core/installed: pyproject.toml

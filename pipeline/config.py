@@ -1,8 +1,8 @@
 """The settings of the pipeline's commands: one dataclass for each, one field for each setting.
 
-Settings of a run stand in `pipeline.settings.RunSettings` (what decides the pixels) and
-`pipeline.farm.options.FarmSettings` (where and how the work is done), for Python code uses them
-too; commands take them as groups.
+Settings of a run are in `pipeline.run_settings.RunSettings` (what decides the pixels) and
+`pipeline.farm.farm_settings.FarmSettings` (where and how the work is done), for Python code uses
+them too; commands take them as groups.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
+from pipeline.run_settings import RunSettings
 from pipeline.setting import Given, Settings, group, like, setting
-from pipeline.settings import RunSettings
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ class Option:
     def read(self, text: str) -> Any:
         """The value that a text stands for, checked.
 
-        Several values stand in one text between commas, or as a JSON list: `depth,normal`,
+        Several values are written in one text between commas, or as a JSON list: `depth,normal`,
         `["my data", "more, of it"]`.
 
         Raises:

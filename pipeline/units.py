@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+GIB = 2**30
+
 
 def format_bytes(size: float) -> str:
     """Format a number of bytes.

@@ -1,6 +1,6 @@
 """The settings of the model's commands: one dataclass for each, one field for each setting.
 
-What a training run and an evaluation are stands in `sap_model.train.settings` and
+What a training run and an evaluation are is declared in `sap_model.train.settings` and
 `sap_model.evaluate.eval_settings`, for Python code uses them too; commands take them as groups.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config import OnRun
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.setting import Given, Settings, group, json_list, like, setting
 from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.names import SIZE_HELP, Fusion, Method

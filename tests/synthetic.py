@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.annotations.stage import annotate_scene
 from pipeline.layout import RunFolder, SceneFolder, write_json
-from pipeline.settings import RunSettings, scene_id, settings_hash, versions
+from pipeline.run_settings import RunSettings, scene_id, settings_hash, versions
 from pipeline.shards import schema as schema_module
 from pipeline.shards.schema import make_schema
 

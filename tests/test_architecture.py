@@ -19,7 +19,8 @@ RAY_MODULES = re.compile(r"pipeline/farm/|sap_model/evaluate/")
 AVOIDED = re.compile(
     r"\b(mend(s|ed|ing)?|whole numbers?|be it|gave up|giv(e|en|es|ing) up|for ever|likewise|alike"
     r"|anew|once more|from nothing|what there is|what is there|come to nothing|by itself|of its own"
-    r"|(is|are|was|were) told|a second time|it goes on|its like)\b",
+    r"|(is|are|was|were) told|a second time|it goes on|its like"
+    r"|stands? in (its|every|our|each|one))\b",
     re.IGNORECASE,
 )
 """Turns of phrase that readers stumbled over; plain words take their place."""

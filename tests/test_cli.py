@@ -14,8 +14,8 @@ import pytest
 from pipeline import cli, config
 from pipeline.commands import run as run_commands
 from pipeline.config import Coco, Render
+from pipeline.run_settings import RunSettings, to_json
 from pipeline.setting import Given, group, options_of, setting
-from pipeline.settings import RunSettings, to_json
 from pipeline.settings_reference import reference
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.layout import RunFolder, write_json
-from pipeline.settings import settings_hash, to_json, versions
+from pipeline.run_settings import settings_hash, to_json, versions
 from tests.hub.server import Hub
 from tests.synthetic import SETTINGS, finish_scene
 

@@ -16,7 +16,7 @@ import pytest
 from pipeline import cli
 from pipeline.commands import run as run_commands
 from pipeline.layout import RunFolder, write_json
-from pipeline.settings import settings_hash, to_json, versions
+from pipeline.run_settings import settings_hash, to_json, versions
 from tests.synthetic import SETTINGS, finish_scene
 
 ROOT = Path(__file__).parents[1]
@@ -204,7 +204,7 @@ def test_finished_rows_are_packed_again_after_a_configuration_changed(capsys, mo
     finish_scene(run)
     begin(run)
     (run.scenes / "notes.txt").touch()
-    monkeypatch.setattr("pipeline.settings.versions", lambda: {"pipeline": "later"})
+    monkeypatch.setattr("pipeline.run_settings.versions", lambda: {"pipeline": "later"})
     assert settings_hash(SETTINGS) not in run.settings.read_text()
     with pytest.raises(SystemExit) as ended:
         cli.main(["shards", "--out", str(run.path)])

@@ -34,7 +34,7 @@ from pipeline.annotations.annotate import Ids, InstanceInfo, annotate
 from pipeline.annotations.quality import defects
 from pipeline.errors import UserError
 from pipeline.layout import SceneFolder, read_json, write_json
-from pipeline.settings import RunSettings
+from pipeline.run_settings import RunSettings
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.storage import write_atomic
 

@@ -26,7 +26,7 @@ from pipeline.farm.child import (
     die_with_parent,
 )
 from pipeline.layout import SceneFolder
-from pipeline.settings import (
+from pipeline.run_settings import (
     RunSettings,
     config_of,
     from_json,

@@ -4,7 +4,7 @@ InfiniGen's annealing builds the full asset of every proposed object just to mea
 deletes it, and builds every accepted object again to populate the scene. Here a factory makes
 a few designs per scene, a design is built once, and every object of it is a copy that shares its
 mesh. That and leaving out the slowest assets is most of the speed-up; the rest, and whether these
-are used, stands in `infinigen_configs/indoors_*.gin`. Start Python with PYTHONHASHSEED=0: InfiniGen
+are used, is in `infinigen_configs/indoors_*.gin`. Start Python with PYTHONHASHSEED=0: InfiniGen
 iterates over sets of strings, so a seed means the same scene only under the same hash seed.
 """
 

@@ -23,7 +23,7 @@ def light_scene(
     """Light the current scene, which was generated for daylight with its lamps on.
 
     Args:
-        lighting: `day`, `evening` or `lamps_off`; see `pipeline.settings.LIGHTINGS`.
+        lighting: `day`, `evening` or `lamps_off`; see `pipeline.run_settings.LIGHTINGS`.
         instances: The scene's instances.
         viewpoints: Its viewpoints.
 

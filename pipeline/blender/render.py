@@ -23,7 +23,7 @@ from pipeline.blender.devices import use_device
 from pipeline.blender.instances import rendered_objects
 from pipeline.exposure import automatic_exposure
 from pipeline.layout import SceneFolder, write_json
-from pipeline.settings import PROFILES, RunSettings
+from pipeline.run_settings import PROFILES, RunSettings
 
 AMBIENT_DISTANCE = 3.0
 """Fast GI: metres within which surfaces darken each other."""

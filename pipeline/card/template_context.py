@@ -10,9 +10,9 @@ import pyarrow as pa
 from pipeline import __version__
 from pipeline.annotations.quality import BLACK_MEAN, BLOWN_SHARE, FILLING_SHARE
 from pipeline.annotations.sizes import SIZES
-from pipeline.settings import PROFILES
+from pipeline.run_settings import PROFILES
 from pipeline.shards.schema import IMAGE_FILES, MEANINGS
-from pipeline.shards.writer import VALIDATION_FRACTION, VALIDATION_PANORAMAS
+from pipeline.shards.splits import VALIDATION_FRACTION, VALIDATION_PANORAMAS
 from pipeline.units import format_bytes, format_count
 
 PLACEHOLDER = "USER/DATASET"

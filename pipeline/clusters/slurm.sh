@@ -90,7 +90,7 @@ set -euo pipefail
 ray="$1" address="$2" port="$3" temporary="$4" scratch="$5" store="$6" group="$7" python="$8"
 mkdir -p -- "$scratch"
 # Ray itself would take all memory of the machine, not what the job may use.
-memory="$("$python" -c 'from pipeline.farm.supervisor import machine_memory; print(9 * machine_memory() // 10)')"
+memory="$("$python" -c 'from pipeline.farm.run_child import machine_memory; print(9 * machine_memory() // 10)')"
 options=(
   --block # until this step ends, which ends this Ray and no other
   --num-cpus="${SLURM_CPUS_ON_NODE:?}"

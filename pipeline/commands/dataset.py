@@ -13,7 +13,7 @@ from pipeline.commands.run import run_folder
 from pipeline.config import Card, Coco, OnRun, Publish, Stats, Verify
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
-from pipeline.settings import RunSettings, read_run_settings
+from pipeline.run_settings import RunSettings, read_run_settings
 from pipeline.storage import exclusive_lock, is_remote
 
 SHOWN_FINDINGS = 200

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 from pipeline.config import Plan
-from pipeline.farm.child import GIB
-from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate
+from pipeline.farm.plan_estimate import Cluster, Estimate, Interval, estimate
 from pipeline.mix import format_mix
-from pipeline.settings import RunSettings, read_run_settings
+from pipeline.run_settings import RunSettings, read_run_settings
 from pipeline.storage import open_path
-from pipeline.units import format_bytes
+from pipeline.units import GIB, format_bytes
 
 PAPER_PANORAMAS, PAPER_GPU_HOURS = 183_440, 40_000
 

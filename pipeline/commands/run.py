@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.config import Failures, OnRun, Preview, Render, Shards, Status
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
-from pipeline.settings import PROFILES, read_run_settings
+from pipeline.run_settings import PROFILES, read_run_settings
 from pipeline.storage import exists, open_path
 
 BRIEF = 10.0

@@ -11,8 +11,6 @@ import signal
 import sys
 from dataclasses import dataclass
 
-GIB = 2**30
-
 REJECTED_STATUS = 3
 """Exit status of a child that finds its scene unfit; another attempt would give the same scene."""
 
@@ -39,7 +37,7 @@ class Limits:
         wall: Seconds from start to end.
         silent: Seconds without a new byte in the log.
         memory: Resident bytes of the child and all its descendants together; at most
-            `supervisor.MEMORY_SHARE` of what its machine, container or job may use.
+            `run_child.MEMORY_SHARE` of what its machine, container or job may use.
         disk: Bytes of the folder that the child writes to.
         log: Bytes of the log, so that a child that prints without end does not fill the disk.
     """

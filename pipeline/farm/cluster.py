@@ -20,9 +20,9 @@ from ray._private import ray_constants
 from ray._private import worker as ray_worker
 
 from pipeline.errors import UserError
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.scheduler import Node
-from pipeline.settings import PROFILES, RunSettings
+from pipeline.run_settings import PROFILES, RunSettings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CONNECT_SECONDS = 10

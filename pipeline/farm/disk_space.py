@@ -14,9 +14,9 @@ from pathlib import Path
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempt import read_tail
-from pipeline.farm.child import GIB
 from pipeline.layout import RunFolder
 from pipeline.storage import DISK_FULL
+from pipeline.units import GIB
 
 FULL_BYTES = 16 * 2**20  # a file system with less free space than this counts as full
 FULL_MESSAGES = tuple(os.strerror(error) for error in DISK_FULL)

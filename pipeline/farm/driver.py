@@ -29,21 +29,21 @@ from pipeline.farm.attempt import (
     record_path,
     reset_failures,
 )
-from pipeline.farm.child import GIB
-from pipeline.farm.claim import claim
 from pipeline.farm.disk_space import disk_full_error, explain_error
 from pipeline.farm.executor import Executor, RayExecutor
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.node_health import NodeHealth
-from pipeline.farm.options import FarmSettings
 from pipeline.farm.progress import Progress
 from pipeline.farm.quarantine import Quarantine, SystemicFailureError, must_quarantine
 from pipeline.farm.records import names_of, read_all_done
-from pipeline.farm.recovery import close_interrupted, missed_quarantine
-from pipeline.farm.resource_estimates import UsageHistory, device_of, limits_of, queue_of
+from pipeline.farm.resource_requests import UsageHistory, device_of, limits_of, queue_of
+from pipeline.farm.run_lock import claim
 from pipeline.farm.scene import Scene, Summary, open_seeds, read_state, remove_damaged, summarize
 from pipeline.farm.scheduler import Queue, RenderBacklog, ResourceRequest, Scheduler
+from pipeline.farm.takeover import close_interrupted, missed_quarantine
 from pipeline.layout import RunFolder, SceneFolder
-from pipeline.settings import PROFILES, RunSettings, generator_of_seed, to_json
+from pipeline.run_settings import PROFILES, RunSettings, generator_of_seed, to_json
+from pipeline.units import GIB
 
 WAIT_SECONDS = 1.0
 NODES_SECONDS = 10.0  # between two listings of the cluster's nodes

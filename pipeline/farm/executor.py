@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import UserError
 from pipeline.farm.attempt import AttemptSpec, Result
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.scheduler import Node
 
 if TYPE_CHECKING:

@@ -17,13 +17,13 @@ from pipeline.farm.attempt import (
     read_tail,
     reset_failures,
 )
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.records import Failed, costs_of, hosts_of, to_json
 from pipeline.farm.scene import Scene, count_reasons, remove_work
 from pipeline.layout import ANNOTATED, STAGES, write_json
 from pipeline.mix import format_mix, parse_mix
+from pipeline.run_settings import RunSettings, generator_of_seed
 from pipeline.setting import own_options
-from pipeline.settings import RunSettings, generator_of_seed
 
 
 class SystemicFailureError(UserError):

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from pipeline import storage
-from pipeline.errors import UserError
 from pipeline.farm.attempt import Attempt, read_attempts
 from pipeline.farm.records import RECORD, Cost, Failed, damaged_message, parse_failed, read_records
 from pipeline.farm.status import HOUR, RunStatus, check_run, current_step, read_status
@@ -18,7 +17,6 @@ from pipeline.units import format_bytes
 LABEL = 14  # characters before the texts of `make status`
 RUNNING_SHOWN, KINDS_SHOWN, NODES_SHOWN, DAMAGED_SHOWN = 10, 5, 4, 3
 FILES = {"scene": "scene files", "rendered": "renders", "panoramas": "panoramas"}
-FAILURES_SHOWN = 3  # of each kind, by default
 LOG_LINES = 10
 
 
@@ -167,31 +165,29 @@ def read_failures(run: RunFolder) -> FailedSeeds:
     return FailedSeeds(tuple(records), tuple(damaged))
 
 
-def failures_text(run: RunFolder, limit: int | None = FAILURES_SHOWN) -> str:
+def failures_text(run: RunFolder, limit: int) -> str:
     """What `make failures` prints.
 
     Args:
         run: The run.
-        limit: Seeds shown of each kind (stage and reason), the newest; None shows all.
+        limit: Seeds shown of each kind (stage and reason), the newest.
 
     Raises:
-        UserError: There is no run, or the limit is below 1.
+        UserError: There is no run.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"LIMIT must be at least 1, not {limit}")
     failures = read_failures(run)
     lines = [damaged_message(run.path / place) for place in failures.damaged]
     if not failures.records:
         return "\n".join(lines or [f"no seed has failed in {run.path}"])
-    kinds, shown = failures.kinds, len(failures.records) if limit is None else limit
+    kinds = failures.kinds
     counts = ", ".join(f"{len(some)} {stage} {reason}" for (stage, reason), some in kinds.items())
     lines.append(f"{run.path}: {_seeds(len(failures.records))} failed: {counts}")
     for (stage, reason), some in kinds.items():
-        if len(kinds) > 1 or len(some) > shown:
+        if len(kinds) > 1 or len(some) > limit:
             lines += ["", f"== {stage} {reason}: {_seeds(len(some))}"]
-        for record in some[:shown]:
+        for record in some[:limit]:
             lines += ["", *_seed_lines(run, record)]
-        if more := len(some[shown:]):
+        if more := len(some[limit:]):
             lines += ["", f"and {more} older; LIMIT={len(some)} shows all"]
     return "\n".join(lines)
 

@@ -33,9 +33,7 @@ from pipeline.layout import (
     read_json,
     write_json,
 )
-from pipeline.settings import RunSettings, scene_id
-
-LAST_SEED = 2**31 - 1
+from pipeline.run_settings import MAX_SEED, RunSettings, scene_id
 
 Value = TypeVar("Value")
 
@@ -75,11 +73,11 @@ def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) 
     The wanted scenes of a run are the first n of these, whatever order they are made in.
     """
     failed = names_of(run.failed_folder)
-    for seed in range(settings.seed if first is None else first, LAST_SEED + 1):
+    for seed in range(settings.seed if first is None else first, MAX_SEED + 1):
         folder = run.scene(scene_id(settings, seed))
         if folder.scene_id not in failed:
             yield Scene(seed, folder)
-    raise UserError(f"there are no seeds above {LAST_SEED}; start with a smaller SEED")
+    raise UserError(f"there are no seeds above {MAX_SEED}; start with a smaller SEED")
 
 
 def summarize(

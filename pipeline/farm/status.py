@@ -19,8 +19,8 @@ from typing import BinaryIO
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Attempt, log_path, read_attempts
-from pipeline.farm.claim import read_claim
 from pipeline.farm.records import RECORD, Cost, total_cost
+from pipeline.farm.run_lock import read_claim
 from pipeline.farm.totals import Records, Totals
 from pipeline.layout import RunFolder, SceneFolder
 

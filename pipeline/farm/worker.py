@@ -40,6 +40,7 @@ from pipeline.farm.attempt import (
     read_tail,
 )
 from pipeline.farm.disk_space import which_disk
+from pipeline.farm.run_child import run_child
 from pipeline.farm.scene import (
     Scene,
     finish,
@@ -49,7 +50,6 @@ from pipeline.farm.scene import (
     start_over,
     viewpoint_count,
 )
-from pipeline.farm.supervisor import run_child
 from pipeline.layout import (
     ANNOTATED,
     RENDERED,
@@ -58,7 +58,7 @@ from pipeline.layout import (
     SceneFolder,
     write_json,
 )
-from pipeline.settings import from_json
+from pipeline.run_settings import from_json
 from pipeline.storage import DISK_FULL
 
 PREFIX = "sap-panorama-"

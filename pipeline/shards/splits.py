@@ -20,8 +20,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.layout import ANNOTATED, RunFolder, SceneFolder
-from pipeline.settings import RunSettings, scene_id
+from pipeline.run_settings import RunSettings, scene_id
 from pipeline.shards.schema import SPLITS
+
+VALIDATION_FRACTION = 0.1
+VALIDATION_PANORAMAS = 200
+"""The paper's validation set (section 4.1)."""
 
 BATCH = 20
 """Number of scenes whose JSON files are read together; a row.json at 4K may take 100 kB."""

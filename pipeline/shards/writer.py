@@ -30,10 +30,12 @@ from pipeline import storage
 from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.layout import ANNOTATED, DamagedFileError, RunFolder, read_json, write_json
-from pipeline.settings import RunSettings, settings_hash
+from pipeline.run_settings import RunSettings, settings_hash
 from pipeline.shards.footers import footer_sha256
 from pipeline.shards.schema import IMAGE_FILES, SHARD_NAME, SPLITS, leaf_columns, make_schema
 from pipeline.shards.splits import (
+    VALIDATION_FRACTION,
+    VALIDATION_PANORAMAS,
     FinishedPanorama,
     collect,
     cut_into_shards,
@@ -46,9 +48,6 @@ from pipeline.storage import Lock, disk_full_as_user_error, exclusive_lock
 SHARD_BYTES = 512 * 2**20
 ROW_DIGITS = 16
 """Hex digits of a row's hash in the manifest; enough to see that a shard has only grown."""
-VALIDATION_FRACTION = 0.1
-VALIDATION_PANORAMAS = 200
-"""The paper's validation set (section 4.1)."""
 
 
 def pack(

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.settings import RunSettings
+from pipeline.run_settings import RunSettings
 from pipeline.shards.reader import decode_image
 from pipeline.shards.schema import SPLITS
-from pipeline.shards.splits import draw_splits
-from pipeline.shards.writer import VALIDATION_FRACTION, VALIDATION_PANORAMAS
+from pipeline.shards.splits import VALIDATION_FRACTION, VALIDATION_PANORAMAS, draw_splits
 from pipeline.storage.ranges import open_ranges
 from pipeline.verify.findings import Finding
 from pipeline.verify.near_duplicates import TOLERANCE, candidates, difference, thumbnail, unpack

@@ -17,7 +17,7 @@ from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.annotations.quality import defects
 from pipeline.categories import category_of
 from pipeline.errors import UserError
-from pipeline.settings import GENERATORS
+from pipeline.run_settings import GENERATORS
 from pipeline.shards.reader import decode_ids, decode_image
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.sphere import lonlat_to_direction

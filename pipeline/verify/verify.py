@@ -18,7 +18,7 @@ from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from pipeline.farm.child import die_with
 from pipeline.layout import DamagedFileError, read_json, write_json
-from pipeline.settings import RunSettings
+from pipeline.run_settings import RunSettings
 from pipeline.shards.manifest import (
     MANIFEST,
     Shard,

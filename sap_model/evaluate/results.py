@@ -119,7 +119,7 @@ class Name(NamedTuple):
 
 
 class ScoredObject(NamedTuple):
-    """Results turned so that all methods' scores of an instance stand in one place.
+    """Results turned so that all methods' scores of an instance are in one place.
 
     Attributes:
         instances: What is known of the N instances, in the order of their names.

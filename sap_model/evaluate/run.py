@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.shards.reader import ShardReader
 from pipeline.storage import exclusive_lock
 from sap_model.evaluate.eval_settings import EvalSettings, provenance

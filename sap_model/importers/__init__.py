@@ -6,5 +6,5 @@
 
 OUT then opens with `pipeline.shards.reader.ShardReader` and is evaluated like our own validation
 set, which needs no import. Each importer's docstring says which folders and files it expects;
-what a row of an imported panorama holds stands in `sap_model.importers.annotated_row`.
+what a row of an imported panorama holds is described in `sap_model.importers.annotated_row`.
 """

@@ -46,7 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-overlap": {"method": "sap-no-overlap"},
     "erp": {"method": "erp"},
 }
-"""Variant: the settings that it changes. `both`, the full method, stands in all three tables."""
+"""Variant: the settings that it changes. `both`, the full method, is in all three tables."""
 
 SPLIT = "validation"
 

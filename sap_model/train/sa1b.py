@@ -149,7 +149,7 @@ def _open_index(index: Path) -> NDArray[np.bytes_]:
 
 
 def _annotations(file: Path) -> list[Any]:
-    """The run-length encodings of a picture's objects, as they stand in its JSON."""
+    """The run-length encodings of a picture's objects, as its JSON holds them."""
     try:
         return [entry["segmentation"] for entry in read_json(file)["annotations"]]
     except (KeyError, TypeError):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.annotations import stage
 from pipeline.layout import read_json, write_json
-from pipeline.settings import settings_hash
+from pipeline.run_settings import settings_hash
 from tests.errors import raises_user_error
 from tests.synthetic import PASSES, SETTINGS, TINY, directions, disc_ids, picture, render_scene
 

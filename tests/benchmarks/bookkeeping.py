@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.farm.claim import claim
 from pipeline.farm.driver import render_run
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
+from pipeline.farm.run_lock import claim
 from pipeline.farm.status import read_status
 from pipeline.farm.totals import Records
 from pipeline.layout import ANNOTATED, RunFolder
-from pipeline.settings import RunSettings
+from pipeline.run_settings import RunSettings
 from pipeline.shards.splits import ROW_GROUP_BYTES
 from pipeline.shards.writer import pack
 from tests.benchmarks.large_run import StartedError, Workers, lay_out, settings_of

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from pipeline.layout import SceneFolder, read_json
-from pipeline.settings import make_settings
+from pipeline.run_settings import make_settings
 
 FACES = {
     # name: rotation of the camera in degrees (XYZ Euler): four around, up, down

@@ -17,9 +17,9 @@ import argparse
 import random
 from collections.abc import Sequence
 
-from pipeline.farm.estimate import ASSUMED_GPU_SPEED, SceneCost, measured_costs
+from pipeline.farm.plan_estimate import ASSUMED_GPU_SPEED, SceneCost, measured_costs
 from pipeline.farm.scheduler import Node
-from pipeline.settings import RunSettings, make_settings
+from pipeline.run_settings import RunSettings, make_settings
 from tests.farm.simulation import WAITING_BYTES, SceneTimes, Simulated, simulate, times_of
 
 MAX_IDLE = 0.05

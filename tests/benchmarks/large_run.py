@@ -21,12 +21,12 @@ from pipeline.farm.attempt import (
     log_path,
     record_path,
 )
-from pipeline.farm.child import GIB
-from pipeline.farm.claim import claim
 from pipeline.farm.records import Done, Failed, costs_of, hosts_of, lost_in, to_json
+from pipeline.farm.run_lock import claim
 from pipeline.farm.scheduler import Node
 from pipeline.layout import STAGES, RunFolder
-from pipeline.settings import RunSettings, scene_id
+from pipeline.run_settings import RunSettings, scene_id
+from pipeline.units import GIB
 from tests.synthetic import SETTINGS, render_scene
 
 FAILED_EVERY = 100  # seeds

@@ -27,14 +27,14 @@ import psutil
 
 from pipeline.farm.attempt import read_attempts
 from pipeline.layout import RunFolder, SceneFolder, write_json
-from pipeline.settings import RunSettings, make_settings, scene_id, to_json
+from pipeline.run_settings import RunSettings, make_settings, scene_id, to_json
 
 ANNOTATE = """
 import sys
 from pathlib import Path
 from pipeline.annotations.stage import annotate_scene
 from pipeline.layout import SceneFolder, read_json
-from pipeline.settings import from_json
+from pipeline.run_settings import from_json
 annotate_scene(SceneFolder(Path(sys.argv[1])), from_json(read_json(Path(sys.argv[2]))["settings"]))
 """
 
@@ -119,8 +119,9 @@ def farm(
         cluster.add_node(num_cpus=1, **node)
     code = (
         "import sys; from pathlib import Path; from pipeline.farm.driver import render_run; "
-        "from pipeline.farm.options import FarmSettings; from pipeline.layout import RunFolder; "
-        "from pipeline.settings import from_json; import json; "
+        "from pipeline.farm.farm_settings import FarmSettings; "
+        "from pipeline.layout import RunFolder; "
+        "from pipeline.run_settings import from_json; import json; "
         "render_run(RunFolder(Path(sys.argv[1])), from_json(json.loads(sys.argv[2])), "
         "int(sys.argv[3]), FarmSettings(ray_address=sys.argv[4], render_cpus=1))"
     )

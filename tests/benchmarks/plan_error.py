@@ -16,10 +16,10 @@ from dataclasses import replace
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Attempt, read_attempts
-from pipeline.farm.estimate import Cluster, Estimate, Interval, estimate, read_costs
+from pipeline.farm.plan_estimate import Cluster, Estimate, Interval, estimate, read_costs
 from pipeline.farm.records import Done, names_of, read_all_done
 from pipeline.layout import RunFolder
-from pipeline.settings import read_run_settings
+from pipeline.run_settings import read_run_settings
 
 
 def main() -> None:

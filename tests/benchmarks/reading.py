@@ -30,7 +30,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from pipeline.layout import RunFolder, read_json, write_json
-from pipeline.settings import scene_id
+from pipeline.run_settings import scene_id
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.writer import pack
 from tests.synthetic import SETTINGS, finish_scene

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.layout import SceneFolder, write_json
-from pipeline.settings import make_settings, scene_id, to_json
+from pipeline.run_settings import make_settings, scene_id, to_json
 
 
 def main() -> None:

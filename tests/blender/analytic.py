@@ -19,7 +19,7 @@ from pipeline.annotations import instance_ids
 from pipeline.blender import instances, lighting, render, viewpoints
 from pipeline.blender import spheres as spheres_scene
 from pipeline.blender.spheres import add_lamp, add_sphere
-from pipeline.settings import make_settings
+from pipeline.run_settings import make_settings
 from tests.blender.truth import CAMERA, DISTANCE, SPHERES, WIDTH
 
 

@@ -180,7 +180,7 @@ def make_surfaces(seed: int) -> None:
 def make_scene(generator: str, seed: int) -> None:
     """Run a generator as the pipeline does."""
     from pipeline.blender.__main__ import MODULES
-    from pipeline.settings import config_of
+    from pipeline.run_settings import config_of
 
     module = importlib.import_module(MODULES[generator])
     with tempfile.TemporaryDirectory() as scratch:

@@ -16,7 +16,7 @@ from pipeline.card.card import write_card
 from pipeline.card.template_context import GENERATOR_DESCRIPTIONS
 from pipeline.exposure import MIDDLE_GREY
 from pipeline.layout import RunFolder
-from pipeline.settings import GENERATORS as KNOWN_GENERATORS
+from pipeline.run_settings import GENERATORS as KNOWN_GENERATORS
 from pipeline.shards.reader import ShardReader, decode_ids
 from pipeline.shards.schema import make_schema
 from pipeline.shards.writer import pack

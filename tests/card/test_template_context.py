@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.card.template_context import describe_profile, schema_table
-from pipeline.settings import PROFILES
+from pipeline.run_settings import PROFILES
 from pipeline.shards.schema import MEANINGS, make_schema
 
 SCHEMA = make_schema(("depth", "normal"))

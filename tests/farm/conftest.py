@@ -17,9 +17,9 @@ import pytest
 from pipeline.farm.attempt import Program
 from pipeline.farm.child import Limits
 from pipeline.farm.driver import Summary, render_run
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.layout import RunFolder
-from pipeline.settings import RunSettings, make_settings
+from pipeline.run_settings import RunSettings, make_settings
 
 # by default 15, which starves on a busy machine
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112

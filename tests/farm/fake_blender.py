@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from pipeline.farm.child import die_with_parent
 from pipeline.layout import SceneFolder, write_json
-from pipeline.settings import RunSettings
+from pipeline.run_settings import RunSettings
 
 VIEWPOINTS = 2
 SICK = "SAP_TEST_SICK"

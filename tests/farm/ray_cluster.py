@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.farm.supervisor import session_members
+from pipeline.farm.run_child import session_members
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE = 240.0

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.farm.attempt import SceneState
-from pipeline.farm.estimate import SceneCost
-from pipeline.farm.options import FarmSettings
-from pipeline.farm.resource_estimates import UsageHistory
+from pipeline.farm.farm_settings import FarmSettings
+from pipeline.farm.plan_estimate import SceneCost
+from pipeline.farm.resource_requests import UsageHistory
 from pipeline.farm.scheduler import Node, RenderBacklog, ResourceRequest, Scheduler
 from pipeline.layout import STAGES
 

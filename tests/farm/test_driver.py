@@ -20,9 +20,9 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Result, read_attempts
 from pipeline.farm.child import Limits
-from pipeline.farm.claim import read_claim
 from pipeline.farm.driver import render_run
 from pipeline.farm.executor import RayExecutor
+from pipeline.farm.run_lock import read_claim
 from pipeline.farm.status import read_status
 from pipeline.layout import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, FAKE, QUICK, SETTINGS, Farm, wait_until

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.farm import cluster, executor
 from pipeline.farm.executor import RayExecutor
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.scheduler import Node
 
 NODES = [Node("a", 1)]

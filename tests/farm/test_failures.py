@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.farm.records import read_failed, to_json
 from pipeline.farm.report import failures_json, failures_text, read_failures
 from pipeline.farm.scene import Scene
 from pipeline.layout import RunFolder, write_json
-from pipeline.settings import make_settings
+from pipeline.run_settings import make_settings
 
 SETTINGS = make_settings(generator="spheres", profile="draft", width=64)
 
@@ -53,21 +54,21 @@ MEMORY = Result("memory", "8.0 GiB and 4 allowed", seconds=3.0, log_tail="a\x1b[
 
 
 def test_no_failures_are_one_line(run: RunFolder) -> None:
-    assert failures_text(run) == f"no seed has failed in {run.path}"
+    assert failures_text(run, 3) == f"no seed has failed in {run.path}"
     assert json.loads(failures_json(run)) == {
         **{"failed": 0, "kinds": [], "seeds": [], "damaged": []}
     }
 
 
 def test_no_run(tmp_path: Path) -> None:
-    for told in (failures_text, failures_json):
+    for told in (partial(failures_text, limit=3), failures_json):
         with pytest.raises(UserError, match="holds no run"):
             told(RunFolder(tmp_path / "none"))
 
 
 def test_one_failure_is_complete(run: RunFolder) -> None:
     fail(run, 7, CRASH, tries=3)
-    text = failures_text(run)
+    text = failures_text(run, 3)
     host = read_attempts(run.scene(name(7)))[0].host
     for part in (
         f"{run.path}: 1 seed failed: 1 render crashed",
@@ -102,14 +103,14 @@ def test_failures_are_grouped_and_the_newest_come_first(run: RunFolder) -> None:
     shown = [line.split()[0] for line in lines if line.startswith("spheres-")]
     assert shown == [name(seed) for seed in (5, 4, 7, 6, 8)]
     assert "and 4 older; LIMIT=6 shows all" in lines
-    every = failures_text(run, limit=None)
+    every = failures_text(run, limit=10**6)
     assert all(name(seed) in every for seed in range(9))
     assert "older" not in every
 
 
 def test_log_cannot_control_the_terminal(run: RunFolder) -> None:
     fail(run, 0, MEMORY)
-    text = failures_text(run)
+    text = failures_text(run, 3)
     assert "\x1b" not in text
     assert "\r" not in text
 
@@ -131,19 +132,19 @@ def test_damaged_records_do_not_hide_the_others(run: RunFolder) -> None:
     failures = read_failures(run)
     assert [record.scene_id for record in failures.records] == [name(0)]
     assert failures.damaged == tuple(f"failed/{name(k)}.json" for k in range(1, len(odd) + 1))
-    text = failures_text(run)
+    text = failures_text(run, 3)
     assert f"{run.failed_folder / name(3)}.json is damaged; delete it" in text
     assert "1 seed failed" in text
     (run.failed_folder / f"{name(0)}.json").unlink()
-    assert "is damaged" in failures_text(run)
+    assert "is damaged" in failures_text(run, 3)
 
 
 def test_attempts_may_be_gone(run: RunFolder) -> None:
     fail(run, 0, CRASH)
     for path in run.scene(name(0)).attempts.iterdir():
         path.unlink()
-    assert "make again" in failures_text(run)
-    assert "attempts  " not in failures_text(run)
+    assert "make again" in failures_text(run, 3)
+    assert "attempts  " not in failures_text(run, 3)
 
 
 def test_json_is_complete(run: RunFolder) -> None:
@@ -161,8 +162,3 @@ def test_json_is_complete(run: RunFolder) -> None:
     assert Path(seed["log"]).read_text() == CRASH.log_tail
     assert seed["nodes"] == [socket.gethostname()]
     assert [attempt["node"] for attempt in seed["attempts"]] == ["node-1", "node-2"]
-
-
-def test_limit_below_one_is_refused(run: RunFolder) -> None:
-    with pytest.raises(UserError, match="LIMIT must be at least 1, not 0"):
-        failures_text(run, limit=0)

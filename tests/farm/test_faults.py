@@ -20,7 +20,7 @@ from pipeline.farm.child import Limits
 from pipeline.farm.scheduler import ResourceRequest
 from pipeline.farm.worker import PREFIX, run_attempt, sweep, workspace
 from pipeline.layout import read_json
-from pipeline.settings import to_json
+from pipeline.run_settings import to_json
 from tests.farm.conftest import FAKE, SETTINGS, Farm
 from tests.farm.fake_blender import SICK
 from tests.farm.ray_cluster import Cluster, NodeHere, start_driver, wait_for

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pipeline.farm.child import Limits
-from pipeline.farm.supervisor import CGROUPS, machine_memory, oom_kills, run_child
+from pipeline.farm.run_child import CGROUPS, machine_memory, oom_kills, run_child
 
 MIB = 2**20
 TOTAL = psutil.virtual_memory().total

@@ -10,9 +10,9 @@ import pytest
 
 from pipeline.farm import progress
 from pipeline.farm.attempt import begin_attempt
-from pipeline.farm.claim import claim
 from pipeline.farm.progress import Progress
 from pipeline.farm.report import status_text
+from pipeline.farm.run_lock import claim
 from pipeline.farm.status import read_status
 from pipeline.layout import RunFolder, write_json
 from tests.farm.conftest import SETTINGS, Farm

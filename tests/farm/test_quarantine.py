@@ -16,13 +16,13 @@ from pipeline.farm.attempt import (
     read_attempts,
     reset_failures,
 )
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.quarantine import must_quarantine, write_failed
 from pipeline.farm.records import read_failed
-from pipeline.farm.recovery import missed_quarantine
 from pipeline.farm.scene import Scene
+from pipeline.farm.takeover import missed_quarantine
 from pipeline.layout import write_json
-from pipeline.settings import make_settings
+from pipeline.run_settings import make_settings
 from tests.farm.conftest import Farm
 
 CRASH = Result("crashed", "exit status 1: boom", seconds=2.0, cpu_seconds=1.5, log_tail="boom")

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.farm.attempt import Result, begin_attempt, end_attempt, reset_failures
 from pipeline.farm.child import Limits
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.records import names_of, read_done, seed_of
 from pipeline.farm.scene import (
     Scene,

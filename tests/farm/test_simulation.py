@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.farm.estimate import Cluster, estimate
-from pipeline.farm.resource_estimates import FIRST_DISK
+from pipeline.farm.plan_estimate import Cluster, estimate
+from pipeline.farm.resource_requests import FIRST_DISK
 from pipeline.farm.scheduler import Node
-from pipeline.settings import make_settings
+from pipeline.run_settings import make_settings
 from tests.benchmarks import farm_gpus
 from tests.farm.simulation import WAITING_BYTES, SceneTimes, simulate
 

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.farm.attempt import Result, begin_attempt, end_attempt, log_path, record_path
-from pipeline.farm.claim import claim
 from pipeline.farm.report import status_json, status_text
+from pipeline.farm.run_lock import claim
 from pipeline.farm.status import current_step, read_status, time_left
 from pipeline.farm.totals import Records
 from pipeline.layout import STAGES, RunFolder, SceneFolder, read_json, write_json

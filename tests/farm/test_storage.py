@@ -16,8 +16,8 @@ import pytest
 
 from pipeline import storage
 from pipeline.farm.attempt import read_attempts
-from pipeline.farm.claim import read_claim
 from pipeline.farm.records import names_of
+from pipeline.farm.run_lock import read_claim
 from pipeline.layout import RunFolder
 from tests.farm.proxy import Proxy
 from tests.farm.ray_cluster import CHECKOUT, QUICK_RAY, Cluster, start_driver, wait_for

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from pipeline import storage
 from pipeline.farm.attempt import Attempt, reset_failures
-from pipeline.farm.claim import claim
 from pipeline.farm.report import status_json, status_text
+from pipeline.farm.run_lock import claim
 from pipeline.farm.status import read_status
 from pipeline.farm.totals import Records
 from pipeline.layout import RunFolder, read_json, write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import RunSettings, settings_hash
+from pipeline.run_settings import RunSettings, settings_hash
 from pipeline.settings_reference import reference
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ def test_the_program_is_the_installed_one(site, tmp_path):
 
 def test_runs_of_a_wheel_and_of_a_checkout_have_one_hash(site, tmp_path):
     """It covers the generators' files, which lie outside of the package `pipeline`."""
-    code = "from pipeline.settings import *; print(settings_hash(RunSettings()))"
+    code = "from pipeline.run_settings import *; print(settings_hash(RunSettings()))"
     assert python(site, tmp_path, code).strip() == settings_hash(RunSettings())
 
 

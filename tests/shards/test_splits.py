@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.layout import write_json
-from pipeline.settings import scene_id
+from pipeline.run_settings import scene_id
 from pipeline.shards.splits import draw_splits
 from pipeline.shards.writer import VALIDATION_FRACTION, VALIDATION_PANORAMAS, pack
 from tests.shards.packing import SMALL, image_ids, shards

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder, read_json, write_json
-from pipeline.settings import scene_id
+from pipeline.run_settings import scene_id
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import leaf_columns, make_schema
 from pipeline.shards.writer import pack

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.layout import read_json, write_json
-from pipeline.settings import scene_id, settings_hash
+from pipeline.run_settings import scene_id, settings_hash
 from pipeline.shards.writer import pack
 from tests.disks import little_space
 from tests.shards.packing import shards

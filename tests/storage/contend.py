@@ -21,7 +21,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.farm.claim import claim
+from pipeline.farm.run_lock import claim
 from pipeline.layout import RunFolder
 from pipeline.storage import lease
 from tests.storage.s3 import S3

@@ -22,16 +22,16 @@ from pipeline.farm.attempt import Result, read_tail
 from pipeline.farm.child import (
     DAMAGED_PREFIX,
     DAMAGED_STATUS,
-    GIB,
     PARENT_VARIABLE,
     REJECTED_PREFIX,
     REJECTED_STATUS,
     Limits,
 )
 from pipeline.farm.disk_space import disk_full_reason
+from pipeline.units import GIB
 
 POLL_SECONDS = 0.5
-WEIGH_SECONDS = 10.0  # between two measurements of the child's folder
+DISK_SECONDS = 10.0  # between two measurements of the child's folder
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL
 MEMORY_SHARE = 0.9  # most of the available memory that one child may use
 SECRETS = re.compile(r"TOKEN|SECRET|PASSWORD|API_KEY")
@@ -230,7 +230,7 @@ def _watch(
     on_poll: Callable[[], None] | None,
 ) -> tuple[str, str] | None:
     """Wait for the child; returns reason and detail of the limit that it broke, if any."""
-    started = last_grown = last_weighed = time.monotonic()
+    started = last_grown = last_measured = time.monotonic()
     log_bytes = 0
     memory = memory_limit(limits)
     while True:
@@ -254,9 +254,9 @@ def _watch(
             return "memory", f"{usage.rss / GIB:.1f} GiB, allowed {memory / GIB:.1f}"
         if limits.log is not None and log_bytes > limits.log:
             return "size", f"printed more than {limits.log / 2**20:.0f} MiB"
-        if limits.disk is None or folder is None or now - last_weighed < WEIGH_SECONDS:
+        if limits.disk is None or folder is None or now - last_measured < DISK_SECONDS:
             continue
-        last_weighed = now
+        last_measured = now
         if _folder_bytes(folder) > limits.disk:
             return "size", f"wrote more than {limits.disk / GIB:.1f} GiB"
 

@@ -1,6 +1,6 @@
 """Estimate a run before it starts: hours, CPU- and GPU-hours, storage and price (`make plan`).
 
-Costs per scene come from the records of earlier runs, or from estimate_reference.json. The hours
+Costs per scene come from the records of earlier runs, or from plan_reference.json. The hours
 are a closed formula: the work for each resource divided by its capacity, of which the largest
 quotient is the bottleneck, plus the start and the end of the run, when machines are partly idle.
 """
@@ -18,12 +18,12 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.farm.child import GIB
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.records import Cost, Done, Failed, names_of, read_all_done, read_failed
 from pipeline.farm.scheduler import MAX_RENDER_CPUS
 from pipeline.layout import STAGES, RunFolder
-from pipeline.settings import PROFILES, RunSettings, read_run_settings
+from pipeline.run_settings import PROFILES, RunSettings, read_run_settings
+from pipeline.units import GIB
 
 ASSUMED_GPU_SPEED = 50.0
 """CPU cores that render as fast as one GPU; an assumption, because no GPU was measured."""
@@ -65,7 +65,7 @@ class SceneCost:
 @cache
 def reference() -> dict[str, Any]:
     """The measurements that ship with the project, each with its source."""
-    return json.loads(Path(__file__).with_name("estimate_reference.json").read_text("utf-8"))
+    return json.loads(Path(__file__).with_name("plan_reference.json").read_text("utf-8"))
 
 
 def measured_costs(runs: Sequence[str], wanted: RunSettings) -> tuple[list[SceneCost], list[str]]:

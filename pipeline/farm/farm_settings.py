@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, replace
 
-from pipeline.farm.child import GIB, Limits
+from pipeline.farm.child import Limits
 from pipeline.setting import Settings, setting
+from pipeline.units import GIB
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from statistics import mean
 import pytest
 
 from pipeline.cli import main
-from pipeline.farm.estimate import (
+from pipeline.farm.plan_estimate import (
     ASSUMED_GPU_SPEED,
     Cluster,
     SceneCost,
@@ -20,8 +20,8 @@ from pipeline.farm.estimate import (
 )
 from pipeline.farm.records import Cost, Done, Failed, to_json
 from pipeline.layout import RunFolder, write_json
-from pipeline.settings import make_settings
-from pipeline.settings import to_json as settings_json
+from pipeline.run_settings import make_settings
+from pipeline.run_settings import to_json as settings_json
 from tests.errors import raises_user_error
 
 DRAFT = make_settings(profile="draft", panos=2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.farm.attempt import SceneState
-from pipeline.farm.child import GIB
-from pipeline.farm.resource_estimates import FIRST_MEMORY, UsageHistory, queue_of
+from pipeline.farm.resource_requests import FIRST_MEMORY, UsageHistory, queue_of
+from pipeline.units import GIB
 
 STATE = SceneState("render", scene_bytes=7)
 

@@ -28,7 +28,7 @@ Blender scene without InfiniGen, for tests and for trying out a cluster."""
 
 DETAILS = ("fast", "rich", "full")
 """How much of InfiniGen v1 goes into a scene of `indoors`; the other generators have one level.
-What differs stands in infinigen_configs/indoors_<detail>.gin."""
+What differs is in infinigen_configs/indoors_<detail>.gin."""
 
 LIGHTINGS = ("day", "evening", "lamps_off")
 """`day`: daylight, and lamps are on; `evening`: lamps are on, windows are dark; `lamps_off`:

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.farm.claim import claim, read_claim
+from pipeline.farm.run_lock import claim, read_claim
 from pipeline.layout import RunFolder, read_json
 from tests.farm.conftest import CHECKOUT, SETTINGS, Farm, wait_until
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.farm.claim import claim
+from pipeline.farm.run_lock import claim
 from pipeline.layout import RunFolder
 from tests.farm.conftest import SETTINGS
 with claim(RunFolder(Path(sys.argv[1])), SETTINGS, 3):
@@ -144,8 +144,8 @@ def test_killed_before_run_json_was_written_is_not_foreign(farm: Farm) -> None:
 def test_a_configuration_changed_during_a_run_is_noticed(run, tmp_path, monkeypatch):
     config = tmp_path / "rooms.toml"
     config.write_text("[scenes]")
-    monkeypatch.setattr("pipeline.settings.config_of", lambda generator, detail: config)
-    monkeypatch.setattr("pipeline.farm.claim.SETTINGS_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.run_settings.config_of", lambda generator, detail: config)
+    monkeypatch.setattr("pipeline.farm.run_lock.SETTINGS_SECONDS", 0.0)
     with claim(run, SETTINGS, 1) as check:
         check()
         config.write_text("[scenes] # changed")

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from pipeline.farm.attempt import SceneState
-from pipeline.farm.child import GIB, Limits
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.child import Limits
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.records import Done
 from pipeline.farm.scheduler import MAX_RENDER_CPUS, Queue, ResourceRequest
+from pipeline.units import GIB
 
 FIRST_MEMORY = {"generate": 4 * GIB, "render": 6 * GIB, "annotate": GIB}
 """Bytes that an attempt is expected to use before any has finished."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.settings import (
+from pipeline.run_settings import (
     GENERATORS,
     PROFILES,
     RunSettings,

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder, read_json, write_json
-from pipeline.settings import RunSettings, settings_hash, to_json, versions
+from pipeline.run_settings import RunSettings, settings_hash, to_json, versions
 
 SETTINGS_SECONDS = 5.0  # between two looks at what the settings stand for
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.farm import supervisor
+from pipeline.farm import run_child as module
 from pipeline.farm.attempt import Result
 from pipeline.farm.child import Limits
-from pipeline.farm.supervisor import run_child
+from pipeline.farm.run_child import run_child
 from tests.farm.conftest import CHECKOUT, wait_until
 
 MIB = 2**20
@@ -26,9 +26,9 @@ WALL = Limits(wall=20)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.1)
-    monkeypatch.setattr(supervisor, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(supervisor, "WEIGH_SECONDS", 0.3)
+    monkeypatch.setattr(module, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "DISK_SECONDS", 0.3)
 
 
 def run(code: str, folder: Path, limits: Limits = WALL, *, writes: Path | None = None) -> Result:
@@ -90,9 +90,9 @@ def test_grandchildren_count_for_memory(tmp_path: Path) -> None:
 
 def test_no_child_gets_the_whole_machine() -> None:
     total = psutil.virtual_memory().total
-    assert supervisor.memory_limit(Limits(memory=100 * total)) == int(0.9 * total)
-    assert supervisor.memory_limit(Limits(memory=MIB)) == MIB
-    assert supervisor.memory_limit(Limits()) is None
+    assert module.memory_limit(Limits(memory=100 * total)) == int(0.9 * total)
+    assert module.memory_limit(Limits(memory=MIB)) == MIB
+    assert module.memory_limit(Limits()) is None
 
 
 def test_folder_size_is_limited(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_child_dies_with_a_killed_supervisor(tmp_path: Path) -> None:
     watcher = (
         "import sys\nfrom pathlib import Path\n"
         "from pipeline.farm.child import Limits\n"
-        "from pipeline.farm.supervisor import run_child\n"
+        "from pipeline.farm.run_child import run_child\n"
         f"run_child([sys.executable, '-c', {child!r}], Path({str(tmp_path)!r}) / 'log', Limits())"
     )
     process = subprocess.Popen([sys.executable, "-c", watcher], cwd=CHECKOUT)
@@ -184,7 +184,7 @@ def test_child_of_a_dead_supervisor_does_not_start() -> None:
 
 def test_secrets_stay_behind() -> None:
     own = {"HF_TOKEN": "x", "HUGGING_FACE_HUB_TOKEN": "x", "AWS_SECRET_ACCESS_KEY": "x", "A": "b"}
-    child = supervisor.child_environment(own, {"OMP_NUM_THREADS": "2"})
+    child = module.child_environment(own, {"OMP_NUM_THREADS": "2"})
     assert child["A"] == "b"
     assert child["OMP_NUM_THREADS"] == "2"
     assert "x" not in child.values()

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from pipeline.farm.attempt import begin_attempt, read_attempts, record_path
-from pipeline.farm.recovery import close_interrupted
-from pipeline.farm.supervisor import session_members
+from pipeline.farm.run_child import session_members
+from pipeline.farm.takeover import close_interrupted
 from pipeline.layout import SceneFolder, read_json, write_json
 from tests.farm.conftest import Farm
 

@@ -7,10 +7,10 @@ from contextlib import suppress
 import psutil
 
 from pipeline.farm.attempt import Result, end_attempt, read_attempts
-from pipeline.farm.options import FarmSettings
+from pipeline.farm.farm_settings import FarmSettings
 from pipeline.farm.quarantine import must_quarantine
+from pipeline.farm.run_child import kill_session
 from pipeline.farm.scene import read_state
-from pipeline.farm.supervisor import kill_session
 from pipeline.layout import STAGES, SceneFolder
 
 
