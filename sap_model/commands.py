@@ -40,7 +40,7 @@ SECONDS_BETWEEN_LINES = 10.0
 def evaluate(options: Evaluate) -> None:
     """Shards and weights → scores, tables, a page."""
     from pipeline.shards.reader import ShardReader
-    from sap_model.evaluate.jobs import method_folder, panoramas
+    from sap_model.evaluate.jobs import benchmark_folder, panoramas
     from sap_model.evaluate.page import write_page
     from sap_model.evaluate.report import write_report
     from sap_model.evaluate.run import Progress
@@ -70,8 +70,8 @@ def evaluate(options: Evaluate) -> None:
         progress=progress,
     )
     wanted = panoramas(settings, ShardReader(settings.data, settings.split))
-    benchmark = method_folder(folder, settings, "oracle").parent.name
-    text = write_report(folder, benchmark, wanted)
+    benchmark = benchmark_folder(folder, settings).name
+    text = write_report(folder, benchmark, wanted, settings.size_thresholds)
     page = write_page(settings, folder, wanted, text)
     print(text)
     print(f"tables: {folder / 'tables.md'}\nlook:   {page}")

@@ -15,7 +15,7 @@ from pipeline.config import OnRun
 from pipeline.farm.farm_settings import FarmSettings
 from pipeline.setting import Given, Settings, group, json_list, like, setting
 from sap_model.evaluate.eval_settings import EvalSettings
-from sap_model.names import SIZE_HELP, Fusion, Method
+from sap_model.names import SIZE_HELP, Fusion, Method, Precision, Prompted, Visits
 from sap_model.train.settings import Scored, TrainSettings, Watch
 
 CLICK = re.compile(r"\s*(-?\d+)\s*,\s*(-?\d+)\s*(?:,\s*([01])\s*)?")
@@ -138,6 +138,10 @@ class Predict(Settings):
     )
     image_size: int | None = like(EvalSettings, "image_size")
     fusion: Fusion = like(EvalSettings, "fusion")
+    cycles: int = like(EvalSettings, "cycles")
+    visits: Visits = like(EvalSettings, "visits")
+    prompted: Prompted = like(EvalSettings, "prompted")
+    precision: Precision = like(EvalSettings, "precision")
     method: Method = setting("sap", help="how it is done; the oracle needs the truth")
 
 

@@ -14,6 +14,12 @@ Visits = Literal["last", "all"]
 Prompted = Literal["every", "first"]
 """Which visits to a view that sees the clicks are prompted."""
 
+Corrections = Literal["clicks", "masks"]
+"""What a correction is given: all clicks so far, or the previous masks of the views as well."""
+
+Precision = Literal["auto", "bf16", "float32"]
+"""What a model computes in; auto takes bf16 on GPUs and float32 on CPUs."""
+
 TrainedMethod = Literal["sap", "erp", "sap-no-overlap", "sap-no-scan"]
 """The methods that have weights of their own: SAP and its ablations."""
 

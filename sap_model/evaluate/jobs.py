@@ -2,6 +2,7 @@
 
     EVAL/results/<benchmark>/<method>[-<size>]/
       method.json               what the results rest on; others are refused
+      runtime.json              device, precision and batch; others are refused
       <panorama>.parquet        marker: this panorama is evaluated
 
 A result belongs to a panorama as it was: its file bears a fingerprint of the annotations, so that
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import UserError
 from pipeline.layout import LEFTOVER, read_json, write_json
 from pipeline.shards.reader import ShardReader
-from sap_model.evaluate.eval_settings import EvalSettings, model_of
+from sap_model.evaluate.eval_settings import EvalSettings, label_of, model_of
 
 ANNOTATIONS = (
     "image_id",
@@ -73,11 +74,15 @@ def _hash(row: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def benchmark_folder(folder: Path, settings: EvalSettings) -> Path:
+    """Where the results of all methods on a benchmark lie in EVAL."""
+    return folder / "results" / re.sub(r"[^\w.-]+", "-", settings.benchmark)
+
+
 def method_folder(folder: Path, settings: EvalSettings, method: str) -> Path:
     """Where the results of a method lie in EVAL."""
-    name = re.sub(r"[^\w.-]+", "-", settings.benchmark)
-    parts = [method, model_of(settings, method)]
-    return folder / "results" / name / "-".join(filter(None, parts))
+    parts = [label_of(settings, method), model_of(settings, method)]
+    return benchmark_folder(folder, settings) / "-".join(filter(None, parts))
 
 
 def result_path(folder: Path, settings: EvalSettings, job: Job) -> Path:
@@ -110,14 +115,37 @@ def check_provenance(
     path = method_folder(folder, settings, method) / "method.json"
     if path.exists():
         known = read_json(path)
-        differing = sorted(k for k in known.keys() | rests_on if known.get(k) != rests_on.get(k))
-        if differing:
-            raise UserError(
-                f"{path.parent} holds results of other settings ({', '.join(differing)} differ); "
-                "choose another EVAL, or delete that folder"
-            )
+        _refuse_others(path, known, rests_on)
         for leftover in path.parent.iterdir():
             if LEFTOVER.fullmatch(leftover.name):
                 leftover.unlink()
     else:
         write_json(path, rests_on)
+
+
+def check_runtime(
+    folder: Path, settings: EvalSettings, method: str, runtime: dict[str, Any]
+) -> None:
+    """Refuse to add results to those of another device, precision or batch.
+
+    Args:
+        folder: EVAL.
+        settings, method: Of the evaluation.
+        runtime: `device` ("cpu" or "cuda"), `precision` and `batch` of the process that calls this.
+
+    Raises:
+        UserError: The folder's results, or another process's, were made with others.
+    """
+    path = method_folder(folder, settings, method) / "runtime.json"
+    if not path.exists():
+        write_json(path, runtime)
+    _refuse_others(path, read_json(path), runtime)  # of several first processes the last one wins
+
+
+def _refuse_others(path: Path, known: dict[str, Any], mine: dict[str, Any]) -> None:
+    differing = sorted(k for k in known.keys() | mine if known.get(k) != mine.get(k))
+    if differing:
+        raise UserError(
+            f"{path.parent} holds results of other settings ({', '.join(differing)} differ); "
+            "choose another EVAL, or delete that folder"
+        )

@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
 from sap_model.evaluate.eval_settings import EvalSettings
-from sap_model.evaluate.jobs import PanoramaRef, method_folder
+from sap_model.evaluate.jobs import PanoramaRef, benchmark_folder
 from sap_model.evaluate.pictures import case_picture
 from sap_model.evaluate.report import read_benchmark
 
@@ -70,7 +70,7 @@ def write_page(
     """
     reader = ShardReader(settings.data, settings.split)
     numbers = {panorama.image_id: panorama.index for panorama in wanted}
-    methods, _ = read_benchmark(method_folder(folder, settings, "oracle").parent, wanted)
+    methods, _ = read_benchmark(benchmark_folder(folder, settings), wanted)
     parts = [f"<h1>{html.escape(settings.benchmark)}</h1>", *_tables(tables), KEY]
     for method in methods:
         parts.append(f"<h2>{html.escape(method.name)}</h2>")

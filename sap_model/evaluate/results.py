@@ -34,7 +34,7 @@ METRICS = tuple(METRIC_NAMES)
 """Columns that hold scores; the first is the paper's."""
 
 _FIELDS: dict[str, pa.DataType] = {
-    "method": pa.string(),  # a name of `sap_model.predict.methods`, such as sam2, scan, sap, oracle
+    "method": pa.string(),  # as `eval_settings.label_of` names it, such as sam2, sap, sap-mean
     "model": pa.string(),  # size, such as tiny
     "benchmark": pa.string(),
     "scene_id": pa.string(),  # as in the shards; a video's frames share one
@@ -115,7 +115,7 @@ class Name(NamedTuple):
 
     @property
     def is_oracle(self) -> bool:
-        return self.method == ORACLE
+        return self.method.split("-")[0] == ORACLE  # whatever the fusion
 
 
 class ScoredObject(NamedTuple):

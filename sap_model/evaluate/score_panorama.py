@@ -75,13 +75,15 @@ def _score_chunk(
             raise ValueError("an annotation has an empty mask")
         clicks.append([click])
     last: dict[int, ObjectResult] = {}
+    previous: dict[int, NDArray[np.float32] | None] = {}
     open_ones = list(range(len(things)))
     for number in range(1, rounds + 1):
-        prompts = [Prompt(clicks[i], truths[i]) for i in open_ones]
+        prompts = [Prompt(clicks[i], truths[i], previous.get(i)) for i in open_ones]
         predictions = method.predict_many(prompts) if prompts else []
         still_open = []
         for i, prediction in zip(open_ones, predictions, strict=True):
             last[i] = _result(things[i], clicks[i], prediction, truths[i])
+            previous[i] = prediction.logits
             click = correction_click(prediction.mask, truths[i]) if number < rounds else None
             if click is not None:
                 clicks[i].append(click)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipeline.annotations.sizes import PAPER_MIX_PERCENT, SIZES, Size
 from sap_model.evaluate.intervals import CONFIDENCE, Estimate, estimate, reweighted
-from sap_model.evaluate.results import METRIC_NAMES, ORACLE, Name, ScoredObject, align
+from sap_model.evaluate.results import METRIC_NAMES, Name, ScoredObject, align
 
 CLICKS = (1, 3)
 """The paper's two settings (section 5.2)."""
@@ -201,7 +201,7 @@ def arrange(methods: Iterable[Name]) -> list[Row]:
         minus = tuple(name for gain in gains for name in gain.minus)
         rows.append(Row(f"(SAP-SAM2), mean of {len(gains)}", "difference", plus, minus))
     ceilings = [name for name in names if name.is_oracle]
-    return rows + [Row(f"{ORACLE} (ceiling)", "ceiling", (name,)) for name in ceilings]
+    return rows + [Row(f"{_label(name)} (ceiling)", "ceiling", (name,)) for name in ceilings]
 
 
 def _rank(name: Name) -> tuple[int, str, int, str]:

@@ -7,6 +7,7 @@ the page: `prediction` (run-length counts) and `points` (the clicks, as [x, y, l
 from __future__ import annotations
 
 import io
+import platform
 import time
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,11 +18,12 @@ import pyarrow.parquet as pq
 
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
-from sap_model.evaluate.eval_settings import EvalSettings, model_of
-from sap_model.evaluate.jobs import FINGERPRINT, Job, result_path
+from sap_model.evaluate.eval_settings import EvalSettings, label_of, model_of
+from sap_model.evaluate.jobs import FINGERPRINT, Job, check_runtime, result_path
 from sap_model.evaluate.results import ORACLE, RESULTS
 from sap_model.evaluate.score_panorama import ObjectResult, score_panorama
 from sap_model.predict.methods import Method, make
+from sap_model.predict.predictor import default_batch
 
 FILE = pa.schema(
     [
@@ -43,6 +45,13 @@ def choose(objects: list[dict[str, Any]], settings: EvalSettings) -> list[dict[s
     return [thing for thing in kept if thing["id"] in chosen]
 
 
+def machine_of(device: str) -> str:
+    """The name of this machine's GPU or CPU, for the record."""
+    import torch
+
+    return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+
+
 class Worker:
     """Evaluates panoramas. One lives in each of Ray's processes, for as long as it does."""
 
@@ -59,6 +68,7 @@ class Worker:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
         self.settings, self.folder = settings, folder
+        self.machine = machine_of("cpu")
         self.method = lru_cache(maxsize=1)(self._make)  # one model in memory at a time
 
     @cached_property
@@ -76,7 +86,11 @@ class Worker:
         found = score_panorama(method, decode_image(row["image"]), things, rounds)
         table = pa.Table.from_pylist([self._record(job.method, row, one) for one in found], FILE)
         seconds = time.monotonic() - started
-        about = {FINGERPRINT: job.panorama.fingerprint, b"seconds": f"{seconds:.3f}"}
+        about = {
+            FINGERPRINT: job.panorama.fingerprint,
+            b"seconds": f"{seconds:.3f}",
+            b"machine": self.machine,
+        }
         file = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(about), file, compression="zstd")
         write_atomic(result_path(self.folder, self.settings, job), file.getvalue())
@@ -90,18 +104,29 @@ class Worker:
             from sap_model.model.checkpoints import load
 
             model = load(settings.size, weights, settings.side)
+            model.precision = settings.precision
+            device = model.device.type
+            batch = settings.max_batch or default_batch(device)
+            runtime = {"device": device, "precision": model.computes_in, "batch": batch}
+            check_runtime(self.folder, settings, name, runtime)
+            self.machine = machine_of(device)
         return make(
             name,
             model,
             settings.scan,
             settings.side,
             settings.fusion,
+            settings.corrections,
+            cycles=settings.cycles,
+            visits=settings.visits,
+            prompted=settings.prompted,
+            max_batch=settings.max_batch,
         )
 
     def _record(self, name: str, row: dict[str, Any], one: ObjectResult) -> dict[str, Any]:
         thing = one.thing
         return {
-            "method": name,
+            "method": label_of(self.settings, name),
             "model": model_of(self.settings, name),
             "benchmark": self.settings.benchmark,
             "scene_id": row["scene_id"],

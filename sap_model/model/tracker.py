@@ -24,9 +24,14 @@ from PIL import Image
 from sam2.sam2_video_predictor import SAM2VideoPredictor
 from torch import Tensor
 
+from sap_model.names import Precision
+
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of the colours in [0, 1], as in SAM2's `load_video_frames`."""
 
+
+MASK_RANGE = 32.0
+"""Logits of a mask prompt beyond ± this are clipped, as SAM2 does it."""
 
 AT_ONCE = 24
 """Queries that go through the mask decoder together."""
@@ -52,6 +57,8 @@ class PromptBatch:
     else (SAM2's initial conditioning frames)."""
     corrections: Mapping[int, Points] = field(default_factory=dict)
     """Frame: clicks that are added where the object is followed from memory."""
+    masks: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    """Frame with clicks: (B, S / 4, S / 4) logits that the clicks correct."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,9 @@ class ScanTracker(SAM2VideoPredictor):
 
     pred_obj_scores: bool  # SAM2's own: whether masks are gated by the object score
 
+    precision: Precision = "auto"
+    """What it computes in."""
+
     @torch.inference_mode()
     def encode(self, frames: NDArray[np.uint8], at_once: int = 4) -> Features:
         """Features of N views.
@@ -166,12 +176,16 @@ class ScanTracker(SAM2VideoPredictor):
         # how far back a frame looks for masks; pointers, which are small, are looked up further
         reach = self.num_maskmem * self.memory_temporal_stride_for_eval
         for frame, points in sorted(batch.conditioning.items()):
-            conditioned[frame] = self._segment(state, outputs, frame, points, alone=True)
+            masks = batch.masks.get(frame)
+            conditioned[frame] = self._segment(state, outputs, frame, points, masks, alone=True)
         for frame in range(batch.views.shape[1]):
             output = conditioned.get(frame)
             if output is None:
                 clicks = batch.corrections.get(frame)
-                output = followed[frame] = self._segment(state, outputs, frame, clicks, alone=False)
+                masks = batch.masks.get(frame)
+                output = followed[frame] = self._segment(
+                    state, outputs, frame, clicks, masks, alone=False
+                )
             if offload_state_to_cpu and self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # SAM2 does not wait for its copies
             yield Visit(
@@ -229,7 +243,13 @@ class ScanTracker(SAM2VideoPredictor):
         ]
 
     def _segment(
-        self, state: dict, outputs: dict, frame: int, points: Points | None, alone: bool
+        self,
+        state: dict,
+        outputs: dict,
+        frame: int,
+        points: Points | None,
+        masks: NDArray[np.float32] | None,
+        alone: bool,
     ) -> dict[str, Any]:
         """What SAM2 stores of one frame, with the estimated IoUs added.
 
@@ -237,6 +257,7 @@ class ScanTracker(SAM2VideoPredictor):
             state, outputs: Of `follow`.
             frame: Its number.
             points: Clicks on it, if any.
+            masks: (B, S / 4, S / 4) logits that the clicks correct, if any.
             alone: Segment it from its clicks as a single image, without memory of other frames.
         """
         with self._precision(), self._gating(state["gated"]):
@@ -250,6 +271,7 @@ class ScanTracker(SAM2VideoPredictor):
                 mask_inputs=None,
                 reverse=False,
                 run_mem_encoder=True,
+                prev_sam_mask_logits=None if masks is None else self._to_mask_prompt(masks),
             )
         output["ious"] = self._ious
         return output
@@ -292,6 +314,10 @@ class ScanTracker(SAM2VideoPredictor):
         labels = torch.from_numpy(points.labels).to(self.device)
         return {"point_coords": coords, "point_labels": labels}
 
+    def _to_mask_prompt(self, masks: NDArray[np.float32]) -> Tensor:
+        """Logits (B, s, s) as a prompt, within the range that SAM2's own predictor keeps."""
+        return torch.from_numpy(masks)[:, None].to(self.device).clamp(-MASK_RANGE, MASK_RANGE)
+
     @contextmanager
     def _gating(self, gated: bool) -> Iterator[None]:
         """Have SAM2 look at the object score, or not, for a while."""
@@ -302,5 +328,11 @@ class ScanTracker(SAM2VideoPredictor):
             self.pred_obj_scores = before
 
     def _precision(self) -> torch.autocast:
-        """bfloat16 on GPUs, as in SAM2's examples; float32 on CPUs."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.computes_in == "bf16")
+
+    @property
+    def computes_in(self) -> Precision:
+        """What auto means here: bf16 on GPUs, as in SAM2's examples, and float32 on CPUs."""
+        if self.precision == "auto":
+            return "bf16" if self.device.type == "cuda" else "float32"
+        return self.precision

@@ -51,7 +51,15 @@ def segment(request: Predict) -> str:
     if checkpoint is None:
         raise UserError(f"method {request.method} needs the truth, not clicks: choose another")
     model = load(size, request.checkpoint or checkpoint, request.image_size)
-    method = make(request.method, model, fusion=request.fusion)
+    model.precision = request.precision
+    method = make(
+        request.method,
+        model,
+        fusion=request.fusion,
+        cycles=request.cycles,
+        visits=request.visits,
+        prompted=request.prompted,
+    )
     loaded = time.monotonic()
     method.set_panorama(picture.pixels)
     encoded = time.monotonic()

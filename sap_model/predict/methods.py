@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from sap_model.clicks import Click
 from sap_model.model.checkpoints import sap_weights
 from sap_model.model.tracker import ScanTracker
+from sap_model.names import Corrections
 from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
 from sap_model.predict.prompts import Views
 from sap_model.predict.warp import WarpPredictor, ZoomPredictor
@@ -40,6 +41,8 @@ class Prompt:
     """All clicks so far, in panorama pixels."""
     truth: NDArray[np.bool_] | None = None
     """(H, W), the object itself. Only the oracle looks at it, and it needs it."""
+    previous: NDArray[np.float32] | None = None
+    """`Prediction.logits` that the clicks correct; only methods that correct masks look at it."""
 
 
 class Method(Protocol):
@@ -60,23 +63,24 @@ class MethodSpec:
     weights: Weights
     """Whose weights the method is meant for: Meta's, fine-tuned ones, or none at all."""
     views: ViewsOf = PerspectiveViews
+    one_view: bool = False
+    """Whether the panorama is one image: nothing is fused, and, as in SAM2's image predictor, the
+    object score does not empty masks."""
     overlap: float | None = None
     """Overlap of the scan in place of the one that is asked for."""
-    gated: bool = True
-    """Whether an object that is judged absent has no mask; SAM2's image predictor has no gate."""
     geometry: type[WarpPredictor] | None = None
     """The predictor of a method that joins views by geometry instead of memory."""
 
 
 METHODS = {
     "sam2": MethodSpec(
-        "the whole panorama, stretched to SAM2's square input", "official", WholeView, gated=False
+        "the whole panorama, stretched to SAM2's square input", "official", WholeView, one_view=True
     ),
     "sam2-pad": MethodSpec(
         "the whole panorama, padded to SAM2's square input",
         "official",
         partial(WholeView, fit="pad"),
-        gated=False,
+        one_view=True,
     ),
     "scan": MethodSpec("SAM2 along the scan, without training (SAM2+scan)", "official"),
     "warp": MethodSpec(
@@ -100,7 +104,7 @@ METHODS = {
         "no scan, neither in training nor here (table 5, row 1)",
         "fine-tuned",
         WholeView,
-        gated=False,
+        one_view=True,
     ),
     "oracle": MethodSpec("the truth through the scan's views and back: the ceiling", "none"),
 }
@@ -116,6 +120,7 @@ def make(
     scan: Scan | None = None,
     view_size: int | None = None,
     fusion: Fusion = "max",
+    corrections: Corrections = "clicks",
     **options: Any,
 ) -> Method:
     """A method that is ready for `set_panorama`.
@@ -127,6 +132,8 @@ def make(
         view_size: L of the views; the model's input size, or 1024 without a model.
         fusion: "max" (the paper's) or "mean". `warp` and `zoom` always take the mean: a wrong
             mask that was warped would otherwise never be outvoted.
+        corrections: Whether corrections are given clicks alone, or the previous masks as well;
+            predictions then have logits. `warp`, `zoom` and the oracle know clicks alone.
         options: Further arguments of `SapPredictor`; `warp` and `zoom` take `GEOMETRY_OPTIONS` of
             them.
 
@@ -147,10 +154,10 @@ def make(
         spec.views,
         view_size,
         fusion=fusion,
-        gated=spec.gated,
+        gated=not spec.one_view,
         **options,
     )
-    return ClickMethod(predictor)
+    return ClickMethod(predictor, corrections)
 
 
 def checkpoint_of(
@@ -181,16 +188,23 @@ def checkpoint_of(
 
 
 class ClickMethod:
-    """A predictor as a method: it sees the clicks and nothing else."""
+    """A predictor as a method: it sees clicks, and the masks that they correct if it is to."""
 
-    def __init__(self, predictor: SapPredictor | WarpPredictor) -> None:
+    def __init__(
+        self, predictor: SapPredictor | WarpPredictor, corrections: Corrections = "clicks"
+    ) -> None:
         self.predictor = predictor
+        self.corrections = corrections
 
     def set_panorama(self, image: NDArray[np.uint8]) -> None:
         self.predictor.set_panorama(image)
 
     def predict_many(self, prompts: Sequence[Prompt], scores: bool = False) -> list[Prediction]:
-        return self.predictor.predict_many([prompt.clicks for prompt in prompts], scores)
+        clicks = [prompt.clicks for prompt in prompts]
+        if self.corrections == "masks" and isinstance(self.predictor, SapPredictor):
+            previous = [prompt.previous for prompt in prompts]
+            return self.predictor.predict_many(clicks, scores, logits=True, previous=previous)
+        return self.predictor.predict_many(clicks, scores)
 
 
 class Oracle:

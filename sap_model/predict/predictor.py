@@ -6,7 +6,8 @@
     several = predictor.predict_many([[Click(…)], [Click(…), Click(…)], …])
 
 Each call segments from all clicks it is given, over the features of `set_panorama`. To correct a
-mask, call again with the clicks so far and the new one: nothing is remembered between calls.
+mask, call again with the clicks so far and the new one: nothing is remembered between calls. SAM2
+also gives a correction the mask that it corrects: ask for `logits`, and pass them as `previous`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,14 +24,13 @@ from torch.nn.functional import interpolate
 from pipeline.errors import UserError
 from sap_model.clicks import Click
 from sap_model.model.tracker import Features, PromptBatch, ScanTracker
-from sap_model.predict.prompts import Prompted, Views, batches, plan_prompts
+from sap_model.names import Prompted, Visits
+from sap_model.predict.prompts import Views, batches, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import SOFT_RANGE, Fusion, PerspectiveViews, soft_masks
 
 ViewsOf = Callable[[Scan, int, int], Views]
 """Views of a scan, L pixels a side, of panoramas W pixels wide."""
-
-Visits = Literal["last", "all"]
 
 ABSENT = -1024.0
 """SAM2's logit, on every pixel, of an object that is not in the frame."""
@@ -52,6 +51,11 @@ class Prediction:
     """(N, S / 4, S / 4) SAM2's logits per view, -1024 where the object is absent; on request."""
     view_ious: NDArray[np.float32] | None = None
     """(N,) estimated IoU per view; on request, with `logits`."""
+
+
+def default_batch(device: str) -> int:
+    """Objects that are followed at the same time on a device of a type."""
+    return 1 if device == "cpu" else 8
 
 
 class SapPredictor:
@@ -76,7 +80,8 @@ class SapPredictor:
         scan: The trajectory, the paper's unless told otherwise.
         views: `PerspectiveViews`, or `ErpWindowViews` for the ablation.
         view_size: L, the side of a rendered view; the model's input size unless told otherwise.
-        cycles: How often the scan is run through.
+        cycles: How often the scan is run through. The paper's 2 score the same as 1 and take
+            twice the time (docs/results.md).
         fusion: "max" (the paper's) or "mean".
         visits: Which visits to a view count, "last" or "all".
         prompted: Which visits to a view that sees clicks are prompted: "every" or "first", which
@@ -95,7 +100,7 @@ class SapPredictor:
         scan: Scan | None = None,
         views: ViewsOf = PerspectiveViews,
         view_size: int | None = None,
-        cycles: int = 2,
+        cycles: int = 1,
         fusion: Fusion = "max",
         visits: Visits = "last",
         prompted: Prompted = "every",
@@ -105,7 +110,7 @@ class SapPredictor:
         gated: bool = True,
     ) -> None:
         if max_batch is None:
-            max_batch = 1 if model.device.type == "cpu" else 8
+            max_batch = default_batch(model.device.type)
         if cycles < 1 or max_batch < 1 or encode_batch < 1:
             raise UserError("cycles, max_batch and encode_batch: choose 1 or more")
         if visits not in ("last", "all"):
@@ -149,7 +154,11 @@ class SapPredictor:
         return self.predict_many([clicks], scores, logits)[0]
 
     def predict_many(
-        self, objects: Sequence[Sequence[Click]], scores: bool = False, logits: bool = False
+        self,
+        objects: Sequence[Sequence[Click]],
+        scores: bool = False,
+        logits: bool = False,
+        previous: Sequence[NDArray[np.float32] | None] = (),
     ) -> list[Prediction]:
         """Segment several objects, each from its own clicks and from its own start of the scan.
 
@@ -159,6 +168,8 @@ class SapPredictor:
             objects: For each, all its clicks so far: (x, y, label) in panorama pixels.
             scores: Also give soft masks (33 MB each at 4K).
             logits: Also give each view's logits.
+            previous: For each object the logits (N, S / 4, S / 4) of the prediction that its clicks
+                correct, or None. They are given to the views that see a click, as SAM2 does it.
 
         Returns:
             Predictions in the order of the objects. One whose positive clicks no view sees, which
@@ -180,7 +191,7 @@ class SapPredictor:
             Prediction(nothing, 0.0, nothing.astype(np.float32) if scores else None)
             for _ in objects
         ]
-        for indices, batch in batches(plans, self.max_batch):
+        for indices, batch in batches(plans, self.max_batch, previous):
             seen, ious = self._follow(features, batch)
             clicked = batch.views[:, list(batch.conditioning)]
             for row, index in enumerate(indices):

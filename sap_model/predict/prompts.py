@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from sap_model.clicks import NEGATIVE, POSITIVE, Click
 from sap_model.model.tracker import Points, PromptBatch
+from sap_model.names import Prompted
 from sap_model.scan.views import Fusion, Sighting
 
 
@@ -59,9 +60,6 @@ class Views(Protocol):
 
     def soft_panorama(self, masks: NDArray, fusion: Fusion = "max") -> NDArray[np.float32]: ...
 
-
-Prompted = Literal["every", "first"]
-"""Which visits to a view that sees clicks are prompted."""
 
 Spots = tuple[tuple[float, float, int], ...]
 """Clicks on one view: u, v in pixels of the model's input, and the label."""
@@ -150,24 +148,45 @@ def first_of(views: Sequence[int], count: int) -> int:
 
 
 def batches(
-    plans: Sequence[PromptPlan | None], limit: int
+    plans: Sequence[PromptPlan | None],
+    limit: int,
+    previous: Sequence[NDArray[np.float32] | None] = (),
 ) -> Iterator[tuple[list[int], PromptBatch]]:
-    """Objects of equal shape, at most `limit` at a time: their indices, and what to follow."""
+    """Objects of equal shape, at most `limit` at a time: their indices, and what to follow.
+
+    Args:
+        plans: Of all objects.
+        limit: Objects of a batch, at most.
+        previous: For each object, the logits (N, s, s) of its views that its clicks correct, or
+            None; by default nothing is corrected.
+    """
+    previous = previous or [None] * len(plans)
     groups: dict[tuple, list[int]] = defaultdict(list)
     for index, each in enumerate(plans):
         if each is not None:
-            groups[each.shape].append(index)
+            groups[each.shape, previous[index] is None].append(index)
     for indices in groups.values():
         for first in range(0, len(indices), limit):
             chosen = indices[first : first + limit]
-            yield chosen, _batch([each for i in chosen if (each := plans[i]) is not None])
+            yield (
+                chosen,
+                _batch(
+                    [each for i in chosen if (each := plans[i]) is not None],
+                    [masks for i in chosen if (masks := previous[i]) is not None],
+                ),
+            )
 
 
-def _batch(plans: list[PromptPlan]) -> PromptBatch:
+def _batch(plans: list[PromptPlan], previous: list[NDArray[np.float32]]) -> PromptBatch:
+    prompted = (*plans[0].conditioning, *plans[0].corrections) if previous else ()
     return PromptBatch(
         np.array([each.views for each in plans], np.int64),
         {t: _points([each.conditioning[t] for each in plans]) for t in plans[0].conditioning},
         {t: _points([each.corrections[t] for each in plans]) for t in plans[0].corrections},
+        {
+            t: np.stack([seen[each.views[t]] for each, seen in zip(plans, previous, strict=True)])
+            for t in prompted
+        },
     )
 
 

@@ -109,7 +109,8 @@ def refuse_others(records: Mapping[str, Record], scores: Mapping[str, Any]) -> N
     """
     strange, scored = set(), {about["method"] for about in scores["methods"]}
     for about in scores["methods"]:
-        name = "sap-nano" if about["method"] == "sap" else "sam2-nano"
+        ours = about["method"].split("-")[0] == "sap"  # also with another fusion
+        name = "sap-nano" if ours else "sam2-nano"
         if about.get("weights_sha256", records[name]["sha256"]) != records[name]["sha256"]:
             strange.add(about["method"])  # the oracle has no weights
     if strange or "sap" not in scored:

@@ -12,13 +12,11 @@ from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.mix import Mix, parse_mix
 from pipeline.setting import Settings, setting
-from sap_model.names import SIZE_HELP, Prompted, TrainedMethod
+from sap_model.names import SIZE_HELP, Precision, Prompted, TrainedMethod
 
 SOURCES = ("panoramas", "crops", "sa1b", "sav")
 """Where clips come from: the scan over our shards; perspective crops of them (the stand-in for
 SAM2's own data at nano scale); SAM2's own data."""
-
-Precision = Literal["auto", "bf16", "float32"]
 
 MAX_OBJECTS = 8
 """Objects of one clip: their masks share bytes, a bit for each."""

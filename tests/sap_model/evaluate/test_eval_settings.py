@@ -10,8 +10,10 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.errors import UserError
-from sap_model.evaluate.eval_settings import EvalSettings, provenance
+from sap_model.evaluate.eval_settings import EvalSettings, label_of, provenance
 from sap_model.model import checkpoints
+from sap_model.scan.trajectory import Scan
+from sap_model.train.settings import TrainSettings
 
 
 @pytest.fixture
@@ -30,7 +32,9 @@ def sha256(path: Path) -> str:
 def test_nano_takes_what_comes_with_the_package(shipped):
     nano = EvalSettings(data="", size="nano")
     assert nano.side == 256
-    assert [nano.weights_of(m) for m in nano.methods] == [None, "official", "official", "sap-nano"]
+    assert nano.methods == ("oracle", "sam2", "sam2-pad", "scan", "sap")
+    weights = [nano.weights_of(method) for method in nano.methods]
+    assert weights == [None, "official", "official", "official", "sap-nano"]
     for method, name in (("sam2", "sam2_nano.pt"), ("sap", "sap_nano.pt")):
         about = provenance(nano, method)
         assert about["weights_sha256"] == sha256(shipped / name)
@@ -57,8 +61,7 @@ def test_weights_of_the_scan_are_not_taken_for_those_of_an_ablation(shipped):
             EvalSettings(data="", methods=(method,), size="nano")
 
 
-def test_results_of_official_sizes_rest_on_what_they_always_did(weights):
-    """Written down when IMAGE_SIZE had the default 1024 for every size."""
+def test_provenance_names_all_that_results_depend_on(weights):
     large = EvalSettings(data="", methods=("sam2",), sam2=str(weights))
     about = provenance(large, "sam2")
     assert about.pop("weights_sha256") == sha256(weights)
@@ -69,13 +72,39 @@ def test_results_of_official_sizes_rest_on_what_they_always_did(weights):
         "fov": 90.0,
         "overlap": 0.5,
         "fusion": "max",
+        "cycles": 1,
+        "visits": "last",
+        "prompted": "every",
         "clicks": 3,
+        "corrections": "clicks",
         "structure": True,
         "objects": None,
         "size": "large",
         "method": "sam2",
     }
     assert provenance(large, "oracle")["image_size"] == 1024
+    assert provenance(large, "warp")["fusion"] == "mean"
+
+
+def test_variants_of_a_method_have_names_that_say_what_differs(weights):
+    given = EvalSettings(
+        data="", sam2=str(weights), checkpoint=str(weights), fusion="mean", corrections="masks"
+    )
+    labels = {method: label_of(given, method) for method in ("oracle", "sam2", "sap", "warp")}
+    assert labels == {
+        "oracle": "oracle-mean",
+        "sam2": "sam2-masks",
+        "sap": "sap-mean-masks",
+        "warp": "warp",
+    }
+    assert provenance(given, "sap")["method"] == "sap-mean-masks"
+    assert label_of(replace(given, fusion="max", corrections="clicks"), "sap") == "sap"
+
+
+def test_training_and_evaluation_agree_on_the_scan():
+    trained, scored = TrainSettings(data=("shards",)), EvalSettings
+    assert trained.clip_frames == scored.cycles * len(Scan())
+    assert trained.prompted == scored.prompted
 
 
 def test_missing_weights_are_one_line_of_the_command(shards, tmp_path, monkeypatch, capsys):

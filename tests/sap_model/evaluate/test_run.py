@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -172,17 +173,37 @@ def test_each_method_has_its_weights_and_all_rounds(compared):
 
 
 def test_the_fusion_is_the_one_that_was_asked_for(compared, tmp_path):
+    """A variant of a method stands beside the method, in the same folder and tables."""
     scan, _, folder = compared
-    mean = replace(scan, fusion="mean", clicks=1)
-    evaluate(mean, tmp_path)
-    areas = [
-        [coco.area({"size": [128, 256], "counts": row["prediction"]}) for row in rows]
-        for rows in (
-            results(tmp_path, mean),
-            [r for r in results(folder, scan) if r["method"] == "scan" and r["clicks"] == 1],
+    shutil.copytree(folder, tmp_path / "eval")
+    mean = replace(scan, fusion="mean", clicks=3)
+    evaluate(mean, tmp_path / "eval")
+    rows = results(tmp_path / "eval", scan)
+    areas = {
+        label: sum(
+            coco.area({"size": [128, 256], "counts": row["prediction"]})
+            for row in rows
+            if row["method"] == label and row["clicks"] == 1
         )
-    ]
-    assert sum(areas[0]) < sum(areas[1])  # a maximum is larger than a mean
+        for label in ("scan", "scan-mean")
+    }
+    assert 0 < areas["scan-mean"] < areas["scan"], "a maximum is larger than a mean"
+    assert "| scan-mean-nano |" in report(tmp_path / "eval", scan)
+
+
+def test_corrections_may_come_with_the_previous_masks(compared, tmp_path):
+    scan, _, folder = compared
+    evaluate(replace(scan, corrections="masks"), tmp_path)
+    masks, clicks = (
+        {(row["object_id"], row["clicks"]): row for row in results(path, scan)
+         if row["method"].startswith("scan")}
+        for path in (tmp_path, folder)
+    )  # fmt: skip
+    assert masks.keys() == clicks.keys()
+    for (_, number), row in masks.items():
+        assert row["method"] == "scan-masks"
+        other = clicks[row["object_id"], number]["prediction"]
+        assert (row["prediction"] == other) == (number == 1)
 
 
 def test_what_was_added_one_by_one_is_reported_together(compared):
@@ -210,7 +231,9 @@ def test_a_file_is_no_folder(settings, tmp_path):
     ("change", "named"),
     [
         ({"clicks": 2}, "clicks"),
-        ({"fusion": "mean"}, "fusion"),
+        ({"cycles": 2}, "cycles"),
+        ({"visits": "all"}, "visits"),
+        ({"prompted": "first"}, "prompted"),
         ({"image_size": 128}, "image_size"),
     ],
 )
@@ -219,6 +242,39 @@ def test_results_of_other_settings_do_not_mix(done, change, named):
     with pytest.raises(UserError, match=f"holds results of other settings .*{named}") as caught:
         evaluate(replace(settings, **change), folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"precision": "bf16"}, "precision"), ({"max_batch": 8}, "batch")]
+)
+def test_results_of_other_runtimes_do_not_mix(done, change, named):
+    settings, folder = done
+    (lost, *_) = (folder / "results" / "infinigen" / "sam2-nano").glob("*.parquet")
+    kept = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(UserError, match=rf"holds results of other settings \({named} differ"):
+        evaluate(replace(settings, **change), folder)
+    lost.write_bytes(kept)
+    (about,) = (m.about for m in read_benchmark(lost.parents[1], wanted(settings))[0]
+                if m.name == "sam2-nano")  # fmt: skip
+    assert (about["device"], about["precision"], about["batch"]) == ("cpu", "float32", 1)
+
+
+def test_thresholds_of_sizes_apply_to_results_that_exist(done):
+    settings, folder = done
+    areas = np.array([row["area"] for row in results(folder, settings) if row["method"] == "sam2"])
+    medium, large = np.quantile(areas, [0.3, 0.6])
+
+    def counts():
+        tables = json.loads((folder / "tables.json").read_text())["tables"]
+        return [column["instances"] for column in tables[0]["columns"][1:4]]
+
+    text = write_report(folder, settings.benchmark, wanted(settings), (medium, large))
+    assert f"Medium from {medium:g} pixels" in text
+    expected = [(areas < medium).sum(), (areas < large).sum(), len(areas)]
+    assert counts() == [*np.diff([0, *expected])]
+    report(folder, settings)
+    assert counts() != [*np.diff([0, *expected])]
 
 
 def test_other_weights_do_not_mix(done, tmp_path):

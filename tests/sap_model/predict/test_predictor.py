@@ -13,6 +13,7 @@ from sam2.sam2_video_predictor import SAM2VideoPredictor
 from pipeline.errors import UserError
 from sap_model.clicks import Click
 from sap_model.model.build import build
+from sap_model.model.tracker import Points, PromptBatch
 from sap_model.predict.predictor import ABSENT, SapPredictor
 from sap_model.predict.prompts import PromptPlan, batches, plan_prompts
 from sap_model.scan.trajectory import Scan
@@ -77,6 +78,47 @@ def test_masks_are_sam2s_own(tmp_path, size, presence, cycles):
     absent = sum(logits.max() == ABSENT for logits in expected)
     assert 0 < absent < len(expected) if presence == SOME else absent == 0
     assert max(logits.std() for logits in expected) > 1
+
+
+def test_a_correction_of_a_mask_is_sam2s_own(tmp_path):
+    """Two clicks on one frame, the second with the mask that it corrects."""
+    views = PerspectiveViews(Scan(), 64, WIDTH)
+    decoded = folder_of(views.render(panorama())[:1], tmp_path / "frames")
+    model = build("nano", 64, target="sam2.sam2_video_predictor.SAM2VideoPredictor")
+    model.load_state_dict(responsive().state_dict())
+    state = model.init_state(str(tmp_path / "frames"))
+    clicks = np.array([[30, 30], [40, 12]], np.float32)
+    model.add_new_points_or_box(state, 0, 1, clicks[:1], np.array([1], np.int32))
+    (first,) = (frame["pred_masks"].numpy() for frame in
+                state["temp_output_dict_per_obj"][0]["cond_frame_outputs"].values())  # fmt: skip
+    model.add_new_points_or_box(
+        state, 0, 1, clicks[1:], np.array([0], np.int32), clear_old_points=False
+    )
+    (expected,) = (frame["pred_masks"].numpy() for frame in
+                   state["temp_output_dict_per_obj"][0]["cond_frame_outputs"].values())  # fmt: skip
+
+    ours = responsive()
+    features = ours.encode(decoded)
+    points = Points(clicks[None], np.array([[1, 0]], np.int32))
+    frames = np.zeros((1, 1), np.int64)
+    (plain,) = ours.follow(features, PromptBatch(frames, {0: points}))
+    batch = PromptBatch(frames, {0: points}, masks={0: first[:, 0]})
+    (corrected,) = ours.follow(features, batch)
+    assert abs(corrected.logits.numpy() - expected[0]).max() <= 1e-4
+    assert abs(corrected.logits - plain.logits).max() > 0.1
+
+
+def test_previous_masks_reach_the_views_that_see_a_click(predictor):
+    first = predictor.predict([AHEAD], logits=True)
+    clicks = [AHEAD, Click(110, 50, 1)]
+    plain = predictor.predict(clicks, logits=True)
+    same, corrected = predictor.predict_many(
+        [clicks, clicks], logits=True, previous=[None, first.logits]
+    )
+    assert np.array_equal(same.logits, plain.logits)
+    change = abs(corrected.logits - plain.logits).max(axis=(1, 2))
+    seen = {s.view for x, y, _ in clicks for s in predictor._views.visible(x, y)}
+    assert change[list(seen)].min() > 1e-3
 
 
 @pytest.mark.parametrize("side", [64, 96])
@@ -172,23 +214,24 @@ def test_turning_the_panorama_turns_the_answer(predictor):
 
 
 def test_the_last_visit_counts_or_both(predictor):
-    one, two = (
-        SapPredictor(predictor.model, cycles=cycles, visits=visits)
-        for cycles, visits in ((1, "last"), (2, "all"))
+    last, both = (
+        SapPredictor(predictor.model, cycles=2, visits=visits) for visits in ("last", "all")
     )
-    for other in (one, two):
+    for other in (last, both):
         other.set_panorama(panorama())
-    last = predictor.predict([AHEAD], logits=True).logits
-    both = two.predict([AHEAD], logits=True).logits
+    once, last, both = (
+        each.predict([AHEAD], logits=True).logits for each in (predictor, last, both)
+    )
     assert (both >= last - 1e-6).all()
     assert (both > last + 1e-6).any()
-    assert abs(one.predict([AHEAD], logits=True).logits - last).max() > 1e-4
+    assert abs(once - last).max() > 1e-4
 
 
 def test_clicked_views_may_be_followed_on_the_second_visit(predictor):
-    sparing = SapPredictor(predictor.model, prompted="first")
-    sparing.set_panorama(panorama())
-    every, first = (each.predict([AHEAD], logits=True).logits for each in (predictor, sparing))
+    both = [SapPredictor(predictor.model, cycles=2, prompted=each) for each in ("every", "first")]
+    for each in both:
+        each.set_panorama(panorama())
+    every, first = (each.predict([AHEAD], logits=True).logits for each in both)
     clicked = [sighting.view for sighting in predictor._views.visible(AHEAD.x, AHEAD.y)]
     assert abs(every - first)[clicked].max() > 0.1
 
@@ -257,7 +300,7 @@ def test_memories_that_are_out_of_reach_are_dropped(predictor, monkeypatch):
 
     monkeypatch.setattr(predictor.model, "_segment", spy)
     predictor.predict([AHEAD])
-    assert len(held) == 48
+    assert len(held) == 24
     assert max(held) <= 8
 
 
