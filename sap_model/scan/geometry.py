@@ -41,6 +41,10 @@ class Geometry(Protocol):
     def size(self) -> int:
         """L."""
 
+    @property
+    def focal(self) -> float:
+        """Pixels per radian at the centre."""
+
     def to_sphere(self, pitch: float, u: ArrayLike, v: ArrayLike) -> tuple[Floats, Floats]:
         """Relative longitude in [-pi / 2, pi / 2] and latitude of view pixels (...)."""
 
@@ -70,7 +74,7 @@ class Perspective:
 
     @property
     def focal(self) -> float:
-        """f in pixels."""
+        """f in pixels, which is also how many there are per radian at the centre."""
         return (self.size - 1) / (2 * np.tan(np.radians(self.fov) / 2))
 
     def to_sphere(self, pitch: float, u: ArrayLike, v: ArrayLike) -> tuple[Floats, Floats]:
@@ -118,6 +122,10 @@ class ErpWindow:
     """Degrees."""
     size: int
     """L."""
+
+    @property
+    def focal(self) -> float:
+        return 1 / self._pixel
 
     @property
     def _pixel(self) -> float:

@@ -7,7 +7,12 @@ column that occurs: none of 1K, 2K, 4K and 8K has more than 5 per row in the sca
 
 Tables hold positions in OpenCV's fixed-point format, rounded to 1/32 pixel: 6 bytes per pixel. For
 the default scan at 4K and L = 1024 that is 19 MB for reading a panorama and 32 MB for writing one
-(at 8K 19 and 126 MB); reading ids takes another 13 MB.
+(at 8K 75 and 126 MB); reading ids takes another 13 MB.
+
+Views whose pixels are at least twice as large as the panorama's are antialiased: every pixel is the
+mean of n × n samples, which lie about as densely as the panorama's pixels. 8K with L = 1024 has
+n = 2, 4K with L = 256 has n = 5; 4K with L = 1024 has n = 1, as in the paper. (A smaller panorama
+would lose detail at a view's corners, where its pixels are up to three times as dense.)
 """
 
 from __future__ import annotations
@@ -32,6 +37,9 @@ OUTSIDE = -16.0
 
 ROUNDING = 1e-9
 """Share of a pixel by which rounding may move a border across a pixel's centre."""
+
+MOST_SAMPLES = 8
+"""Samples along each side of a view's pixel, at most: tables take 6 bytes for each."""
 
 
 class RemapTable(NamedTuple):
@@ -80,6 +88,9 @@ class Maps:
         """Columns on each side of a view's centre that it may read, with a margin."""
         self.strip = 2 * self.reach + 2
         """Columns of the strip of the padded panorama that one view reads."""
+        spacing = width / (2 * math.pi * geometry.focal)
+        self.samples = min(max(1, math.floor(spacing + ROUNDING)), MOST_SAMPLES)
+        """Samples of the panorama along each side of a view's pixel."""
         self.places = [self._place(scan, view) for view in scan.views]
         kinds = len({(place.pitch, place.fraction) for place in self.places})
         self.reading = lru_cache(kinds)(self._reading)
@@ -96,11 +107,11 @@ class Maps:
         return Place(math.radians(view.pitch), column % self.width, centre - column)
 
     def _reading(self, pitch: float, fraction: Fraction) -> RemapTable:
-        """For each view pixel (L, L) its position in a padded strip of the panorama.
+        """For each sample (n L, n L) of a view its position in a padded strip of the panorama.
 
         The strip begins `reach` columns before the centre's column and one row above the panorama.
         """
-        return _table(*self._positions(pitch, fraction))
+        return _table(*self._positions(pitch, fraction, self.samples))
 
     def _nearest(self, pitch: float, fraction: Fraction) -> NDArray[np.int16]:
         """For each view pixel (L, L, 2) the column and row of the strip's nearest pixel.
@@ -113,8 +124,11 @@ class Maps:
         nearest[..., 1] = np.clip(nearest[..., 1], 1, self.height)
         return nearest
 
-    def _positions(self, pitch: float, fraction: Fraction) -> tuple[sphere.Floats, sphere.Floats]:
-        pixels = np.arange(self.geometry.size)
+    def _positions(
+        self, pitch: float, fraction: Fraction, samples: int = 1
+    ) -> tuple[sphere.Floats, sphere.Floats]:
+        pixels = (np.arange(samples * self.geometry.size) + 0.5) / samples - 0.5
+        pixels = np.clip(pixels, 0, self.geometry.size - 1)  # a pole may lie on the border
         lon, lat = self.geometry.to_sphere(pitch, pixels, pixels[:, None])
         x, y = sphere.lonlat_to_pixel(lon, lat, self.width, self.height)
         return x - (self.width - 1) / 2 + self.reach + float(fraction), y + 1

@@ -63,7 +63,8 @@ class Projector(Protocol):
     """H."""
 
     def render(self, panorama: NDArray) -> NDArray:
-        """Views (N, L, L, C) of a panorama (H, W, C), or (N, L, L) of (H, W): bilinear.
+        """Views (N, L, L, C) of a panorama (H, W, C), or (N, L, L) of (H, W): bilinear, antialiased
+        where a view's pixels are larger than the panorama's (`maps`).
 
         Args:
             panorama: uint8, uint16, int16, float32 or float64, with up to 4 channels.
@@ -126,10 +127,16 @@ class MappedViews:
             table = self.maps.reading(*key)
             # a few rows of a table serve all its views while they are in the processor's cache
             for top in range(0, self.size, ROWS_AT_ONCE):
-                rows = slice(top, top + ROWS_AT_ONCE)
-                part = table.whole[rows], table.fraction[rows]
+                rows = slice(top, min(top + ROWS_AT_ONCE, self.size))
+                read = slice(self.maps.samples * rows.start, self.maps.samples * rows.stop)
+                part = table.whole[read], table.fraction[read]
                 for i in indices:
-                    cv2.remap(strips[i], *part, cv2.INTER_LINEAR, dst=views[i, rows])
+                    if self.maps.samples == 1:
+                        cv2.remap(strips[i], *part, cv2.INTER_LINEAR, dst=views[i, rows])
+                        continue
+                    fine = cv2.remap(strips[i], *part, cv2.INTER_LINEAR)
+                    shape = self.size, rows.stop - rows.start
+                    cv2.resize(fine, shape, dst=views[i, rows], interpolation=cv2.INTER_AREA)
         return views
 
     def render_ids(self, ids: NDArray) -> NDArray:

@@ -53,9 +53,12 @@ def project(x, y, width: int, view: View, fov: float, size: int):
         return u / w, v / w, depth
 
 
-def view_directions(view: View, fov: float, size: int) -> np.ndarray:
-    """World directions (L, L, 3) of a perspective view's pixels (paper, equation 3)."""
-    u, v = np.meshgrid(np.arange(size), np.arange(size))
+def view_directions(view: View, fov: float, size: int, samples: int = 1) -> np.ndarray:
+    """World directions (n L, n L, 3) of n × n samples of a perspective view's pixels (paper,
+    equation 3)."""
+    positions = (np.arange(samples * size) + 0.5) / samples - 0.5
+    positions = positions.clip(0, size - 1)
+    u, v = np.meshgrid(positions, positions)
     rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(intrinsics(fov, size)).T
     rays = rays @ rotation(view).T
     return rays / np.linalg.norm(rays, axis=-1, keepdims=True)

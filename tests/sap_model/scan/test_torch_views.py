@@ -18,9 +18,12 @@ PAIRS = [
         PerspectiveViews(Scan(), 96, 384),
         PerspectiveViews(Scan(90, 0.75), 75, 326),
         ErpWindowViews(Scan(), 96, 384),
+        PerspectiveViews(Scan(), 48, 512),
     )
 ]
-BOTH = pytest.mark.parametrize(("views", "twin"), PAIRS, ids=["default", "uneven", "patches"])
+BOTH = pytest.mark.parametrize(
+    ("views", "twin"), PAIRS, ids=["default", "uneven", "patches", "antialiased"]
+)
 DISCS = [(180, 10, 20), (0, 90, 25), (30, -60, 120), (50, 20, 3)]
 
 
@@ -32,7 +35,7 @@ def test_views(views, twin):
     assert rendered.dtype == torch.float32
     difference = abs(np.floor(rendered.numpy() + 0.5) - views.render(panorama))
     assert difference.max() <= 1
-    assert np.mean(difference > 0) < 0.005
+    assert np.mean(difference > 0) < (0.005 if views.maps.samples == 1 else 0.2)
     exact = views.render(panorama.astype(np.float32))
     np.testing.assert_allclose(rendered.numpy(), exact, rtol=0, atol=0.05)
 

@@ -99,8 +99,11 @@ def test_a_smooth_panorama_gives_the_smooth_views(width):
     exact = peers.smooth_panorama(width)
     rendered = views.render(exact)
     rounded = views.render(np.rint(exact).astype(np.uint8))
+    n = views.maps.samples
+    assert n > 1, "pixels are means"
     for i, view in enumerate(views.scan.views):
-        due = peers.smooth(peers.view_directions(view, 90, 65))
+        fine = peers.smooth(peers.view_directions(view, 90, 65, n))
+        due = fine.reshape(65, n, 65, n, -1).mean(axis=(1, 3))
         assert abs(rendered[i] - due).max() < 0.05  # 1/64 pixel of position
         assert abs(rounded[i] - due).max() < 1.1
 
@@ -114,6 +117,27 @@ def test_8k_panoramas_are_within_opencvs_limits():
     rendered = views.render(np.rint(panorama).astype(np.uint8))
     due = [127.5 + 100 * peers.view_directions(view, 90, 33)[..., 0] for view in views.scan.views]
     assert abs(rendered - np.stack(due)).max() < 1.1
+
+
+@pytest.mark.parametrize(
+    ("width", "size", "samples"), [(4096, 1024, 1), (8192, 1024, 2), (4096, 256, 5), (384, 96, 1)]
+)
+def test_views_are_antialiased_where_the_panorama_is_larger(width, size, samples):
+    assert PerspectiveViews(Scan(), size, width).maps.samples == samples
+
+
+@pytest.mark.parametrize("kind", [PerspectiveViews, ErpWindowViews])
+def test_details_finer_than_a_views_pixels_are_averaged(kind):
+    """Columns that are black and white in turn, five to a pixel of a view: grey."""
+    views = kind(Scan(), 64, 1280)
+    panorama = np.zeros((640, 1280), np.uint8)
+    panorama[:, ::2] = 254
+    rendered = views.render(panorama).astype(float)
+    centre = rendered[:, 16:48, 16:48]
+    assert abs(centre.mean() - 127) < 2
+    assert centre.std() < 30, "72 where positions alone decide"
+    smooth = views.render(np.full((640, 1280), 77, np.uint8))
+    assert (smooth == 77).all()
 
 
 def test_orientation_agrees_with_py360convert():
