@@ -117,14 +117,14 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
         return Response(status_code=204)
 
     async def picture(request: Request) -> Response:
-        session = await work(sessions.session, request.path_params["session"])
-        return Response(await work(picture_jpeg, session.image), media_type="image/jpeg")
+        opened = await work(sessions.opened, request.path_params["session"])
+        return Response(await work(picture_jpeg, opened.image), media_type="image/jpeg")
 
     async def views(request: Request) -> Response:
-        session = await work(sessions.session, request.path_params["session"])
-        if session.views is None:
+        opened = await work(sessions.opened, request.path_params["session"])
+        if opened.views is None:
             raise NotFoundError("the views are not ready; wait until the panorama is encoded")
-        data = cv2.imencode(".jpg", session.views[..., ::-1])[1].tobytes()
+        data = cv2.imencode(".jpg", opened.views[..., ::-1])[1].tobytes()
         return Response(data, media_type="image/jpeg")
 
     async def segment(request: Request) -> Response:
@@ -133,19 +133,18 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
         return stream(sessions.segment(parameters["session"], parameters["object"], prompt))
 
     async def rename(request: Request) -> Response:
-        session = await work(sessions.session, request.path_params["session"])
+        opened = await work(sessions.opened, request.path_params["session"])
         name = str((await read_json(request)).get("name", ""))[:100]
-        if found := session.objects.get(request.path_params["object"]):
-            found.name = name or found.name
+        opened.session.rename(request.path_params["object"], name)
         return Response(status_code=204)
 
     async def remove(request: Request) -> Response:
-        session = await work(sessions.session, request.path_params["session"])
-        session.objects.pop(request.path_params["object"], None)
+        opened = await work(sessions.opened, request.path_params["session"])
+        opened.session.remove(request.path_params["object"])
         return Response(status_code=204)
 
     async def export(request: Request) -> Response:
-        session = await work(sessions.session, request.path_params["session"])
+        session = (await work(sessions.opened, request.path_params["session"])).session
         name = request.path_params["file"]
         if name == "masks.png":
             data, kind = await work(label_png, session), "image/png"

@@ -11,7 +11,7 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from pipeline import sphere
 from pipeline.annotations.boxes import wrapped_crop
 from pipeline.errors import UserError
 from pipeline.pictures.read import read_picture
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
-from sap_model.clicks import Click
 from sap_model.config import Demo
-from sap_model.predict.warp import Step, WarpPredictor
+from sap_model.predict.formats import encode_labels, encode_rle, label_map, to_coco
+from sap_model.predict.objects import Prompt, panorama_size, prompt_of
+from sap_model.predict.predictor import SapPredictor
+from sap_model.predict.session import Session
+from sap_model.predict.warp import Step
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 
@@ -73,28 +75,27 @@ class Panorama:
 
 
 @dataclass
-class SegmentedObject:
-    """An object that somebody segmented; `mask` is (H, W)."""
-
-    name: str
-    mask: Mask
-    iou: float
-
-
-@dataclass
-class Session:
-    """One opened panorama."""
+class OpenPanorama:
+    """A panorama that somebody works on."""
 
     image: Image
     truth: list[TrueMask]
-    predictor: WarpPredictor
-    objects: dict[int, SegmentedObject] = field(default_factory=dict)
+    predictor: SapPredictor
+    ready: Session | None = None
+    """None while the views are encoded."""
     views: Image | None = None
+    """All views of the scan on one picture, small."""
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width, pixels."""
-        return self.image.shape[0], self.image.shape[1]
+    def session(self) -> Session:
+        """What was segmented.
+
+        Raises:
+            NotFoundError: The views are not encoded.
+        """
+        if self.ready is None:
+            raise NotFoundError("the views are not ready; wait until the panorama is encoded")
+        return self.ready
 
 
 class Sessions:
@@ -105,10 +106,10 @@ class Sessions:
         panoramas: What the page offers first.
     """
 
-    def __init__(self, predictor: Callable[[], WarpPredictor], panoramas: list[Panorama]) -> None:
+    def __init__(self, predictor: Callable[[], SapPredictor], panoramas: list[Panorama]) -> None:
         self._predictor = predictor
         self._panoramas = {str(i): panorama for i, panorama in enumerate(panoramas)}
-        self._open: OrderedDict[str, Session] = OrderedDict()
+        self._open: OrderedDict[str, OpenPanorama] = OrderedDict()
 
     def list(self) -> list[dict[str, Any]]:
         """The panoramas as the page lists them."""
@@ -138,21 +139,22 @@ class Sessions:
         if panorama is None:
             raise NotFoundError(f"there is no panorama {panorama_id!r}; choose one from the list")
         image, truth = panorama.load()
-        session = Session(image, truth, self._predictor())
+        opened = OpenPanorama(image, truth, self._predictor())
         while len(self._open) >= MAX_SESSIONS:
             self._open.popitem(last=False)
         key = secrets.token_urlsafe(12)
-        self._open[key] = session
-        height, width = session.shape
+        self._open[key] = opened
+        height, width = image.shape[:2]
         yield {"session": key, "width": width, "height": height, "truth": bool(truth)}
-        scan = session.predictor.scan
-        for encoded in session.predictor.encode_steps(image):
+        scan = opened.predictor.scan
+        for encoded in opened.predictor.encode_steps(image):
             yield {"encoded": encoded, "views": len(scan)}
-        session.views = view_sheet(session.predictor, image)
+        opened.views = view_sheet(scan, image)
+        opened.ready = opened.predictor.session()
         yield {"ready": True, "seconds": time.monotonic() - began, "grid": grid(scan)}
 
-    def session(self, key: str) -> Session:
-        """An open session.
+    def opened(self, key: str) -> OpenPanorama:
+        """An open panorama.
 
         Raises:
             NotFoundError: There is none of this name any more.
@@ -168,30 +170,29 @@ class Sessions:
 
     def segment(self, key: str, number: int, prompt: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Segment an object: yields masks that grow view by view, then the final one."""
-        session = self.session(key)
-        clicks, box, name = parse_prompt(prompt, session.shape)
+        opened = self.opened(key)
+        made, name = parse_prompt(prompt, panorama_size(opened.image))
         step: Step | None = None
-        for step in session.predictor.predict_steps(clicks, box):
+        for step in opened.session.segment_steps(number, made, name):
             if step.prediction is None:
                 yield {
                     "mask": mask_url(step.mask),
                     "seen": len(step.view_masks),
-                    "of": len(session.predictor.scan),
+                    "of": len(opened.predictor.scan),
                     "clicked": step.clicked,
                     "view_masks": view_urls(step),
                 }
         if step is None or step.prediction is None:
             return
         mask = step.prediction.mask
-        session.objects[number] = SegmentedObject(name, mask, step.prediction.iou)
         yield {
             "done": True,
             "mask": mask_url(mask),
             "view_masks": view_urls(step),
             "iou": step.prediction.iou,
             "area": int(mask.sum()),
-            "solid_angle": solid_angle(mask),
-            "truth": best_match(mask, session.truth),
+            "solid_angle": step.prediction.solid_angle,
+            "truth": best_match(mask, opened.truth),
         }
 
 
@@ -203,53 +204,23 @@ def open_sessions(options: Demo, panoramas: list[Panorama]) -> tuple[Sessions, s
     """
     import torch
 
-    from sap_model.model.checkpoints import load, resolve_size
-    from sap_model.predict.warp import ZoomPredictor
-
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
     checkpoint = options.checkpoint or "sap-nano"
-    size = resolve_size(options.size, checkpoint, "nano")
-    model = load(size, checkpoint, options.image_size)
-    kind = ZoomPredictor if options.method == "zoom" else WarpPredictor
-    return Sessions(lambda: kind(model), panoramas), checkpoint
+    first = SapPredictor.from_pretrained(
+        checkpoint, method=options.method, size=options.size, image_size=options.image_size
+    )
+    return Sessions(lambda: SapPredictor(first.model, options.method), panoramas), checkpoint
 
 
-def parse_prompt(
-    prompt: dict[str, Any], shape: tuple[int, int]
-) -> tuple[list[Click], tuple[float, float, float, float] | None, str]:
-    """Clicks, box (x, y, width, height) or None, and name of a request.
+def parse_prompt(prompt: dict[str, Any], size: tuple[int, int]) -> tuple[Prompt, str]:
+    """The prompt and the object's name of a request.
 
     Raises:
         UserError: It is not a prompt, or lies outside of the panorama.
     """
-    height, width = shape
-    try:
-        points = np.asarray(prompt.get("points", []), np.float64).reshape(-1, 2)
-        labels = np.asarray(prompt.get("labels", []), np.int64).reshape(-1)
-        given = prompt.get("box")
-        box = None if given is None else np.asarray(given, np.float64).reshape(4)
-        name = str(prompt.get("name", "object"))[:100]
-    except (TypeError, ValueError, OverflowError):
-        raise UserError("the prompt is not understood; send points, labels and box") from None
-    if len(points) != len(labels) or not np.isin(labels, (0, 1)).all():
-        raise UserError(f"{len(points)} points have {len(labels)} labels; give each point 0 or 1")
-    inside = (points > -0.5) & (points < (width - 0.5, height - 0.5))
-    if not (np.isfinite(points).all() and inside.all()):
-        raise UserError("a point lies outside of the panorama; click on the picture")
-    clicks = [Click(x, y, int(label)) for (x, y), label in zip(points, labels, strict=True)]
-    if box is None:
-        return clicks, None, name
-    x, y, w, h = map(float, box)
-    if not (np.isfinite(box).all() and 0 < w <= width and h > 0 and y > -1 and y + h < height + 1):
-        raise UserError(f"the box {x:g},{y:g},{w:g},{h:g} is not on the picture; drag it there")
-    return clicks, (x, y, w, h), name
-
-
-def solid_angle(mask: Mask) -> float:
-    """Steradian that a mask (H, W) covers."""
-    height, width = mask.shape
-    return float(mask.sum(axis=1) @ sphere.pixel_solid_angles(width, height))
+    given = {name: prompt.get(name) for name in ("points", "labels", "box")}
+    return prompt_of(size, **given), str(prompt.get("name", "object"))[:100]
 
 
 def best_match(mask: Mask, truth: list[TrueMask]) -> dict[str, Any] | None:
@@ -280,9 +251,8 @@ def view_urls(step: Step) -> dict[int, str]:
     return {view: mask_url(mask) for view, mask in step.view_masks.items()}
 
 
-def view_sheet(predictor: WarpPredictor, image: Image) -> Image:
+def view_sheet(scan: Scan, image: Image) -> Image:
     """All views, small, each at its column and row of the scan; the highest row is on top."""
-    scan = predictor.scan
     views = PerspectiveViews(scan, VIEW_PIXELS, image.shape[1]).render(image)
     sheet = np.zeros((scan.rows * VIEW_PIXELS, scan.columns * VIEW_PIXELS, 3), np.uint8)
     for picture, place in zip(views, grid(scan)["views"], strict=True):
@@ -314,32 +284,16 @@ def label_png(session: Session) -> bytes:
 
     Where masks overlap the smaller object is on top.
     """
-    labels = np.zeros(session.shape, np.uint16)
-    for number, one in sorted(session.objects.items(), key=lambda item: -int(item[1].mask.sum())):
-        labels[one.mask] = number
-    return cv2.imencode(".png", labels)[1].tobytes()
+    masks = {number: one.mask for number, one in session.predictions().items()}
+    return encode_labels(label_map(masks, panorama_size(session.image)))
 
 
 def coco_json(session: Session, file_name: str) -> bytes:
     """The objects as a COCO file with compressed run-length masks and boxes."""
-    height, width = session.shape
-    annotations = []
-    for number, one in sorted(session.objects.items()):
-        rle = _rle(one.mask)
-        annotations.append(
-            {
-                "id": number,
-                "image_id": 1,
-                "category_id": 1,
-                "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
-                "area": int(one.mask.sum()),
-                "bbox": [float(value) for value in coco_mask.toBbox(rle)],
-                "iscrowd": 0,
-                "name": one.name,
-                "solid_angle": solid_angle(one.mask),
-                "score": one.iou,
-            }
-        )
+    height, width = session.image.shape[:2]
+    annotations = to_coco(session.predictions())
+    for annotation in annotations:
+        annotation["name"] = session.objects[annotation["id"]].name
     content = {
         "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
         "annotations": annotations,
@@ -348,18 +302,14 @@ def coco_json(session: Session, file_name: str) -> bytes:
     return json.dumps(content, indent=1).encode()
 
 
-def _rle(mask: Mask) -> dict[str, Any]:
-    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-
-
 def cutouts_zip(session: Session) -> bytes:
     """A PNG of each object on a transparent ground, cut to its box (which may wrap the seam)."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
-        for number, one in sorted(session.objects.items()):
+        for number, one in session.predictions().items():
             if not one.mask.any():
                 continue
-            x, y, w, h = map(int, coco_mask.toBbox(_rle(one.mask)))
+            x, y, w, h = map(int, coco_mask.toBbox(encode_rle(one.mask)))
             crop = wrapped_crop(one.mask, True, (x, y, w, h))
             columns = (crop.x + np.arange(crop.mask.shape[1])) % crop.width
             rows = slice(crop.y, crop.y + crop.mask.shape[0])

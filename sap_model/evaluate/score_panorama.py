@@ -12,8 +12,8 @@ from pycocotools import mask as coco
 
 from sap_model.clicks import Click, correction_click, first_click
 from sap_model.metrics import Scores, score
-from sap_model.predict.methods import Method, Prompt
-from sap_model.predict.predictor import Prediction
+from sap_model.predict.methods import Method
+from sap_model.predict.objects import Prediction, Prompt
 
 CHUNK = 16
 """Objects that go through all rounds together; their masks take 17 MB each at 4K."""

@@ -22,8 +22,8 @@ from sap_model.evaluate.eval_settings import EvalSettings, label_of, model_of
 from sap_model.evaluate.jobs import FINGERPRINT, Job, check_runtime, result_path
 from sap_model.evaluate.results import ORACLE, RESULTS
 from sap_model.evaluate.score_panorama import ObjectResult, score_panorama
+from sap_model.predict.memory import default_batch
 from sap_model.predict.methods import Method, make
-from sap_model.predict.predictor import default_batch
 
 FILE = pa.schema(
     [

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from sam2.modeling.sam2_base import SAM2Base
 
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from sap_model.model.build import SIZES, build, signature
 from sap_model.model.tracker import ScanTracker
@@ -38,6 +40,14 @@ OFFICIAL = {
     "large": "facebook/sam2.1-hiera-large:sam2.1_hiera_large.pt",
 }
 """Size: where Meta publishes its SAM2.1 weights on the Hub, or the shipped ones in their place."""
+
+SHA256 = {
+    "sam2.1_hiera_tiny.pt": "7402e0d864fa82708a20fbd15bc84245c2f26dff0eb43a4b5b93452deb34be69",
+    "sam2.1_hiera_small.pt": "6d1aa6f30de5c92224f8172114de081d104bbd23dd9dc5c58996f0cad5dc4d38",
+    "sam2.1_hiera_base_plus.pt": "a2345aede8715ab1d5d31b4a509fb160c5a4af1970f199d9054ccfb746c004c5",
+    "sam2.1_hiera_large.pt": "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
+}
+"""Hashes of Meta's files, which are checked after each fetch."""
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<file>.+))?")
 
@@ -83,7 +93,14 @@ def load(
     options: dict[str, Any] = SAM_2_0 if is_sam_2_0(state) else {}
     network = cast(ScanTracker, build(size or _size_of_file(state, path), image_size, **options))
     fill(network, state, path)
-    return network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return network.to(device or best_device())
+
+
+def best_device() -> str:
+    """The kind of the fastest device of this machine: "cuda", "mps" (Apple's) or "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def fill(network: SAM2Base, state: State, source: Path) -> None:
@@ -148,14 +165,16 @@ def sap_weights(size: str) -> str | None:
     return name if name in SHIPPED else None
 
 
-def find(checkpoint: str | Path, size: str | None = None) -> Path:
+def find(checkpoint: str | Path, size: str | None = None, revision: str | None = None) -> Path:
     """The file of a checkpoint, fetched from the Hub if it is a Hub id and not yet in its cache.
 
-    An existing file wins over a shipped checkpoint or a Hub id of the same name.
+    An existing file wins over a shipped checkpoint or a Hub id of the same name. In a folder it is
+    the only checkpoint.
 
     Args:
         checkpoint: See `load`.
         size: Whose "official" weights are meant; needed for no other checkpoint.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
         UserError: There is no such checkpoint, or it cannot be fetched.
@@ -167,6 +186,8 @@ def find(checkpoint: str | Path, size: str | None = None) -> Path:
     path = Path(checkpoint)
     if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a name is too long
         return path
+    if os.path.isdir(path):  # noqa: PTH112 - as above
+        return path / _only_checkpoint(str(path), [file.name for file in path.iterdir()])
     if str(checkpoint) in SHIPPED:
         path = WEIGHTS / SHIPPED[str(checkpoint)]
         if not path.is_file():
@@ -178,7 +199,12 @@ def find(checkpoint: str | Path, size: str | None = None) -> Path:
     hub_id = HUB_ID.fullmatch(str(checkpoint))
     if hub_id is None or (hub_id["file"] is None and path.suffix in SUFFIXES):
         raise UserError(f"no checkpoint {checkpoint}: name a file, or user/name[:file] on the Hub")
-    return _fetch(hub_id["repo"], hub_id["file"])
+    repo, name = hub_id["repo"], hub_id["file"]
+    if name is None:
+        known = [place for place in OFFICIAL.values() if place.startswith(f"{repo}:")]
+        listed = known[0].partition(":")[2:] if known else hub_files(repo, revision)
+        name = _only_checkpoint(f"{repo} on the Hub", listed)
+    return fetch(repo, name, revision)
 
 
 def size_of(state: State) -> str | None:
@@ -210,50 +236,77 @@ def compare(wanted: State, given: State) -> str:
     )
 
 
-def _fetch(repo: str, name: str | None) -> Path:
-    """A file of a model repository on the Hub; its only checkpoint if none is named.
+def fetch(repo: str, name: str, revision: str | None = None) -> Path:
+    """A file of a model repository on the Hub.
 
     Without a network, or with HF_HUB_OFFLINE=1, what the cache holds is taken.
+
+    Raises:
+        UserError: It cannot be fetched, or is one of Meta's and has another hash.
     """
     # late: whoever has the file needs no Hub client
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(f"{repo}:{name}"):
+        path = Path(hf_hub_download(repo, name, revision=revision))
+    if f"{repo}:{name}" in OFFICIAL.values():
+        found = sha256_of(path)
+        if found != SHA256[name]:
+            raise UserError(f"{path} has the SHA-256 {found}, not Meta's; remove it, and try again")
+    return path
+
+
+def hub_files(repo: str, revision: str | None = None) -> list[str]:
+    """Names of the files of a model repository; those in the cache where there is no network.
+
+    Raises:
+        UserError: There is no such repository, and the cache has none.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
+
+    with _hub_errors(f"{repo}:?"):
+        try:
+            return HfApi().list_repo_files(repo, revision=revision)
+        except (HTTPError, OSError):
+            try:
+                folder = snapshot_download(repo, revision=revision, local_files_only=True)
+            except LocalEntryNotFoundError:
+                folder = None
+            if folder is None:
+                raise
+            paths = Path(folder).rglob("*")
+            return [str(path.relative_to(folder)) for path in paths if path.is_file()]
+
+
+@contextmanager
+def _hub_errors(what: str) -> Iterator[None]:
+    """Errors of the Hub's client as one line; it warns of none of its tries."""
+    from huggingface_hub.errors import HFValidationError, HTTPError
     from huggingface_hub.utils import logging
 
     said = logging.get_verbosity()
-    logging.set_verbosity_error()  # not a warning for each of its tries: our line says it
+    logging.set_verbosity_error()
     try:
-        if name is None:
-            try:
-                listed = HfApi().list_repo_files(repo)
-            except (HTTPError, OSError):
-                try:
-                    folder = Path(snapshot_download(repo, local_files_only=True))
-                except LocalEntryNotFoundError:
-                    folder = None
-                if folder is None:
-                    raise
-                listed = [str(path.relative_to(folder)) for path in folder.rglob("*")]
-            name = _only_checkpoint(repo, listed)
-        return Path(hf_hub_download(repo, name))
+        yield
     except (HTTPError, HFValidationError, OSError) as error:
         # no such repository or file, no right to it, no network
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{repo}:{name or '?'} cannot be fetched from the Hub: {reason}; name a file that is "
-            "here"
+            f"{what} cannot be fetched from the Hub: {reason}; name a file that is here"
         ) from error
     finally:
         logging.set_verbosity(said)
 
 
-def _only_checkpoint(repo: str, listed: Sequence[str]) -> str:
-    """The checkpoint among a repository's files; safetensors counts where there is no other."""
-    names = [file for file in listed if file.endswith(SUFFIXES[:2])]
-    names = names or [file for file in listed if file.endswith(SUFFIXES)]
+def _only_checkpoint(place: str, listed: Iterable[str]) -> str:
+    """The checkpoint among the files of a place; safetensors counts where there is no other."""
+    files = list(listed)
+    names = [file for file in files if file.endswith(SUFFIXES[:2])]
+    names = names or [file for file in files if file.endswith(SUFFIXES)]
     if len(names) != 1:
         raise UserError(
-            f"{repo} on the Hub holds {len(names)} checkpoints: name one as {repo}:FILE"
-            + (f", of {', '.join(sorted(names))}" if names else "")
+            f"{place} holds {len(names)} checkpoints; name one"
+            + (f" of {', '.join(sorted(names))}" if names else "")
         )
     return names[0]

@@ -44,7 +44,8 @@ def segment(request: Predict) -> str:
     started = time.monotonic()
     # late: loading torch takes seconds that nobody should wait for to read what is wrong
     from sap_model.model.checkpoints import load, resolve_size
-    from sap_model.predict.methods import Prompt, checkpoint_of, make
+    from sap_model.predict.methods import checkpoint_of, make
+    from sap_model.predict.objects import Prompt
 
     size = resolve_size(request.size, request.checkpoint, "nano")
     checkpoint = checkpoint_of(request.method, size, fine_tuned=request.checkpoint)

@@ -19,30 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from sap_model.clicks import Click
 from sap_model.model.checkpoints import sap_weights
 from sap_model.model.tracker import ScanTracker
 from sap_model.names import Corrections
-from sap_model.predict.predictor import Prediction, SapPredictor, ViewsOf
+from sap_model.predict.memory import MemoryPredictor, ViewsOf
+from sap_model.predict.objects import Prediction, Prompt
 from sap_model.predict.prompts import Views
-from sap_model.predict.warp import WarpPredictor, ZoomPredictor
+from sap_model.predict.warp import WarpPredictor
+from sap_model.predict.zoom import ZoomPredictor
 from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import ErpWindowViews, Fusion, PerspectiveViews
 
 Weights = Literal["official", "fine-tuned", "none"]
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What is known of one object."""
-
-    clicks: Sequence[Click]
-    """All clicks so far, in panorama pixels."""
-    truth: NDArray[np.bool_] | None = None
-    """(H, W), the object itself. Only the oracle looks at it, and it needs it."""
-    previous: NDArray[np.float32] | None = None
-    """`Prediction.logits` that the clicks correct; only methods that correct masks look at it."""
 
 
 class Method(Protocol):
@@ -134,8 +123,8 @@ def make(
             mask that was warped would otherwise never be outvoted.
         corrections: Whether corrections are given clicks alone, or the previous masks as well;
             predictions then have logits. `warp`, `zoom` and the oracle know clicks alone.
-        options: Further arguments of `SapPredictor`; `warp` and `zoom` take `GEOMETRY_OPTIONS` of
-            them.
+        options: Further arguments of `MemoryPredictor`; `warp` and `zoom` take
+            `GEOMETRY_OPTIONS` of them.
 
     Raises:
         UserError: There is no such method, or it needs a model.
@@ -147,8 +136,8 @@ def make(
         raise UserError(f"method {name} needs a model with {spec.weights} weights; load one")
     if spec.geometry is not None:
         given = {name: value for name, value in options.items() if name in GEOMETRY_OPTIONS}
-        return ClickMethod(spec.geometry(model, _scan(spec, scan), view_size, **given))
-    predictor = SapPredictor(
+        return spec.geometry(model, _scan(spec, scan), view_size, **given)
+    predictor = MemoryPredictor(
         model,
         _scan(spec, scan),
         spec.views,
@@ -188,11 +177,9 @@ def checkpoint_of(
 
 
 class ClickMethod:
-    """A predictor as a method: it sees clicks, and the masks that they correct if it is to."""
+    """`MemoryPredictor` as a method: it sees clicks, and on request the masks they correct."""
 
-    def __init__(
-        self, predictor: SapPredictor | WarpPredictor, corrections: Corrections = "clicks"
-    ) -> None:
+    def __init__(self, predictor: MemoryPredictor, corrections: Corrections = "clicks") -> None:
         self.predictor = predictor
         self.corrections = corrections
 
@@ -200,8 +187,10 @@ class ClickMethod:
         self.predictor.set_panorama(image)
 
     def predict_many(self, prompts: Sequence[Prompt], scores: bool = False) -> list[Prediction]:
+        if any(prompt.box is not None or prompt.mask is not None for prompt in prompts):
+            raise UserError("this method takes points alone; for boxes and masks take zoom or warp")
         clicks = [prompt.clicks for prompt in prompts]
-        if self.corrections == "masks" and isinstance(self.predictor, SapPredictor):
+        if self.corrections == "masks":
             previous = [prompt.previous for prompt in prompts]
             return self.predictor.predict_many(clicks, scores, logits=True, previous=previous)
         return self.predictor.predict_many(clicks, scores)

@@ -1,239 +1,211 @@
-"""SAP's predictor: clicks on a panorama → masks of the panorama.
+"""Segment objects of a panorama: the class that other programs use.
 
-    predictor = SapPredictor(load("large", "official"))
-    predictor.set_panorama(image)                       # encodes 24 views, once
-    prediction = predictor.predict([Click(x, y, 1)])    # prediction.mask: (H, W) bool
-    several = predictor.predict_many([[Click(…)], [Click(…), Click(…)], …])
+    predictor = SapPredictor.from_pretrained("sap-nano")      # or "user/name", or a folder
+    predictor.set_panorama(image)                             # (H, W, 3) uint8 RGB, W = 2 H
+    prediction = predictor.predict(points=[[1200, 900]], labels=[1])
+    prediction = predictor.predict(box=[4000, 900, 300, 200])  # across the seam of 4096 columns
+    session = predictor.session()                             # click, correct, undo
 
-Each call segments from all clicks it is given, over the features of `set_panorama`. To correct a
-mask, call again with the clicks so far and the new one: nothing is remembered between calls. SAM2
-also gives a correction the mask that it corrects: ask for `logits`, and pass them as `previous`.
+Every call segments from all it is given; only sessions remember earlier clicks.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn.functional import interpolate
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.errors import UserError
-from sap_model.clicks import Click
-from sap_model.model.tracker import Features, PromptBatch, ScanTracker
-from sap_model.names import Prompted, Visits
-from sap_model.predict.prompts import Views, batches, plan_prompts
-from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import SOFT_RANGE, Fusion, PerspectiveViews, soft_masks
+from sap_model.model.checkpoints import load
+from sap_model.model.pretrained import find_pretrained, push_to_hub, save_pretrained
+from sap_model.model.tracker import ScanTracker
+from sap_model.predict.methods import METHODS, make, scan_of
+from sap_model.predict.objects import Prediction, Prompt, panorama_size, prompt_of
+from sap_model.predict.session import Session
+from sap_model.predict.warp import Step, WarpPredictor
 
-ViewsOf = Callable[[Scan, int, int], Views]
-"""Views of a scan, L pixels a side, of panoramas W pixels wide."""
-
-ABSENT = -1024.0
-"""SAM2's logit, on every pixel, of an object that is not in the frame."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one object."""
-
-    mask: NDArray[np.bool_]
-    """(H, W)."""
-    iou: float
-    """The model's own estimate of its mask's IoU in the views that are clicked on the object: their
-    mean, with 0 where it judges the object absent."""
-    scores: NDArray[np.float32] | None = None
-    """(H, W) soft mask in [0, 1], at least 0.5 where `mask` is; on request."""
-    logits: NDArray[np.float32] | None = None
-    """(N, S / 4, S / 4) SAM2's logits per view, -1024 where the object is absent; on request."""
-    view_ious: NDArray[np.float32] | None = None
-    """(N,) estimated IoU per view; on request, with `logits`."""
-
-
-def default_batch(device: str) -> int:
-    """Objects that are followed at the same time on a device of a type."""
-    return 1 if device == "cpu" else 8
+DEFAULT_METHOD = "zoom"
+"""Key of `METHODS` that is taken unless another is named."""
 
 
 class SapPredictor:
-    """Segments objects of one panorama at a time.
-
-    Decisions that the paper leaves open:
-
-    - With two cycles every view is visited twice. Its *last* visit counts: by then the memory has
-      come round once. `visits="all"` takes the maximum of both, equation 5 to the letter.
-    - A view in which SAM2 judges the object absent (object score <= 0) adds nothing to a maximum
-      and votes against in a mean, as SAM2's logit of -1024 says.
-    - Views are fused from SAM2's logits, brought to L × L and made soft masks by
-      `views.soft_masks`; a pixel belongs to the object where the fused value is at least 0.5.
-    - `prompts` says where the scan starts and which frames are given which clicks.
-
-    Memory: the features of all views (16.8 MB per view in float32 at 1024 × 1024, half of it on a
-    GPU), and per object that is followed at the same time about 0.8 MB for each frame that is still
-    looked back at. More objects than `max_batch` take longer, not more memory, except their masks.
+    """A model with a method, for one panorama at a time.
 
     Args:
-        model: Of `build` or `load`; the work is done on its device.
-        scan: The trajectory, the paper's unless told otherwise.
-        views: `PerspectiveViews`, or `ErpWindowViews` for the ablation.
-        view_size: L, the side of a rendered view; the model's input size unless told otherwise.
-        cycles: How often the scan is run through. The paper's 2 score the same as 1 and take
-            twice the time (docs/results.md).
-        fusion: "max" (the paper's) or "mean".
-        visits: Which visits to a view count, "last" or "all".
-        prompted: Which visits to a view that sees clicks are prompted: "every" or "first", which
-            takes about a fifth less time.
-        max_batch: Objects that are followed at the same time, if their prompts allow it; 1 on CPUs
-            and 8 on GPUs unless told otherwise. With 1 an object's answer does not depend on
-            which others are asked for. With more it does by rounding: sums are taken in another
-            order, and SAM2 keeps memories in bfloat16, which makes a last bit into 1/256.
-        encode_batch: Views that go through the image encoder at the same time.
-        offload_state_to_cpu: Keep memories off the GPU, as in SAM2's `init_state`.
+        model: Of `load` or `build`; the work is done on its device.
+        method: Key of `METHODS`: how views are joined. The paper's is "sap". "zoom" and "warp" take
+            boxes and masks as well as points; the others take points.
+        options: Further arguments of `make`: scan, view_size, fusion, …
+
+    Attributes:
+        scan: The views, in their order.
+
+    Raises:
+        UserError: There is no such method, or it needs the truth.
     """
 
-    def __init__(
-        self,
-        model: ScanTracker,
-        scan: Scan | None = None,
-        views: ViewsOf = PerspectiveViews,
-        view_size: int | None = None,
-        cycles: int = 1,
-        fusion: Fusion = "max",
-        visits: Visits = "last",
-        prompted: Prompted = "every",
-        max_batch: int | None = None,
-        encode_batch: int = 4,
-        offload_state_to_cpu: bool = False,
-        gated: bool = True,
-    ) -> None:
-        if max_batch is None:
-            max_batch = default_batch(model.device.type)
-        if cycles < 1 or max_batch < 1 or encode_batch < 1:
-            raise UserError("cycles, max_batch and encode_batch: choose 1 or more")
-        if visits not in ("last", "all"):
-            raise UserError(f"visits {visits!r}: choose 'last' or 'all'")
-        if prompted not in ("every", "first"):
-            raise UserError(f"prompted {prompted!r}: choose 'every' or 'first'")
-        if fusion not in ("max", "mean"):
-            raise UserError(f"fusion {fusion!r}: choose 'max' or 'mean'")
+    def __init__(self, model: ScanTracker, method: str = DEFAULT_METHOD, **options: Any) -> None:
+        if method in METHODS and METHODS[method].weights == "none":
+            raise UserError(f"method {method} needs the truth; choose another, for example sap")
         self.model = model
-        self.scan = scan or Scan()
-        self.views_of = views
-        self.view_size = view_size or model.image_size
-        self.cycles = cycles
-        self.fusion: Fusion = fusion
-        self.visits = visits
-        self.prompted: Prompted = prompted
-        self.max_batch = max_batch
-        self.encode_batch = encode_batch
-        self.offload_state_to_cpu = offload_state_to_cpu
-        self.gated = gated
-        self._views: Views | None = None
-        self._width = 0
-        self._features: Features | None = None
+        self.method = method
+        self._method = make(method, model, **options)
+        self.scan = scan_of(method, options.get("scan"))
+        self._image: NDArray[np.uint8] | None = None
 
-    def set_panorama(self, image: NDArray[np.uint8]) -> None:
-        """Render and encode the views of a panorama (H, W, 3), uint8 RGB with W = 2 H."""
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UserError(f"panorama {image.dtype} {image.shape}: (H, W, 3) uint8 RGB due")
-        if image.shape[1] != 2 * image.shape[0]:
-            raise UserError(f"panorama of {image.shape[1]} × {image.shape[0]}: twice as wide due")
-        if self._views is None or self._width != image.shape[1]:
-            self._width = image.shape[1]
-            self._views = self.views_of(self.scan, self.view_size, self._width)
-        self._features = None  # the old ones first, for the sake of memory
-        self._features = self.model.encode(self._views.render(image), self.encode_batch)
-
-    def predict(
-        self, clicks: Sequence[Click], scores: bool = False, logits: bool = False
-    ) -> Prediction:
-        """One object; see `predict_many`."""
-        return self.predict_many([clicks], scores, logits)[0]
-
-    def predict_many(
-        self,
-        objects: Sequence[Sequence[Click]],
-        scores: bool = False,
-        logits: bool = False,
-        previous: Sequence[NDArray[np.float32] | None] = (),
-    ) -> list[Prediction]:
-        """Segment several objects, each from its own clicks and from its own start of the scan.
-
-        Objects know nothing of each other; masks may overlap.
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        method: str | None = None,
+        size: str | None = None,
+        image_size: int | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> SapPredictor:
+        """A predictor with weights by name.
 
         Args:
-            objects: For each, all its clicks so far: (x, y, label) in panorama pixels.
-            scores: Also give soft masks (33 MB each at 4K).
-            logits: Also give each view's logits.
-            previous: For each object the logits (N, S / 4, S / 4) of the prediction that its clicks
-                correct, or None. They are given to the views that see a click, as SAM2 does it.
-
-        Returns:
-            Predictions in the order of the objects. One whose positive clicks no view sees, which
-            happens between views that do not overlap, has an empty mask and an IoU of 0.
+            source: A folder of `save_pretrained`, a file of weights, "sap-nano" or "sam2-nano"
+                (which come with the package), or a Hub id "user/name[:file]", for example
+                "facebook/sam2.1-hiera-large".
+            method: Key of `METHODS`; the one that the weights were saved with, or else "zoom".
+            size: Of the model, where it cannot be found from the weights: a YAML file.
+            image_size: Side of the model's input in pixels; the weights' own unless given.
+            device: "cpu", "cuda" or "mps"; the fastest one there is unless given.
+            revision: Branch, tag or commit on the Hub.
+            options: See the class.
 
         Raises:
-            UserError: An object has no positive click, or one lies above or below the panorama.
+            UserError: There are no such weights, or they do not fit.
         """
-        views, features = self._views, self._features
-        if views is None or features is None:
-            raise RuntimeError("predict before set_panorama")
-        for x, y, _ in (click for each in objects for click in each):
-            if not (math.isfinite(x) and -0.5 <= y <= self._width // 2 - 0.5):
-                raise UserError(f"click ({x}, {y}) lies outside of the panorama")
-        side = self.model.image_size
-        plans = [plan_prompts(each, views, self.cycles, side, self.prompted) for each in objects]
-        nothing = np.zeros((self._width // 2, self._width), bool)
-        predictions = [
-            Prediction(nothing, 0.0, nothing.astype(np.float32) if scores else None)
-            for _ in objects
-        ]
-        for indices, batch in batches(plans, self.max_batch, previous):
-            seen, ious = self._follow(features, batch)
-            clicked = batch.views[:, list(batch.conditioning)]
-            for row, index in enumerate(indices):
-                soft, mask = self._fuse(views, seen[row], scores)
-                predictions[index] = Prediction(
-                    mask,
-                    float(ious[row, np.unique(clicked[row])].mean()),
-                    soft,
-                    seen[row] if logits else None,
-                    ious[row] if logits else None,
-                )
-        return predictions
+        found = find_pretrained(source, revision)
+        model = load(
+            size or found.size, found.weights, image_size or found.image_size, device=device
+        )
+        return cls(model, method or found.method or DEFAULT_METHOD, **options)
 
-    def _follow(
-        self, features: Features, batch: PromptBatch
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (B, N, S / 4, S / 4) and IoUs (B, N) of B objects in N views, as `visits` says."""
-        rows, side = np.arange(len(batch.views)), self.model.image_size // 4
-        seen = np.full((len(rows), len(features), side, side), ABSENT, np.float32)
-        ious = np.zeros((len(rows), len(features)), np.float32)
-        for visit in self.model.follow(features, batch, self.offload_state_to_cpu, self.gated):
-            views = batch.views[:, visit.frame]
-            new = visit.logits.cpu().numpy()
-            if self.visits == "all":
-                new = np.maximum(new, seen[rows, views])
-            seen[rows, views] = new
-            present = (visit.presence > 0) | (not self.gated)
-            ious[rows, views] = (visit.ious * present).cpu().numpy()
-        return seen, ious
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write config.json and model.safetensors, for `from_pretrained`.
 
-    def _fuse(
-        self, views: Views, seen: NDArray[np.float32], scores: bool
-    ) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """Soft mask, if asked for, and mask (H, W) of an object's logits (N, S / 4, S / 4)."""
-        masks = np.zeros((len(seen), self.view_size, self.view_size), np.float32)
-        there = np.flatnonzero(seen.max(axis=(1, 2)) > -SOFT_RANGE)
-        if there.size:
-            # on the GPU if there is one: 24 views of 1024 × 1024 are 100 MB
-            chosen = torch.from_numpy(seen[there, None]).to(self.model.device)
-            large = interpolate(chosen, masks.shape[1:], mode="bilinear")[:, 0]
-            masks[there] = soft_masks(large.cpu().numpy())
-        if not scores:
-            return None, views.to_panorama(masks, self.fusion)
-        soft = views.soft_panorama(masks, self.fusion)
-        return soft, soft >= 0.5
+        Raises:
+            UserError: The folder cannot be written, or the model has no named size.
+        """
+        return save_pretrained(self.model, folder, self.method)
+
+    def push_to_hub(self, repo: str, *, private: bool = True, token: str | None = None) -> str:
+        """Send the model to "user/name" on the Hub, for `from_pretrained`; the commit's address.
+
+        Raises:
+            UserError: The Hub refuses it or is out of reach.
+        """
+        return push_to_hub(self.model, repo, self.method, private, token)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """The panorama that was set.
+
+        Raises:
+            RuntimeError: There is none.
+        """
+        if self._image is None:
+            raise RuntimeError("no panorama is set; call set_panorama first")
+        return self._image
+
+    def set_panorama(self, image: NDArray[np.uint8]) -> None:
+        """Encode the views of a panorama (H, W, 3), uint8 RGB with W = 2 H.
+
+        Raises:
+            UserError: It has another shape or type.
+        """
+        for _ in self.encode_steps(image):
+            pass
+
+    def encode_steps(self, image: NDArray[np.uint8]) -> Iterator[int]:
+        """`set_panorama` in steps; yields how many views are encoded."""
+        self._image = None
+        if isinstance(self._method, WarpPredictor):
+            yield from self._method.encode_steps(image)
+        else:
+            self._method.set_panorama(image)
+        self._image = image
+
+    def predict(
+        self,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        scores: bool = False,
+    ) -> Prediction:
+        """Segment one object.
+
+        Args:
+            points: (P, 2) panorama pixels x, y.
+            labels: (P,) 1 on the object, 0 beside it; all 1 where they are left out.
+            box: (4,) x, y, width, height around the object; x + width may be beyond the right
+                border, where the box continues at the left one. SAM2's boxes are x, y, x, y.
+            mask: (H, W), not 0 where the object roughly is: an earlier answer, for example.
+            scores: Also give the soft mask.
+
+        Raises:
+            UserError: Nothing names the object, something lies outside of the panorama, or the
+                method takes points alone.
+        """
+        prompt = prompt_of(panorama_size(self.image), points, labels, box, mask)
+        return self._method.predict_many([prompt], scores)[0]
+
+    def predict_many(
+        self, prompts: Sequence[Prompt | Mapping[str, Any]], scores: bool = False
+    ) -> list[Prediction]:
+        """Segment several objects, each on its own; in their order.
+
+        Args:
+            prompts: For each object the arguments of `predict` by name, or a `Prompt`.
+            scores: Also give soft masks.
+
+        Raises:
+            UserError: As for `predict`.
+        """
+        return self._method.predict_many([self.prompt(each) for each in prompts], scores)
+
+    def predict_steps(self, prompt: Prompt | Mapping[str, Any]) -> Iterator[Step]:
+        """Segment one object in steps, for a person who watches; the last has the prediction."""
+        made = self.prompt(prompt)
+        if isinstance(self._method, WarpPredictor):
+            yield from self._method.predict_steps(made)
+        else:
+            (found,) = self._method.predict_many([made])
+            yield Step(found.mask, {}, [], found)
+
+    def prompt(self, given: Prompt | Mapping[str, Any]) -> Prompt:
+        """A prompt of the arguments of `predict` by name.
+
+        Raises:
+            UserError: See `predict`; or there is an unknown name.
+        """
+        if isinstance(given, Prompt):
+            return given
+        unknown = given.keys() - {"points", "labels", "box", "mask"}
+        if unknown:
+            raise UserError(
+                f"a prompt has no {sorted(unknown)[0]}; give points, labels, box or mask"
+            )
+        return prompt_of(panorama_size(self.image), **given)
+
+    def session(self, image: NDArray[np.uint8] | None = None) -> Session:
+        """A session on the panorama that is set, or on another one: it remembers clicks."""
+        if image is not None:
+            self.set_panorama(image)
+        return Session(self)

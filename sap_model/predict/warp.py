@@ -1,21 +1,19 @@
-"""The scan joined by geometry instead of memory: the methods `warp` and `zoom`.
+"""The scan joined by geometry instead of memory: the method `warp`.
 
     predictor = WarpPredictor(load("nano", "official"))
     predictor.set_panorama(image)
-    prediction = predictor.predict_many([[Click(x, y, 1)]])[0]
+    prediction = predictor.predict_many([Prompt([Click(x, y, 1)])])[0]
 
 SAM2's memory has to learn where an object went between two views. In a panorama that is known: the
 views differ by a rotation. So here
 
-1. every view that sees a positive click is segmented as a single image;
+1. every view that sees a positive click, all of the box or enough of the mask that is given is
+   segmented as a single image;
 2. the mean of their masks is warped into the other views. Where enough of it arrives, its innermost
    point and the warped mask are the prompts of that view. This repeats until no view is added;
 3. every segmented view is segmented again with the mean of all masks as its mask prompt.
 
-`ZoomPredictor` then looks again at objects that are small: a camera centred on the click narrows
-until the mask fills a few per cent of its view, and that view's mask replaces the scan's.
-
-Nothing here is trained, so both work with the weights of any size.
+Nothing here is trained, so it works with the weights of any size.
 """
 
 from __future__ import annotations
@@ -29,20 +27,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import sphere
+from pipeline.annotations.click_point import click_mask
 from pipeline.errors import UserError
+from pipeline.sphere import Floats
 from sap_model.clicks import NEGATIVE, POSITIVE, Click
 from sap_model.model.tracker import Answer, Features, Query
-from sap_model.predict.predictor import Prediction
+from sap_model.predict.objects import Box, Prediction, Prompt, box_outline, box_points
 from sap_model.scan.camera import Camera, Pyramid, Warp, warp
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import SOFT_RANGE, Fusion, PerspectiveViews, soft_masks
 
 Spot = tuple[float, float, int]
 """A click on a view: u, v in pixels of the model's input, and the label."""
-
-Box = tuple[float, float, float, float]
-"""x, y, width and height in panorama pixels; x + width may reach beyond the seam."""
 
 BOX_CORNERS = (2, 3)
 """SAM2's labels of a box's upper left and lower right corner."""
@@ -54,15 +50,6 @@ it may be as thin as it is."""
 MIN_DEPTH = 1.9
 """Distance of its innermost point from its boundary at least, in its own pixels. In a thinner
 sliver, as at the corner of a view, the point may miss the object."""
-
-ENOUGH = 0.03
-"""Share of its view that a mask fills when the zoom stops."""
-
-FIELDS = (65.0, 45.0, 30.0, 20.0)
-"""Fields of view of the zoom in degrees, after the scan's 90."""
-
-CUT = 0.02
-"""Share of the view's border that a mask may cover: beyond that the object is cut off."""
 
 CHUNK = 16
 """Objects that are segmented together."""
@@ -88,9 +75,10 @@ class SingleImageModel(Protocol):
 class _Object:
     """An object while it is segmented."""
 
-    clicks: Sequence[Click]
     seen: dict[int, tuple[Spot, ...]]
-    """View: the clicks that it sees."""
+    """View: the clicks and the corners of the box that it sees."""
+    given: dict[int, NDArray[np.float32]]
+    """View: the mask of the prompt (s, s) as it sees it, where it sees enough of it."""
     soft: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     """View: its soft mask (s, s)."""
     ious: dict[int, float] = field(default_factory=dict)
@@ -101,7 +89,7 @@ class _Object:
 
     @property
     def clicked(self) -> list[int]:
-        """Views that see a positive click or the box."""
+        """Views that see a positive click, the box or the mask of the prompt."""
         return [v for v, spots in self.seen.items() if any(s[2] != NEGATIVE for s in spots)]
 
 
@@ -182,25 +170,22 @@ class WarpPredictor:
         self._features = None  # the old ones first, for the sake of memory
         return self._views.render(image)
 
-    def predict_many(
-        self, objects: Sequence[Sequence[Click]], scores: bool = False
-    ) -> list[Prediction]:
-        """Segment several objects, each from all its clicks so far.
+    def predict_many(self, prompts: Sequence[Prompt], scores: bool = False) -> list[Prediction]:
+        """Segment several objects, each on its own.
 
         Args:
-            objects: For each, its clicks (x, y, label) in panorama pixels.
+            prompts: For each, its clicks, its box or its mask in panorama pixels.
             scores: Also give soft masks.
 
         Returns:
             Predictions in the order of the objects.
 
         Raises:
-            UserError: An object has no positive click.
+            UserError: An object has neither a positive click nor a box nor a mask.
         """
         predictions = []
-        for start in range(0, len(objects), CHUNK):
-            chunk = objects[start : start + CHUNK]
-            found = [_Object(clicks, self._sightings(clicks)) for clicks in chunk]
+        for start in range(0, len(prompts), CHUNK):
+            found = [self._object(prompt) for prompt in prompts[start : start + CHUNK]]
             for _ in self._segment(found):
                 pass
             for each in found:
@@ -210,23 +195,19 @@ class WarpPredictor:
                 )
         return predictions
 
-    def predict_steps(self, clicks: Sequence[Click], box: Box | None = None) -> Iterator[Step]:
+    def predict_steps(self, prompt: Prompt) -> Iterator[Step]:
         """Segment one object in steps, for a person who watches.
 
         Args:
-            clicks: All its clicks so far, in panorama pixels.
-            box: A box around it, which counts in the views that see all of it.
+            prompt: Its clicks so far, its box or its mask, in panorama pixels.
 
         Yields:
             A step whenever views were added; the last one has the prediction.
 
         Raises:
-            UserError: There is neither a positive click nor a box that a view sees.
+            UserError: There is neither a positive click nor a box nor a mask.
         """
-        seen = self._box_corners(box)
-        for view, spots in self._sightings(clicks, needed=not seen).items():
-            seen[view] = (*seen.get(view, ()), *spots)
-        each = _Object(clicks, seen)
+        each = self._object(prompt)
         views = self._views_of_panorama()
         width = min(views.width, PREVIEW_WIDTH)
         if self._preview is None or self._preview.width != width:
@@ -234,13 +215,50 @@ class WarpPredictor:
         for _ in self._segment([each]):
             yield Step(self._fuse(each, self._preview) >= 0.5, each.masks(), each.clicked, None)
         soft = self._fuse(each)
-        prediction = Prediction(soft >= 0.5, self._iou(each), soft)
-        if box is None:
-            (prediction,) = self._look_closer([clicks], [prediction])
+        wide = Prediction(soft >= 0.5, self._iou(each), soft)
+        (prediction,) = self._look_closer([prompt], [wide])
         yield Step(prediction.mask, each.masks(), each.clicked, prediction)
 
+    def _object(self, prompt: Prompt) -> _Object:
+        """What each view sees of a prompt.
+
+        Raises:
+            UserError: Nothing of it says where the object is.
+        """
+        if not any(click.label == POSITIVE for click in prompt.clicks) and (
+            prompt.box is None and prompt.mask is None
+        ):
+            raise UserError(
+                f"the object has no positive click: {prompt.clicks}; add one with label 1"
+            )
+        given = {} if prompt.mask is None else self._given(prompt.mask)
+        clicks = prompt.clicks
+        if prompt.mask is not None and not given and prompt.box is None and not clicks:
+            inside = click_mask(prompt.mask)  # too small for a mask in any view
+            clicks = [Click(inside.x, inside.y, POSITIVE)] if inside else []
+        seen = self._box_corners(prompt.box)
+        for view, spots in self._sightings(clicks).items():
+            seen[view] = (*seen.get(view, ()), *spots)
+        for view, soft in given.items():
+            spots = seen.get(view, ())
+            if all(label == NEGATIVE for _, _, label in spots):
+                u, v, _ = _innermost(soft, self.model.image_size)
+                seen[view] = (*spots, (u, v, POSITIVE))
+        return _Object(seen, given)
+
+    def _given(self, mask: NDArray[np.bool_]) -> dict[int, NDArray[np.float32]]:
+        """The mask of a prompt in the views that see enough of it."""
+        size = self.model.image_size // 4
+        pyramid = Pyramid(np.where(mask, np.uint8(255), np.uint8(0)))
+        found = {}
+        for view, camera in enumerate(self.cameras):
+            soft = camera.render(pyramid, size).astype(np.float32) / 255
+            if _is_enough(soft, _innermost(soft, self.model.image_size)[2]):
+                found[view] = soft
+        return found
+
     def _look_closer(
-        self, objects: Sequence[Sequence[Click]], predictions: list[Prediction]
+        self, prompts: Sequence[Prompt], predictions: list[Prediction]
     ) -> list[Prediction]:
         """Predictions with soft masks, improved; here as they are."""
         return predictions
@@ -248,31 +266,35 @@ class WarpPredictor:
     def _box_corners(self, box: Box | None) -> dict[int, tuple[Spot, ...]]:
         """The corners of a box in the views that see all of it.
 
-        Raises:
-            UserError: No view does.
+        Where it is too large for that: the corners of what is seen of it, in the views that see its
+        centre.
         """
         if box is None:
             return {}
-        left, top, width, height = box
-        share = np.linspace(0, 1, 9)
-        x = left + width * np.concatenate([share, share, 0 * share, 0 * share + 1])
-        y = top + height * np.concatenate([0 * share, 0 * share + 1, share, share])
+        x, y = box_outline(box)
         u, v, visible = self._views_of_panorama().project(x, y)
+        chosen = visible.all(axis=1)
+        if not chosen.any():
+            x, y = box_points(box)
+            u, v, visible = self._views_of_panorama().project(x, y)
+            chosen = visible[:, len(x) // 2]
         scale = self.model.image_size / self.view_size
         corners: dict[int, tuple[Spot, ...]] = {}
-        for view in np.flatnonzero(visible.all(axis=1)):
-            across, down = (u[view] + 0.5) * scale - 0.5, (v[view] + 0.5) * scale - 0.5
-            corners[int(view)] = (
-                (float(across.min()), float(down.min()), BOX_CORNERS[0]),
-                (float(across.max()), float(down.max()), BOX_CORNERS[1]),
-            )
-        if not corners:
-            raise UserError("the box is larger than a view of 90°; click on the object instead")
+        for view in np.flatnonzero(chosen):
+            across = (u[view, visible[view]] + 0.5) * scale - 0.5
+            down = (v[view, visible[view]] + 0.5) * scale - 0.5
+            corners[int(view)] = box_spots(across, down)
         return corners
 
     def _segment(self, found: Sequence[_Object]) -> Iterator[None]:
         """Steps 1 to 3, with a pause whenever views were added."""
-        self._ask([(each, Query(v, each.seen[v])) for each in found for v in each.clicked])
+        self._ask(
+            [
+                (each, Query(view, each.seen[view], self._as_prompt(each.given.get(view))))
+                for each in found
+                for view in each.clicked
+            ]
+        )
         yield
         while True:
             asked = [
@@ -295,12 +317,8 @@ class WarpPredictor:
                 ]
             )
 
-    def _sightings(
-        self, clicks: Sequence[Click], needed: bool = True
-    ) -> dict[int, tuple[Spot, ...]]:
-        """The clicks that each view sees; at least one of them is `needed` to be positive."""
-        if needed and not any(label == POSITIVE for _, _, label in clicks):
-            raise UserError(f"the object has no positive click: {clicks}; add one with label 1")
+    def _sightings(self, clicks: Sequence[Click]) -> dict[int, tuple[Spot, ...]]:
+        """The clicks that each view sees."""
         seen: dict[int, list[Spot]] = {}
         scale = self.model.image_size / self.view_size
         for x, y, label in clicks:
@@ -321,13 +339,15 @@ class WarpPredictor:
         fused = self._warped(each, view)
         spots = each.seen.get(view, ())
         if view not in each.clicked:
-            share = (fused >= 0.5).mean()
             u, v, depth = _innermost(fused, self.model.image_size)
-            if share < MIN_SHARE or (share < SURE_SHARE and depth < MIN_DEPTH):
+            if not _is_enough(fused, depth):
                 return None
             spots = (*spots, (u, v, POSITIVE))
-        prompt = (fused - 0.5) * (2 * SOFT_RANGE) if self.mask_prompts else None
-        return Query(view, spots, prompt)
+        return Query(view, spots, self._as_prompt(fused) if self.mask_prompts else None)
+
+    def _as_prompt(self, soft: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        """A soft mask as the logits of a mask prompt."""
+        return None if soft is None else (soft - 0.5) * (2 * SOFT_RANGE)
 
     def _warped(self, each: _Object, view: int) -> NDArray[np.float32]:
         """The mean of an object's masks (s, s) as a view sees them; 0 where none of them looks."""
@@ -365,114 +385,6 @@ class WarpPredictor:
         return self._views
 
 
-class ZoomPredictor(WarpPredictor):
-    """`WarpPredictor`, and a closer look at small objects; see the module's text."""
-
-    def _render(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        frames = super()._render(image)
-        self._pyramid = Pyramid(image)
-        return frames
-
-    def predict_many(
-        self, objects: Sequence[Sequence[Click]], scores: bool = False
-    ) -> list[Prediction]:
-        """As `WarpPredictor.predict_many`."""
-        predictions = self._look_closer(objects, super().predict_many(objects, scores=True))
-        return predictions if scores else [Prediction(one.mask, one.iou) for one in predictions]
-
-    def _look_closer(
-        self, objects: Sequence[Sequence[Click]], predictions: list[Prediction]
-    ) -> list[Prediction]:
-        looks = [_Look(clicks, _centre(clicks, self._pyramid.width)) for clicks in objects]
-        for look, prediction in zip(looks, predictions, strict=True):
-            soft = prediction.scores
-            wide = _view_of(soft, Camera(*look.centre, self.scan.fov), self.model.image_size // 4)
-            look.open = (wide >= 0.5).mean() < ENOUGH
-        for fov in FIELDS:
-            now = [look for look in looks if look.open and look.sees_all(fov, self._pyramid.width)]
-            for start in range(0, len(now), CHUNK):
-                self._narrow(now[start : start + CHUNK], fov)
-            for look in looks:
-                look.open = look.open and look in now
-        for index, look in enumerate(looks):
-            if look.mask is not None:
-                side = (self.model.image_size,) * 2
-                large = cv2.resize(look.mask, side, interpolation=cv2.INTER_LINEAR)
-                camera = Camera(*look.centre, look.fov)
-                soft = camera.to_panorama(np.asarray(large), self._pyramid.width)
-                predictions[index] = Prediction(soft >= 0.5, look.iou, soft)
-        return predictions
-
-    def _narrow(self, looks: Sequence[_Look], fov: float) -> None:
-        """Look at objects through a field of view, and note what is seen."""
-        size, width = self.model.image_size, self._pyramid.width
-        cameras = [Camera(*look.centre, fov) for look in looks]
-        frames = np.stack([camera.render(self._pyramid, size) for camera in cameras])
-        features = self.model.encode(frames, self.encode_batch)
-        queries = [
-            Query(number, _spots(look.clicks, camera, size, width))
-            for number, (look, camera) in enumerate(zip(looks, cameras, strict=True))
-        ]
-        for look, answer in zip(looks, self.model.decode(features, queries), strict=True):
-            mask = soft_masks(answer.logits)
-            inside = mask >= 0.5
-            border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
-            if not inside.any() or border.mean() > CUT:
-                look.open = False  # what a wider view saw stays
-                continue
-            look.mask, look.iou, look.fov = mask, answer.iou, fov
-            look.open = bool(inside.mean() < ENOUGH)
-
-
-@dataclass
-class _Look:
-    """An object that is looked at more and more closely."""
-
-    clicks: Sequence[Click]
-    centre: tuple[float, float]
-    """Longitude and latitude of its first positive click in radians."""
-    open: bool = False
-    """Whether a narrower view is wanted."""
-    mask: NDArray[np.float32] | None = None
-    """(s, s), of the narrowest view that shows the object whole."""
-    iou: float = 0.0
-    fov: float = 0.0
-
-    def sees_all(self, fov: float, width: int) -> bool:
-        """Whether a view of a field of view has all positive clicks well inside."""
-        x, y = np.array([(x, y) for x, y, label in self.clicks if label == POSITIVE], float).T
-        lon, lat = sphere.pixel_to_lonlat(x, y, width, width // 2)
-        camera = Camera(*self.centre, 0.9 * fov)
-        return bool(camera.project(sphere.lonlat_to_direction(lon, lat), 256)[2].all())
-
-
-def _centre(clicks: Sequence[Click], width: int) -> tuple[float, float]:
-    x, y = next((x, y) for x, y, label in clicks if label == POSITIVE)
-    lon, lat = sphere.pixel_to_lonlat(x, y, width, width // 2)
-    return float(lon), float(lat)
-
-
-def _spots(clicks: Sequence[Click], camera: Camera, size: int, width: int) -> tuple[Spot, ...]:
-    """The clicks that a camera sees."""
-    spots = []
-    for x, y, label in clicks:
-        direction = sphere.lonlat_to_direction(*sphere.pixel_to_lonlat(x, y, width, width // 2))
-        u, v, seen = camera.project(direction, size)
-        if seen:
-            spots.append((float(u), float(v), POSITIVE if label == POSITIVE else NEGATIVE))
-    return tuple(spots)
-
-
-def _view_of(soft: NDArray[np.float32] | None, camera: Camera, size: int) -> NDArray[np.float32]:
-    """A soft mask (H, W) of the panorama as a camera sees it: nearest pixel."""
-    if soft is None:
-        raise ValueError("soft mask expected")
-    lon, lat = sphere.direction_to_lonlat(camera.rays(size))
-    height, width = soft.shape
-    x, y = sphere.nearest_pixel(*sphere.lonlat_to_pixel(lon, lat, width, height), width, height)
-    return soft[y, x]
-
-
 def _innermost(soft: NDArray[np.float32], image_size: int) -> tuple[float, float, float]:
     """The point of a mask (s, s) farthest from its boundary, in pixels of the model's input, and
     its distance in pixels of the mask."""
@@ -481,3 +393,17 @@ def _innermost(soft: NDArray[np.float32], image_size: int) -> tuple[float, float
     v, u = np.unravel_index(int(depth.argmax()), depth.shape)
     scale = image_size / len(soft)
     return float((u + 0.5) * scale - 0.5), float((v + 0.5) * scale - 0.5), float(depth[v, u])
+
+
+def _is_enough(soft: NDArray[np.float32], depth: float) -> bool:
+    """Whether a mask (s, s) with its innermost point at `depth` is a prompt for its view."""
+    share = (soft >= 0.5).mean()
+    return bool(share >= MIN_SHARE and (share >= SURE_SHARE or depth >= MIN_DEPTH))
+
+
+def box_spots(u: Floats, v: Floats) -> tuple[Spot, Spot]:
+    """The two corners of the smallest box around pixels of a view, as SAM2 takes a box."""
+    return (
+        (float(u.min()), float(v.min()), BOX_CORNERS[0]),
+        (float(u.max()), float(v.max()), BOX_CORNERS[1]),
+    )

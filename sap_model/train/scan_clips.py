@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sap_model.clicks import POSITIVE, Click
-from sap_model.predict.predictor import ViewsOf
+from sap_model.predict.memory import ViewsOf
 from sap_model.predict.prompts import Prompted, PromptPlan, Views, plan_prompts
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews

@@ -22,7 +22,8 @@ from sap_model.clicks import POSITIVE, Click
 from sap_model.metrics import iou
 from sap_model.model.build import build
 from sap_model.model.tracker import ScanTracker
-from sap_model.predict.methods import Prompt, make
+from sap_model.predict.methods import make
+from sap_model.predict.objects import Prompt
 from sap_model.train.clip import ClipBatch, NoObjectError, collate
 from sap_model.train.network import SapTrain
 from sap_model.train.scan_clips import ScanClips

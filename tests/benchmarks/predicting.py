@@ -45,7 +45,7 @@ import torch
 from sap_model.clicks import Click
 from sap_model.model.build import build
 from sap_model.model.tracker import Points, PromptBatch, ScanTracker
-from sap_model.predict.predictor import SapPredictor
+from sap_model.predict.memory import MemoryPredictor
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 from tests.synthetic import disc, disc_ids, picture
@@ -114,7 +114,7 @@ def _run_nano(count: int) -> tuple[float, float, float]:
     image = picture(disc_ids(width), seed=0)
     model = cast(ScanTracker, build("nano", 128))
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data += 2  # present everywhere
-    predictor = SapPredictor(model, max_batch=BATCH)
+    predictor = MemoryPredictor(model, max_batch=BATCH)
     start = time.process_time()
     predictor.set_panorama(image)
     encoded = time.process_time()

@@ -6,8 +6,8 @@
         hub.run("import datasets; datasets.load_dataset('user/name')", home=tmp_path / "home")
         hub.repos["user/name"].files()
 
-It has what publishing and reading a dataset need: one branch, no pull requests, no pages of
-listings, no multipart uploads.
+It has what publishing and reading a dataset or a model need: one branch, no pull requests, no pages
+of listings, no multipart uploads. Names of datasets and models are not kept apart.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Commit:
 
 
 class Repo:
-    """A dataset repository with a single branch."""
+    """A repository with a single branch."""
 
     def __init__(self, private: bool) -> None:
         self.private = private
@@ -415,8 +415,8 @@ def _check_signature(hub: Hub, request: Request, oid: str) -> None:
         raise RefusedError(403, "this address is not signed")
 
 
-API = r"/api/datasets/(?P<name>[^/]+/[^/]+)"
-GIT = r"/datasets/(?P<name>[^/]+/[^/]+)"
+API = r"/api/(datasets|models)/(?P<name>[^/]+/[^/]+)"
+GIT = r"(/datasets)?/(?P<name>[^/]+/[^/]+)"
 
 ROUTES = (
     ("GET", "/api/whoami-v2", whoami),

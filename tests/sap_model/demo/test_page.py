@@ -19,7 +19,7 @@ import uvicorn
 from sap_model.demo.server import make_app
 from sap_model.demo.sessions import Sessions, find_panoramas
 from sap_model.model.checkpoints import load
-from sap_model.predict.warp import WarpPredictor
+from sap_model.predict.predictor import SapPredictor
 from tests.browser import NAMES, Browser, chromium
 
 WIDTH = 512
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("pictures")
     draw_room(folder / "room.png")
     model = load("nano", "sap-nano")
-    sessions = Sessions(lambda: WarpPredictor(model), find_panoramas(str(folder)))
+    sessions = Sessions(lambda: SapPredictor(model, "warp"), find_panoramas(str(folder)))
     config = uvicorn.Config(make_app(sessions, "sap-nano"), port=0, log_level="error")
     running = uvicorn.Server(config)
     threads = torch.get_num_threads()
@@ -95,8 +95,8 @@ def test_box_across_the_seam_is_a_prompt(opened: str):
 
 
 def test_prompts_that_cannot_be_answered_are_one_line(opened: str):
-    too_large = json.dumps({"box": [0, 10, 400, 200]}).encode()
-    assert "error" in lines(post(f"{opened}/objects/3", too_large))[-1]
+    flat = json.dumps({"box": [0, 10, 400, 0]}).encode()
+    assert "error" in lines(post(f"{opened}/objects/3", flat))[-1]
     outside = b'{"points": [[900, 2]], "labels": [1]}'
     assert "error" in lines(post(f"{opened}/objects/3", outside))[-1]
     assert refusal(f"{opened}/objects/3", b"no JSON")[0] == 400

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,8 +15,6 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import UserError
 from sap_model.clicks import Click
 from sap_model.demo.sessions import (
-    SegmentedObject,
-    Session,
     TrueMask,
     best_match,
     coco_json,
@@ -24,8 +23,9 @@ from sap_model.demo.sessions import (
     grid,
     label_png,
     parse_prompt,
-    solid_angle,
 )
+from sap_model.predict.objects import Prediction, Prompt, solid_angle
+from sap_model.predict.session import SegmentedObject, Session
 from sap_model.scan.trajectory import Scan
 
 SHAPE = (32, 64)
@@ -42,22 +42,26 @@ def session() -> Session:
     image = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3), np.uint8)
     across_seam = mask_of(slice(10, 14), [62, 63, 0, 1, 2])
     inside = mask_of(slice(11, 12), [0, 1])
-    objects = {1: SegmentedObject("rug", across_seam, 0.9), 2: SegmentedObject("cup", inside, 0.5)}
-    return Session(image, [], predictor=None, objects=objects)  # type: ignore[arg-type]
+    session = Session(SimpleNamespace(image=image))
+    session.objects[1] = SegmentedObject("rug", Prompt(), Prediction(across_seam, 0.9))
+    session.objects[2] = SegmentedObject("cup", Prompt(), Prediction(inside, 0.5))
+    return session
 
 
 def test_prompts_are_read():
-    clicks, box, name = parse_prompt(
+    prompt, name = parse_prompt(
         {"points": [[1, 2], [3.5, 4]], "labels": [1, 0], "box": [60, 2, 9, 4], "name": "x"}, SHAPE
     )
-    assert clicks == [Click(1, 2, 1), Click(3.5, 4, 0)]
-    assert box == (60, 2, 9, 4)
+    assert prompt.clicks == [Click(1, 2, 1), Click(3.5, 4, 0)]
+    assert prompt.box == (60, 2, 9, 4)
     assert name == "x"
 
 
 @pytest.mark.parametrize(
     "prompt",
     [
+        {},
+        {"points": [[1, 2]], "labels": [0]},
         {"points": [[1, 2]], "labels": []},
         {"points": [[1, 2]], "labels": [2]},
         {"points": [[1, 32]], "labels": [1]},

@@ -10,7 +10,7 @@ from pipeline.annotations.annotate import InstanceInfo, annotate
 from sap_model.clicks import NEGATIVE, POSITIVE
 from sap_model.evaluate import score_panorama as panorama
 from sap_model.evaluate.score_panorama import score_panorama
-from sap_model.predict.predictor import Prediction
+from sap_model.predict.objects import Prediction
 from tests.synthetic import PLAIN, SEAM, disc_ids
 
 IMAGE = np.zeros((128, 256, 3), np.uint8)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from sap_model.model import checkpoints
 from sap_model.model.build import SIZES, build, default_image_size, read_config, signature
@@ -169,7 +170,8 @@ def test_a_truncated_checkpoint_says_so(nano_file):
 
 def test_files_and_hub_ids_are_told_apart(tmp_path, monkeypatch, nano_file):
     fetched = []
-    monkeypatch.setattr(checkpoints, "_fetch", lambda *args: fetched.append(args) or nano_file)
+    monkeypatch.setattr(checkpoints, "fetch", lambda *args: fetched.append(args[:2]) or nano_file)
+    monkeypatch.setattr(checkpoints, "hub_files", lambda *args: ["README.md", "only.pt"])
     monkeypatch.chdir(tmp_path)
     assert find("nano.pt") == Path("nano.pt")
     for missing in ("other.pt", "folder/other.pt", "/no/such/file", "a/b/c"):
@@ -178,7 +180,7 @@ def test_files_and_hub_ids_are_told_apart(tmp_path, monkeypatch, nano_file):
     find("user/name")
     find("user/name:deep/file.pt")
     load("nano", "user/name", 64)
-    assert fetched == [("user/name", None), ("user/name", "deep/file.pt"), ("user/name", None)]
+    assert fetched == [("user/name", name) for name in ("only.pt", "deep/file.pt", "only.pt")]
 
 
 def test_official_weights_are_fetched_under_their_published_names(monkeypatch, nano_file):
@@ -187,8 +189,12 @@ def test_official_weights_are_fetched_under_their_published_names(monkeypatch, n
 
     asked = []
     monkeypatch.setattr(
-        huggingface_hub, "hf_hub_download", lambda *args: asked.append(args) or str(nano_file)
+        huggingface_hub,
+        "hf_hub_download",
+        lambda *args, **_: asked.append(args) or str(nano_file),
     )
+    digest = sha256_of(nano_file)
+    monkeypatch.setattr(checkpoints, "SHA256", dict.fromkeys(checkpoints.SHA256, digest))
     published_sizes = [size for size in SIZES if size != "nano"]
     assert sorted(checkpoints.OFFICIAL) == sorted(SIZES)
     for size in published_sizes:
@@ -267,13 +273,13 @@ def test_shipped_weights_go_into_the_package():
     ("names", "message"),
     [
         (["README.md"], "holds 0 checkpoints"),
-        (["a.pt", "b.pt"], "name one as user/name:FILE, of a.pt, b.pt"),
+        (["a.pt", "b.pt"], "name one of a.pt, b.pt"),
     ],
 )
 def test_a_repository_must_hold_one_checkpoint(monkeypatch, names, message):
     import huggingface_hub
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, repo: names)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *args, **_: names)
     with pytest.raises(UserError, match=message):
         find("user/name")
 

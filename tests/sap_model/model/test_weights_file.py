@@ -10,6 +10,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from pipeline.digest import sha256_of
 from pipeline.errors import UserError
 from sap_model.model import checkpoints
 from sap_model.model.build import build, read_config
@@ -103,6 +104,8 @@ def test_a_filled_cache_needs_no_network(hub_cache, name):
 
 def test_official_weights_come_from_the_cache_too(hub_cache, monkeypatch):
     monkeypatch.setitem(checkpoints.OFFICIAL, "tiny", "user/name:weights.pt")
+    digest = sha256_of(hub_cache / "weights.pt")
+    monkeypatch.setitem(checkpoints.SHA256, "weights.pt", digest)
     assert checkpoints.find("official", "tiny") == hub_cache / "weights.pt"
 
 

@@ -20,8 +20,8 @@ from pipeline.sphere import pixel_solid_angles
 from sap_model.clicks import Click
 from sap_model.model import checkpoints
 from sap_model.predict.command import describe
+from sap_model.predict.memory import MemoryPredictor
 from sap_model.predict.overlay import CLICKS, PREDICTED, WHITE, overlay
-from sap_model.predict.predictor import SapPredictor
 from tests.sap_model.models import NONE, WIDTH, panorama, responsive
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +57,7 @@ def names() -> list[str]:
 
 
 def predicted(image, image_size=64, **options):
-    predictor = SapPredictor(responsive(image_size=image_size), **options)
+    predictor = MemoryPredictor(responsive(image_size=image_size), **options)
     predictor.set_panorama(image)
     return predictor.predict(CLICKED)
 
@@ -139,7 +139,7 @@ def test_a_part_of_a_sphere_is_segmented_in_its_own_pixels(run):
     words = ["--click", "66,60", "--image-size", "64", "--out", "mask.png", "--overlay", "o.png"]
     code, said, _ = run("part.jpg", *words)
     assert code == 0 and "note:          GPano crop: 225° × 141°" in said
-    predictor = SapPredictor(responsive(image_size=64))
+    predictor = MemoryPredictor(responsive(image_size=64))
     predictor.set_panorama(sphere.pixels)
     expected = predictor.predict([Click(130, 60, 1)]).mask[:100, 64:224]
     assert expected.any()

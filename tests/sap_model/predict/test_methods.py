@@ -11,7 +11,8 @@ from PIL import Image
 from pipeline.errors import UserError
 from sap_model.clicks import Click, first_click
 from sap_model.model.build import build
-from sap_model.predict.methods import METHODS, Oracle, Prompt, make, scan_of
+from sap_model.predict.methods import METHODS, Oracle, make, scan_of
+from sap_model.predict.objects import Prompt
 from sap_model.scan.single_view import WholeView
 from sap_model.scan.trajectory import Scan
 from tests.sap_model.models import NONE, WIDTH, panorama, responsive

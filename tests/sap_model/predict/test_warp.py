@@ -9,10 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import sphere
+from pipeline.annotations.boxes import coco_box, wrapped_crop
 from pipeline.errors import UserError
 from sap_model.clicks import NEGATIVE, POSITIVE, Click
 from sap_model.model.tracker import Answer, Query
-from sap_model.predict.warp import WarpPredictor, ZoomPredictor
+from sap_model.predict.objects import Prompt
+from sap_model.predict.warp import BOX_CORNERS, WarpPredictor
+from sap_model.predict.zoom import ZoomPredictor
 from sap_model.scan.views import PerspectiveViews
 
 WIDTH, SIZE = 1024, 256
@@ -34,8 +37,12 @@ class ColourOracle:
         answers = []
         for query in queries:
             frame = features[query.view].astype(int)
-            u, v, label = query.spots[-1]
-            assert label == POSITIVE
+            corners = {label: (u, v) for u, v, label in query.spots if label in BOX_CORNERS}
+            if corners:
+                u, v = np.mean([corners[label] for label in BOX_CORNERS], axis=0)
+            else:
+                u, v, label = query.spots[-1]
+                assert label == POSITIVE
             colour = frame[round(v), round(u)]
             inside = abs(frame - colour).max(axis=-1) < 60
             small = inside.reshape(SIZE // 4, 4, SIZE // 4, 4).mean(axis=(1, 3))
@@ -81,7 +88,7 @@ def test_disc_is_found_wherever_it_lies(predictor, lon, lat):
     truth = disc(lon, lat, 18)
     method = predictor(ColourOracle())
     method.set_panorama(painted(truth))
-    (found,) = method.predict_many([[click(lon, lat)]])
+    (found,) = method.predict_many([Prompt([click(lon, lat)])])
     assert iou(found.mask, truth) > 0.9
     assert found.iou == pytest.approx(0.9)
 
@@ -96,7 +103,7 @@ def test_mask_follows_an_object_into_views_that_do_not_see_the_click():
     clicked = {
         sighting.view for sighting in PerspectiveViews(method.scan, SIZE, WIDTH).visible(*spot[:2])
     }
-    (found,) = method.predict_many([[spot]])
+    (found,) = method.predict_many([Prompt([spot])])
     asked = {query.view for query in model.queries}
     assert asked > clicked
     assert iou(found.mask, band) > 0.9
@@ -106,7 +113,7 @@ def test_views_without_the_object_are_not_asked():
     model = ColourOracle()
     method = WarpPredictor(model, refine=False)
     method.set_panorama(painted(disc(0, 0, 10)))
-    method.predict_many([[click(0, 0)]])
+    method.predict_many([Prompt([click(0, 0)])])
     assert len(model.queries) < 12  # of 24 views
 
 
@@ -115,7 +122,7 @@ def test_objects_do_not_influence_each_other():
     image[disc(-100, 30, 12)] = 0, 0, 255
     method = WarpPredictor(ColourOracle())
     method.set_panorama(image)
-    prompts = [[click(20, 0)], [click(-100, 30)]]
+    prompts = [Prompt([click(20, 0)]), Prompt([click(-100, 30)])]
     together = method.predict_many(prompts)
     for prompt, found in zip(prompts, together, strict=True):
         (alone,) = method.predict_many([prompt])
@@ -129,7 +136,7 @@ def test_zoom_sharpens_small_objects(lon, lat):
     for predictor in (WarpPredictor, ZoomPredictor):
         method = predictor(ColourOracle())
         method.set_panorama(painted(truth))
-        scores.append(iou(method.predict_many([[click(lon, lat)]])[0].mask, truth))
+        scores.append(iou(method.predict_many([Prompt([click(lon, lat)])])[0].mask, truth))
     assert scores[1] > max(0.85, scores[0])
 
 
@@ -139,7 +146,7 @@ def test_zoom_keeps_all_positive_clicks_in_view():
     method = ZoomPredictor(model)
     method.set_panorama(painted(truth))
     clicks = [click(0, 0), click(40, 0)]
-    (found,) = method.predict_many([clicks])
+    (found,) = method.predict_many([Prompt(clicks)])
     assert found.mask[clicks[1].y, clicks[1].x]
 
 
@@ -147,4 +154,38 @@ def test_object_without_positive_click_is_refused():
     method = WarpPredictor(ColourOracle())
     method.set_panorama(painted(disc(0, 0, 10)))
     with pytest.raises(UserError, match="positive click"):
-        method.predict_many([[Click(3, 4, NEGATIVE)]])
+        method.predict_many([Prompt([Click(3, 4, NEGATIVE)])])
+
+
+def box_around(truth: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+    """The box of a mask, which may reach beyond the right border."""
+    x, y, w, h = wrapped_crop(truth, True, coco_box(truth)).box
+    return float(x), float(y), float(w), float(h)
+
+
+@pytest.mark.parametrize("predictor", [WarpPredictor, ZoomPredictor])
+@pytest.mark.parametrize(
+    ("lon", "lat", "radius"),
+    [(10, 5, 15), (179, -10, 12), (100, 50, 10), (-60, 0, 4), (0, 0, 55)],
+    ids=["ahead", "seam", "high", "small", "larger than a view"],
+)
+def test_box_finds_what_it_surrounds(predictor, lon, lat, radius):
+    truth = disc(lon, lat, radius)
+    method = predictor(ColourOracle())
+    method.set_panorama(painted(truth))
+    (found,) = method.predict_many([Prompt(box=box_around(truth))])
+    assert iou(found.mask, truth) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("lon", "lat", "radius"), [(10, 5, 15), (179, -10, 12), (0, 88, 12), (50, 20, 1)]
+)
+def test_rough_mask_is_a_prompt(lon, lat, radius):
+    truth = disc(lon, lat, radius)
+    model = ColourOracle()
+    method = WarpPredictor(model)
+    method.set_panorama(painted(truth))
+    rough = np.roll(truth, 4 if radius > 1 else 1, axis=1)
+    (found,) = method.predict_many([Prompt(mask=rough)])
+    assert iou(found.mask, truth) > (0.85 if radius > 1 else 0.5)
+    assert radius == 1 or all(query.mask is not None for query in model.queries)

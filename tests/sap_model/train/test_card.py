@@ -121,7 +121,7 @@ def test_its_commands_and_headings_are_whole(readme, made):
 
 def test_without_names_on_the_hub_it_names_none(made):
     text = card(made.records, read_json(made.scores), ["elsewhere"])
-    assert "someone" not in text and 'load("nano", "sap-nano")' in text
+    assert "someone" not in text and 'from_pretrained("sap-nano")' in text
     assert not ModelCard(text).data.datasets
 
 

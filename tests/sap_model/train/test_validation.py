@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.shards.reader import ShardReader, decode_image
 from sap_model.clicks import Click
 from sap_model.model.build import build
-from sap_model.predict.predictor import SapPredictor
+from sap_model.predict.memory import MemoryPredictor
 from sap_model.train import validation
 from sap_model.train.clip import ClipBatch, Tracked
 from sap_model.train.network import TRAIN
@@ -160,7 +160,7 @@ def test_panorama_iou_is_that_of_the_predictor(shards):
     rows = ShardRows([shards], "validation")
     settings = TrainSettings(data=(str(shards),), size="nano", image_size=SIDE)
     found = validation.panorama_iou(network, settings, rows, panoramas=1, objects=3)
-    predictor, expected = SapPredictor(tracker), []
+    predictor, expected = MemoryPredictor(tracker), []
     row = ShardReader(shards, "validation").row(0)
     things = sorted(row["objects"], key=lambda thing: (thing["area"], thing["id"]))
     predictor.set_panorama(decode_image(row["image"]))
