@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.storage import is_remote, open_path
 from sap_model.config import (
     Ablations,
+    CheckGpu,
     Demo,
     Evaluate,
     Import,
@@ -134,6 +135,19 @@ def predict(options: Predict) -> None:
     from sap_model.predict.command import segment
 
     print(segment(options), end="")
+
+
+def check_gpu(options: CheckGpu) -> None:
+    """This machine's GPU: are its answers the CPU's, how fast is it, how much memory is needed?"""
+    from sap_model.check_gpu.check import check
+
+    text, passed = check(options)
+    print(f"\n{text}\nwritten: {options.out / 'check-gpu.json'}")
+    if not passed:
+        raise UserError(
+            "this machine's GPU and CPU differ, or a check failed; report it with "
+            f"{options.out / 'check-gpu.json'}"
+        )
 
 
 def demo(options: Demo) -> None:

@@ -146,6 +146,24 @@ class Predict(Settings):
 
 
 @dataclass(frozen=True)
+class CheckGpu(Settings):
+    """Compare this machine's GPU with its CPU, and measure seconds and memory: the first command
+    to run on a new GPU machine."""
+
+    out: Path = setting(Path("out/check-gpu"), help="folder of check-gpu.json and check-gpu.md")
+    sizes: tuple[str, ...] = setting(("tiny", "large"), help="models that are measured")
+    image_size: int = setting(
+        1024, help="side of their input, a multiple of 32", unit="pixels", at_least=32
+    )
+    objects: tuple[int, ...] = setting(
+        (1, 6), help="objects that are followed together", at_least=1
+    )
+    frames: tuple[int, ...] = setting((24, 48), help="frames of a clip", at_least=1)
+    minutes: float = setting(7.0, help="after which nothing more is begun", unit="minutes", above=0)
+    render: bool = setting(True, help="also render a picture, where Blender is installed")
+
+
+@dataclass(frozen=True)
 class Demo(Settings):
     """Open a page on this machine on which masks are clicked."""
 

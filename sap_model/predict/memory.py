@@ -175,7 +175,7 @@ class MemoryPredictor:
             for _ in objects
         ]
         for indices, batch in batches(plans, self.max_batch, previous):
-            seen, ious = self._follow(features, batch)
+            seen, ious, presence = self._follow(features, batch)
             clicked = batch.views[:, list(batch.conditioning)]
             for row, index in enumerate(indices):
                 soft, mask = self._fuse(views, seen[row], scores)
@@ -185,16 +185,19 @@ class MemoryPredictor:
                     soft,
                     seen[row] if logits else None,
                     ious[row] if logits else None,
+                    presence[row] if logits else None,
                 )
         return predictions
 
     def _follow(
         self, features: Features, batch: PromptBatch
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits (B, N, S / 4, S / 4) and IoUs (B, N) of B objects in N views, as `visits` says."""
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Logits (B, N, S / 4, S / 4), IoUs and object scores (B, N) of B objects in N views, as
+        `visits` says."""
         rows, side = np.arange(len(batch.views)), self.model.image_size // 4
         seen = np.full((len(rows), len(features), side, side), ABSENT, np.float32)
         ious = np.zeros((len(rows), len(features)), np.float32)
+        presence = np.full((len(rows), len(features)), ABSENT, np.float32)
         for visit in self.model.follow(features, batch, self.offload_state_to_cpu, self.gated):
             views = batch.views[:, visit.frame]
             new = visit.logits.cpu().numpy()
@@ -203,7 +206,8 @@ class MemoryPredictor:
             seen[rows, views] = new
             present = (visit.presence > 0) | (not self.gated)
             ious[rows, views] = (visit.ious * present).cpu().numpy()
-        return seen, ious
+            presence[rows, views] = visit.presence.float().cpu().numpy()
+        return seen, ious, presence
 
     def _fuse(
         self, views: Views, seen: NDArray[np.float32], scores: bool

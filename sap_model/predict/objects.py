@@ -52,7 +52,9 @@ class Prediction:
     logits: NDArray[np.float32] | None = None
     """(N, S / 4, S / 4) SAM2's logits per view, -1024 where the object is absent; on request."""
     view_ious: NDArray[np.float32] | None = None
-    """(N,) estimated IoU per view; on request, with `logits`."""
+    """(N,) estimated IoU per view, 0 where the object is absent; on request, with `logits`."""
+    presence: NDArray[np.float32] | None = None
+    """(N,) SAM2's object score per view, a logit; on request, with `logits`."""
 
     @property
     def solid_angle(self) -> float:

@@ -114,7 +114,7 @@ def _run_nano(count: int) -> tuple[float, float, float]:
     image = picture(disc_ids(width), seed=0)
     model = cast(ScanTracker, build("nano", 128))
     model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.data += 2  # present everywhere
-    predictor = MemoryPredictor(model, max_batch=BATCH)
+    predictor = MemoryPredictor(model, cycles=2, max_batch=BATCH)
     start = time.process_time()
     predictor.set_panorama(image)
     encoded = time.process_time()
