@@ -65,6 +65,9 @@ COMMANDS = {
     "model-card": Command("sap_model.config:ModelCard", "sap_model.commands:model_card", "train"),
     "predict": Command("sap_model.config:Predict", "sap_model.commands:predict", "predict"),
     "check-gpu": Command("sap_model.config:CheckGpu", "sap_model.commands:check_gpu", "train"),
+    "score-everything": Command(
+        "sap_model.config:ScoreEverything", "sap_model.commands:score_everything", "train"
+    ),
     "demo": Command("sap_model.config:Demo", "sap_model.commands:demo", "demo"),
     "import-coco": Command("sap_model.config:ImportCoco", "sap_model.commands:import_coco"),
     "import-pavs": Command("sap_model.config:ImportPavs", "sap_model.commands:import_pavs"),

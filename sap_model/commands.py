@@ -26,6 +26,7 @@ from sap_model.config import (
     ModelCard,
     Nano,
     Predict,
+    ScoreEverything,
     Train,
     shards_of,
 )
@@ -158,6 +159,24 @@ def demo(options: Demo) -> None:
     panoramas = find_panoramas(options.data)  # before the model is loaded
     sessions, model = open_sessions(options, panoramas)
     serve(sessions, model, options.port, options.browser)
+
+
+def score_everything(options: ScoreEverything) -> None:
+    """Shards and weights → recall of everything, on the sphere and on the flat picture."""
+    from pipeline.shards.reader import ShardReader
+    from sap_model.predict.predictor import SapPredictor
+    from sap_model.segment.everything import EverythingOptions
+    from sap_model.segment.scoring import score_everything as score
+    from sap_model.segment.scoring import table, write_scores
+
+    data = options.data or shards_of(options)
+    reader = ShardReader(data, options.split)
+    model = SapPredictor.from_pretrained(options.checkpoint, size=options.size).model
+    scored = score(model, reader, EverythingOptions(options.points), options.limit)
+    print(table(scored), end="")
+    if options.scores:
+        about = {"data": data, "checkpoint": options.checkpoint, "points": options.points}
+        write_scores(options.scores, scored, about)
 
 
 def import_coco(options: ImportCoco) -> None:

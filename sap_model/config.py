@@ -184,6 +184,23 @@ class Demo(Settings):
 
 
 @dataclass(frozen=True)
+class ScoreEverything(OnRun):
+    """Score how well everything is found: on the sphere, and on the flat panorama."""
+
+    data: str | None = setting(
+        None, help="folder or URL of shards", default_text="OUT/shards", positional=True
+    )
+    split: Literal["train", "validation"] | None = setting(
+        None, help="split of the shards", default_text="all"
+    )
+    limit: int | None = setting(None, help="panoramas", at_least=1, default_text="all")
+    points: int = setting(1536, help="points on the sphere, and on the picture", at_least=1)
+    size: str | None = setting(None, help=SIZE_HELP, default_text="the checkpoint's, or nano")
+    checkpoint: str = setting("sap-nano", help="weights: a file, a Hub id or a shipped name")
+    scores: Path | None = setting(None, help="JSON file of all values")
+
+
+@dataclass(frozen=True)
 class Import(Settings):
     """A command that converts a benchmark into shards."""
 

@@ -33,6 +33,7 @@ SLOW = (
     "sap_model/importers",
     "sap_model/model",
     "sap_model/predict",
+    "sap_model/segment",
     "sap_model/train",
     "shards/test_remote.py",
     "soak",

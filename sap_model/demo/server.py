@@ -6,6 +6,7 @@ POST   /api/panoramas?name=…                    a picture of one's own
 POST   /api/sessions                            open a panorama; lines of JSON as it is encoded
 GET    /api/sessions/S/picture.jpg, views.jpg   what the page shows
 POST   /api/sessions/S/objects/N                segment; lines of JSON, view by view
+POST   /api/sessions/S/everything               segment everything; lines of JSON
 GET    /api/sessions/S/export/FILE              masks.png, coco.json, cutouts.zip
 """
 
@@ -40,6 +41,7 @@ from sap_model.demo.sessions import (
     Sessions,
     coco_json,
     cutouts_zip,
+    forget_everything,
     label_png,
     picture_jpeg,
 )
@@ -132,6 +134,14 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
         parameters = request.path_params
         return stream(sessions.segment(parameters["session"], parameters["object"], prompt))
 
+    async def everything(request: Request) -> Response:
+        return stream(sessions.everything(request.path_params["session"]))
+
+    async def no_everything(request: Request) -> Response:
+        opened = await work(sessions.opened, request.path_params["session"])
+        await work(forget_everything, opened.session)
+        return Response(status_code=204)
+
     async def rename(request: Request) -> Response:
         opened = await work(sessions.opened, request.path_params["session"])
         name = str((await read_json(request)).get("name", ""))[:100]
@@ -185,6 +195,8 @@ def make_app(sessions: Sessions, model: str) -> Starlette:
             Route(one + "/objects/{object:int}", segment, methods=["POST"]),
             Route(one + "/objects/{object:int}", rename, methods=["PATCH"]),
             Route(one + "/objects/{object:int}", remove, methods=["DELETE"]),
+            Route(one + "/everything", everything, methods=["POST"]),
+            Route(one + "/everything", no_everything, methods=["DELETE"]),
             Route(one + "/export/{file}", export),
         ],
         middleware=[

@@ -29,10 +29,11 @@ from sap_model.config import Demo
 from sap_model.predict.formats import encode_labels, encode_rle, label_map, to_coco
 from sap_model.predict.objects import Prompt, panorama_size, prompt_of
 from sap_model.predict.predictor import SapPredictor
-from sap_model.predict.session import Session
+from sap_model.predict.session import SegmentedObject, Session
 from sap_model.predict.warp import Step
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
+from sap_model.segment.everything import EverythingOptions
 
 MAX_SESSIONS = 4
 """Panoramas whose features are kept; the one that was not used for longest goes first."""
@@ -48,6 +49,9 @@ PAGE_WIDTH = 4096
 
 VIEW_PIXELS = 96
 """Side of a view in the panel of the scan."""
+
+FIRST_OF_EVERYTHING = 1001
+"""Number of the first mask of everything; objects that are clicked have lower ones."""
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -194,6 +198,40 @@ class Sessions:
             "solid_angle": step.prediction.solid_angle,
             "truth": best_match(mask, opened.truth),
         }
+
+    def everything(self, key: str) -> Iterator[dict[str, Any]]:
+        """Segment everything: yields the progress, then all masks as one map of numbers."""
+        opened = self.opened(key)
+        session = opened.session
+        for step in opened.predictor.everything_steps(EverythingOptions()):
+            if step.segments is None:
+                yield {"stage": step.stage, "done_of": [step.done, step.total]}
+                continue
+            forget_everything(session)
+            for number, one in enumerate(step.segments, start=FIRST_OF_EVERYTHING):
+                made = SegmentedObject(f"mask {number}", Prompt(), one)
+                session.objects[number] = made
+            masks = {i: one.mask for i, one in enumerate(step.segments, start=1)}
+            labels = label_map(masks, panorama_size(opened.image))
+            yield {"labels": labels_url(labels), "count": len(step.segments)}
+
+
+def forget_everything(session: Session) -> None:
+    """Remove the masks of `Sessions.everything`, and leave those that were clicked."""
+    for number in [number for number in session.objects if number >= FIRST_OF_EVERYTHING]:
+        del session.objects[number]
+
+
+def labels_url(labels: NDArray[np.uint16]) -> str:
+    """A map of numbers, at most half of PAGE_WIDTH wide, as a PNG in a data URL: red is the low
+    byte, green the high one."""
+    if labels.shape[1] > PAGE_WIDTH // 2:
+        size = (PAGE_WIDTH // 2, PAGE_WIDTH // 2 * labels.shape[0] // labels.shape[1])
+        nearest = cv2.INTER_NEAREST_EXACT
+        labels = np.asarray(cv2.resize(labels, size, interpolation=nearest), np.uint16)
+    channels = (np.zeros_like(labels), labels >> 8, labels & 255)  # OpenCV's order is B, G, R
+    _, data = cv2.imencode(".png", np.dstack(channels).astype(np.uint8))
+    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def open_sessions(options: Demo, panoramas: list[Panorama]) -> tuple[Sessions, str]:

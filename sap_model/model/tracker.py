@@ -242,6 +242,39 @@ class ScanTracker(SAM2VideoPredictor):
             Answer(mask, float(iou)) for mask, iou in zip(logits, self._ious.cpu(), strict=True)
         ]
 
+    @torch.inference_mode()
+    def propose(
+        self, features: Features, view: int, points: NDArray[np.float32]
+    ) -> tuple[Tensor, Tensor]:
+        """What may lie at points of a view: all candidates of the mask decoder for each.
+
+        Args:
+            features: Of encoded views.
+            view: Index of the view among them.
+            points: (P, 2) u, v in pixels of the model's input.
+
+        Returns:
+            Logits (P, M, S / 4, S / 4) and estimated IoUs (P, M), float32 on the model's device. M
+            is 3, or 1 for models that were trained to give one mask.
+        """
+        *fine, coarse = (level[view][None] for level in features.levels)
+        clicks = Points(points[:, None], np.ones((len(points), 1), np.int32))
+        given = self._to_prompt(clicks)
+        with self._precision():
+            sparse, dense = self.sam_prompt_encoder(
+                points=(given["point_coords"], given["point_labels"]), boxes=None, masks=None
+            )
+            logits, ious, _, _ = self.sam_mask_decoder(
+                image_embeddings=coarse + self.no_mem_embed.view(1, -1, 1, 1),
+                image_pe=self.sam_prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=self.multimask_output_in_sam,
+                repeat_image=True,
+                high_res_features=fine,
+            )
+        return logits.float(), ious.float()
+
     def _segment(
         self,
         state: dict,

@@ -7,7 +7,7 @@ detections = to_detections(predictions)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,20 +15,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from pipeline.errors import UserError
-from sap_model.predict.objects import solid_angle
+from sap_model.predict.objects import Segmented
 
 if TYPE_CHECKING:
     import supervision
-
-
-class Segmented(Protocol):
-    """What can be written: a `Prediction`, or a `Segment` of `segment_everything`."""
-
-    @property
-    def mask(self) -> NDArray[np.bool_]: ...
-
-    @property
-    def iou(self) -> float: ...
 
 
 def to_coco(
@@ -64,7 +54,7 @@ def to_coco(
                 "bbox": [float(value) for value in coco_mask.toBbox(rle)],
                 "iscrowd": 0,
                 "score": float(one.iou),
-                "solid_angle": solid_angle(mask),
+                "solid_angle": float(one.solid_angle),
             }
         )
     return annotations

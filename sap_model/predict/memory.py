@@ -130,6 +130,17 @@ class MemoryPredictor:
         self._features = None  # the old ones first, for the sake of memory
         self._features = self.model.encode(self._views.render(image), self.encode_batch)
 
+    @property
+    def encoded(self) -> tuple[Features, Views]:
+        """The features of the views, and the views.
+
+        Raises:
+            RuntimeError: No panorama is set.
+        """
+        if self._features is None or self._views is None:
+            raise RuntimeError("no panorama is set; call set_panorama first")
+        return self._features, self._views
+
     def predict(
         self, clicks: Sequence[Click], scores: bool = False, logits: bool = False
     ) -> Prediction:

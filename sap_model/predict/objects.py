@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,6 +60,22 @@ class Prediction:
     def solid_angle(self) -> float:
         """Steradian that the mask covers; the whole sphere has 4 pi."""
         return solid_angle(self.mask)
+
+
+class Segmented(Protocol):
+    """A mask of an object: a `Prediction`, or a `Segment` of `segment_everything`."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W)."""
+
+    @property
+    def iou(self) -> float:
+        """The model's own estimate."""
+
+    @property
+    def solid_angle(self) -> float:
+        """Steradian."""
 
 
 def panorama_size(pixels: NDArray[Any]) -> tuple[int, int]:

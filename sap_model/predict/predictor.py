@@ -23,10 +23,19 @@ from pipeline.errors import UserError
 from sap_model.model.checkpoints import load
 from sap_model.model.pretrained import find_pretrained, push_to_hub, save_pretrained
 from sap_model.model.tracker import ScanTracker
-from sap_model.predict.methods import METHODS, make, scan_of
+from sap_model.predict.methods import METHODS, ClickMethod, make, scan_of
 from sap_model.predict.objects import Prediction, Prompt, panorama_size, prompt_of
 from sap_model.predict.session import Session
 from sap_model.predict.warp import Step, WarpPredictor
+from sap_model.scan.single_view import WholeView
+from sap_model.segment.everything import (
+    EverythingOptions,
+    EverythingStep,
+    Segment,
+    everything_steps,
+    fibonacci_points,
+)
+from sap_model.segment.proposing import FlatProposals, ScanProposals, grid_points
 
 DEFAULT_METHOD = "zoom"
 """Key of `METHODS` that is taken unless another is named."""
@@ -203,6 +212,35 @@ class SapPredictor:
                 f"a prompt has no {sorted(unknown)[0]}; give points, labels, box or mask"
             )
         return prompt_of(panorama_size(self.image), **given)
+
+    def segment_everything(self, **options: Any) -> list[Segment]:
+        """Masks of everything in the panorama that is set, largest first.
+
+        Args:
+            options: Fields of `EverythingOptions`: points, iou, stability, overlap, follow,
+                overlapping.
+
+        Raises:
+            UserError: The method joins views by memory; "zoom", "warp" and "sam2" do not.
+        """
+        *_, last = self.everything_steps(EverythingOptions(**options))
+        return last.segments or []
+
+    def everything_steps(self, options: EverythingOptions) -> Iterator[EverythingStep]:
+        """`segment_everything` in steps, for a person who waits; the last has the segments."""
+        method, width = self._method, self.image.shape[1]
+        if isinstance(method, WarpPredictor):
+            features, views = method.encoded
+            proposals = ScanProposals(features, views, self.model.image_size)
+            points = fibonacci_points(options.points, width)
+            yield from everything_steps(self.model, proposals, points, width, options, method)
+            return
+        features, view = method.predictor.encoded if isinstance(method, ClickMethod) else (None, 0)
+        if features is None or not isinstance(view, WholeView):
+            raise UserError(f"method {self.method} finds single objects; choose METHOD=zoom")
+        flat = FlatProposals(features, view)
+        points = grid_points(options.points, width)
+        yield from everything_steps(self.model, flat, points, width, options)
 
     def session(self, image: NDArray[np.uint8] | None = None) -> Session:
         """A session on the panorama that is set, or on another one: it remembers clicks."""

@@ -17,7 +17,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sap_model.clicks import POSITIVE
-from sap_model.predict.objects import Prediction, Prompt, clicks_of, panorama_size, prompt_of
+from sap_model.predict.objects import (
+    Prediction,
+    Prompt,
+    Segmented,
+    clicks_of,
+    panorama_size,
+    prompt_of,
+)
 from sap_model.predict.warp import Step
 
 
@@ -36,7 +43,7 @@ class SegmentedObject:
 
     name: str
     prompt: Prompt
-    prediction: Prediction | None = None
+    prediction: Segmented | None = None
     """None as long as there is no click on it."""
 
     @property
@@ -128,7 +135,7 @@ class Session:
         if object_id in self.objects and name:
             self.objects[object_id] = replace(self.objects[object_id], name=name)
 
-    def predictions(self) -> dict[int, Prediction]:
+    def predictions(self) -> dict[int, Segmented]:
         """What was segmented, by the objects' numbers."""
         return {
             number: one.prediction

@@ -149,6 +149,17 @@ class WarpPredictor:
         frames = self._render(image)
         self._features = self.model.encode(frames, self.encode_batch)
 
+    @property
+    def encoded(self) -> tuple[Any, PerspectiveViews]:
+        """The features of the views, and the views.
+
+        Raises:
+            RuntimeError: No panorama is set.
+        """
+        if self._features is None:
+            raise RuntimeError("no panorama is set; call set_panorama first")
+        return self._features, self._views_of_panorama()
+
     def encode_steps(self, image: NDArray[np.uint8]) -> Iterator[int]:
         """`set_panorama` in steps, for a `ScanTracker`; yields how many views are encoded."""
         frames = self._render(image)

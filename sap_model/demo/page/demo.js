@@ -1,7 +1,7 @@
 // What a person does on the page, and what happens then.
 
 import {request, stream} from "./api.js";
-import {paintMask, Scene} from "./scene.js";
+import {paintLabels, paintMask, Scene} from "./scene.js";
 
 const COLOURS = ["#1e90ff", "#ff8c1a", "#2fbf71", "#e0409b", "#9b6bff", "#e6c229", "#17becf", "#ff5f57",
   "#7fb800", "#c77dff"];
@@ -14,7 +14,7 @@ const make = (tag, attributes = {}, ...children) => {
 
 const state = {
   session: null, objects: [], current: null, tool: "include", history: [], number: 0, truth: null,
-  opening: null,
+  opening: null, everything: null,
 };
 const scene = new Scene({onClick: click, onBox: box});
 
@@ -46,7 +46,8 @@ async function open(panorama) {
   state.opening?.abort();
   const opening = state.opening = new AbortController();
   if (state.session) request(`/api/sessions/${state.session.id}`, {method: "DELETE"}).catch(() => {});
-  Object.assign(state, {session: null, objects: [], current: null, history: [], number: 0, truth: null});
+  Object.assign(state, {session: null, objects: [], current: null, history: [], number: 0, truth: null,
+    everything: null});
   $("#error").hidden = true;
   $("#truth").checked = false;
   refresh();
@@ -150,6 +151,33 @@ async function segment(object) {
   await showTruth();
 }
 
+const everything = guarded(async () => {
+  if (!state.session?.ready) return say("The panorama is still being prepared.");
+  const {session} = state, began = performance.now();
+  $("#everything").disabled = true;
+  try {
+    await stream(`/api/sessions/${session.id}/everything`, {}, async step => {
+      if (state.session !== session) return;
+      if (step.labels) {
+        state.everything = {...await paintLabels(step.labels, COLOURS), count: step.count};
+        say(`Everything: ${step.count} masks, ${((performance.now() - began) / 1000).toFixed(1)} s`);
+        document.body.dataset.everything = step.count; // for tests
+      } else {
+        const [done, total] = step.done_of;
+        say(step.stage === "decode" ? `Everything: view ${done} of ${total} …`
+          : `Everything: mask ${done} of ${total} …`);
+      }
+    });
+  } finally { $("#everything").disabled = false; }
+  refresh();
+});
+
+const noEverything = guarded(async () => {
+  state.everything = null;
+  await request(`/api/sessions/${state.session.id}/everything`, {method: "DELETE"});
+  refresh();
+});
+
 const undo = guarded(async () => {
   const last = state.history.pop();
   if (!last) return;
@@ -178,17 +206,21 @@ const showTruth = guarded(async () => {
 
 function refresh() {
   const shown = state.objects.filter(({visible}) => visible);
+  if (state.everything) shown.unshift(state.everything);
   if (state.truth) shown.push({fill: null, ...state.truth});
   scene.draw(shown, state.current, Number($("#opacity").value));
-  $("#objects").replaceChildren(...state.objects.map(row));
+  const list = state.objects.map(row);
+  if (state.everything) list.push(make("li", {}, "✦", `everything: ${state.everything.count} masks`,
+    make("button", {title: "remove", ariaLabel: "remove everything", onclick: noEverything}, "✕")));
+  $("#objects").replaceChildren(...list);
   $("#hint").textContent = state.current
     ? "Click to correct: shift-click or the right button where the object is not."
     : "Drag to look around, click on an object.";
   $("#undo").disabled = !state.history.length;
-  const ready = state.objects.some(({fill}) => fill);
+  const ready = state.everything || state.objects.some(({fill}) => fill);
   for (const [id, file] of [["masks", "masks.png"], ["coco", "coco.json"], ["cutouts", "cutouts.zip"]]) {
     const link = $(`#export-${id}`);
-    link.setAttribute("aria-disabled", !ready);
+    link.setAttribute("aria-disabled", String(!ready));
     if (state.session) link.href = `/api/sessions/${state.session.id}/export/${file}`;
   }
 }
@@ -265,6 +297,7 @@ $("#upload").addEventListener("change", event => {
   event.target.value = "";
 });
 $("#undo").addEventListener("click", undo);
+$("#everything").addEventListener("click", everything);
 $("#opacity").addEventListener("input", refresh);
 $("#truth").addEventListener("change", showTruth);
 const addObject = () => { state.current = null; target(); refresh(); };

@@ -199,29 +199,38 @@ function drawBox(context, [x, y, w, h], scale, width) {
 }
 
 /** Two canvases of a mask (a grey PNG's URL): its area and its outline, in a colour. */
-export async function paintMask(url, colour) {
+export const paintMask = (url, colour) => paint(url, (red) => red > 127 ? 1 : 0, [colour]);
+
+/** Two canvases of a map of numbers (red: low byte, green: high byte), in colours by turns. */
+export const paintLabels = (url, colours) =>
+  paint(url, (red, green) => red | (green << 8), colours);
+
+async function paint(url, numberOf, colours) {
   const picture = new Image();
   picture.src = url;
   await picture.decode();
   const {width, height} = picture;
   const canvas = () => Object.assign(document.createElement("canvas"), {width, height});
   const fill = canvas(), outline = canvas();
-  const context = fill.getContext("2d", {willReadFrequently: true});
+  const context = fill.getContext("2d", {willReadFrequently: true, colorSpace: "srgb"});
   context.drawImage(picture, 0, 0);
-  const image = context.getImageData(0, 0, width, height);
-  const on = new Uint8Array(width * height);
-  for (let i = 0; i < on.length; i++) on[i] = image.data[4 * i] > 127;
-  const [r, g, b] = colour.match(/\w\w/g).map(part => parseInt(part, 16));
-  const word = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  const {data} = context.getImageData(0, 0, width, height);
+  const on = new Uint16Array(width * height);
+  for (let i = 0; i < on.length; i++) on[i] = numberOf(data[4 * i], data[4 * i + 1]);
+  const words = colours.map(colour => {
+    const [r, g, b] = colour.match(/\w\w/g).map(part => parseInt(part, 16));
+    return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  });
   const area = new Uint32Array(width * height), edge = new Uint32Array(width * height);
   for (let y = 0, i = 0; y < height; y++) {
     for (let x = 0; x < width; x++, i++) {
-      if (!on[i]) continue;
+      const one = on[i];
+      if (!one) continue;
+      const word = words[(one - 1) % words.length];
       area[i] = word;
       const left = x ? i - 1 : i + width - 1, right = x < width - 1 ? i + 1 : i - width + 1;
-      if (!on[left] || !on[right] || (y && !on[i - width]) || (y < height - 1 && !on[i + width])) {
-        edge[i] = word;
-      }
+      if (on[left] !== one || on[right] !== one || (y && on[i - width] !== one)
+        || (y < height - 1 && on[i + width] !== one)) edge[i] = word;
     }
   }
   for (const [target, pixels] of [[fill, area], [outline, edge]]) {

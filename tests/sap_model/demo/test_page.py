@@ -184,6 +184,24 @@ def test_looking_straight_up_and_at_the_seam(browser: Browser, server: str):
     assert text(browser, "#error") == ""
 
 
+def test_everything_is_one_layer(browser: Browser, server: str):
+    browser.open(server + "/")
+    wait_until_ready(browser)
+    browser.evaluate("document.querySelector('#everything').click()")
+    browser.wait_for("document.body.dataset.everything > 0", 120)
+    count = int(browser.evaluate("document.body.dataset.everything"))
+    browser.wait_for("document.querySelectorAll('#objects li').length === 1")
+    url = browser.evaluate("document.querySelector('#export-coco').href")
+    with urllib.request.urlopen(url) as reply:  # noqa: S310
+        assert len(json.load(reply)["annotations"]) == count
+    browser.evaluate("document.querySelector('#objects button').click()")
+    browser.wait_for("document.querySelectorAll('#objects li').length === 0")
+    browser.wait_for(
+        "document.querySelector('#export-coco').getAttribute('aria-disabled') === 'true'"
+    )
+    assert text(browser, "#error") == ""
+
+
 def test_upload_of_a_broken_file_is_shown(browser: Browser, server: str):
     browser.open(server + "/")
     wait_until_ready(browser)

@@ -1,0 +1,1 @@
+"""Masks of everything in a panorama, and of folders of panoramas."""
