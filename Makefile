@@ -13,7 +13,7 @@ constraints := pipeline/install/constraints.txt
 extras := render predict hub train demo test
 
 commands := render status failures plan shards preview verify stats coco card publish eval train \
-            nano ablations demo check-gpu
+            nano ablations segment demo check-gpu
 
 EXTRAS = render
 wrong := $(filter-out $(extras),$(EXTRAS))
@@ -59,6 +59,7 @@ publish: $(stamps)/render $(stamps)/hub ## send a verified dataset to the Hub (R
 eval: $(stamps)/render $(stamps)/hub $(stamps)/train ## score methods on panoramas (METHODS= CHECKPOINT=)
 train: $(stamps)/render $(stamps)/hub $(stamps)/train ## fine-tune SAM2 on the scan (DATA= SIZE= CHECKPOINT= GPUS=)
 nano: $(stamps)/render $(stamps)/hub $(stamps)/train ## make the shipped small models from scratch (DATA=)
+segment: $(stamps)/predict ## masks of everything in a folder of panoramas or a video (DATA= OUT= PROMPTS=)
 demo: $(stamps)/demo ## open a page on this machine on which masks are clicked (DATA=picture, folder or shards)
 check-gpu: $(stamps)/train ## compare this machine's GPU with its CPU and measure it: 8 minutes
 ablations: $(stamps)/render $(stamps)/hub $(stamps)/train ## the paper's tables 4 to 6 at nano scale (DATA=)

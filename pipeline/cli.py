@@ -65,6 +65,7 @@ COMMANDS = {
     "model-card": Command("sap_model.config:ModelCard", "sap_model.commands:model_card", "train"),
     "predict": Command("sap_model.config:Predict", "sap_model.commands:predict", "predict"),
     "check-gpu": Command("sap_model.config:CheckGpu", "sap_model.commands:check_gpu", "train"),
+    "segment": Command("sap_model.config:SegmentFolder", "sap_model.commands:segment", "predict"),
     "score-everything": Command(
         "sap_model.config:ScoreEverything", "sap_model.commands:score_everything", "train"
     ),

@@ -27,6 +27,7 @@ from sap_model.config import (
     Nano,
     Predict,
     ScoreEverything,
+    SegmentFolder,
     Train,
     shards_of,
 )
@@ -159,6 +160,42 @@ def demo(options: Demo) -> None:
     panoramas = find_panoramas(options.data)  # before the model is loaded
     sessions, model = open_sessions(options, panoramas)
     serve(sessions, model, options.port, options.browser)
+
+
+def segment(options: SegmentFolder) -> None:
+    """Panoramas of a folder → masks."""
+    from sap_model.predict.predictor import SapPredictor
+    from sap_model.segment.everything import EverythingOptions
+    from sap_model.segment.folder import FolderJob, read_prompts, segment_folder
+    from sap_model.segment.sources import count_panoramas
+
+    if options.everything and options.prompts:
+        raise UserError("EVERYTHING and PROMPTS are both given; give one of them")
+    count_panoramas(options.data)  # before the model is loaded
+    job = FolderJob(
+        source=options.data,
+        out=options.out,
+        prompts=read_prompts(options.prompts) if options.prompts else None,
+        everything=EverythingOptions(options.points, overlapping=options.overlapping),
+        every=options.every,
+        overlays=options.overlays,
+        about={
+            "checkpoint": options.checkpoint,
+            "image_size": options.image_size,
+            "method": options.method,
+        },
+    )
+    predictor = SapPredictor.from_pretrained(
+        options.checkpoint,
+        method=options.method,
+        size=options.size,
+        image_size=options.image_size,
+    )
+    left_out = segment_folder(job, predictor, lambda line: print(line, flush=True))
+    print(f"masks:  {options.out / 'masks'}\ncoco:   {options.out / 'coco.json'}")
+    if left_out:
+        print(f"left out: {left_out}, named above", file=sys.stderr)
+        sys.exit(1)
 
 
 def score_everything(options: ScoreEverything) -> None:

@@ -184,6 +184,30 @@ class Demo(Settings):
 
 
 @dataclass(frozen=True)
+class SegmentFolder(Settings):
+    """Segment every panorama of a folder or a video: masks, overlays, one COCO file."""
+
+    data: Path = setting(
+        help="a picture, a video, or a folder of them", positional=True, required="panoramas/"
+    )
+    out: Path = setting(help="folder of the results", required="masks/")
+    everything: bool = setting(
+        False, help="segment everything", default_text="1 unless PROMPTS is given"
+    )
+    prompts: Path | None = setting(
+        None, help="JSON file of points and boxes for each picture (docs/model.md)"
+    )
+    every: int = setting(1, help="of a video, take each n-th frame", at_least=1)
+    overlays: bool = setting(True, help="write the masks painted on the panoramas")
+    points: int = setting(1536, help="points on the sphere, for everything", at_least=1)
+    overlapping: bool = setting(True, help="masks of everything in the COCO file may overlap")
+    size: str | None = setting(None, help=SIZE_HELP, default_text="the checkpoint's, or nano")
+    checkpoint: str = setting("sap-nano", help="weights: a file, a Hub id or a shipped name")
+    image_size: int | None = like(EvalSettings, "image_size")
+    method: Literal["warp", "zoom"] = setting("zoom", help="how views are joined")
+
+
+@dataclass(frozen=True)
 class ScoreEverything(OnRun):
     """Score how well everything is found: on the sphere, and on the flat panorama."""
 

@@ -34,12 +34,10 @@ from sap_model.predict.warp import Step
 from sap_model.scan.trajectory import Scan
 from sap_model.scan.views import PerspectiveViews
 from sap_model.segment.everything import EverythingOptions
+from sap_model.segment.sources import PICTURES
 
 MAX_SESSIONS = 4
 """Panoramas whose features are kept; the one that was not used for longest goes first."""
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".exr", ".hdr")
-"""Of the files of a folder that are listed."""
 
 MAX_LISTED = 200
 """Panoramas in the page's list."""
@@ -369,7 +367,7 @@ def find_panoramas(source: str) -> list[Panorama]:
     if path.is_file():
         return [from_file(path)]
     if path.is_dir():
-        files = sorted(one for one in path.iterdir() if one.suffix.lower() in SUFFIXES)
+        files = sorted(one for one in path.iterdir() if one.suffix.lower() in PICTURES)
         if files:
             return [from_file(one) for one in files[:MAX_LISTED]]
     raise UserError(f"{source} holds no picture; give an image, a folder of images, or shards")

@@ -56,6 +56,30 @@ def overlay(
     return painted
 
 
+def paint_labels(image: NDArray[np.uint8], labels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """Paint a map of numbered masks on a panorama, in colours that tell neighbours apart.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; left as it is.
+        labels: (H, W), 0 for none; white lines lie between numbers, also across the seam.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    hues = np.arange(int(labels.max()) + 1) * 180 * 0.381966 % 180  # by the golden angle
+    hsv = np.stack([hues, np.full_like(hues, 190), np.full_like(hues, 235)], axis=-1)
+    colours = cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+    inside = labels > 0
+    painted = image.copy()
+    painted[inside] = image[inside] // 2 + colours[labels[inside]] // 2
+    line = max(1, round(image.shape[1] / LINES))
+    padded = np.pad(labels, ((0, 0), (line, line)), mode="wrap")
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (line + 1, line + 1))
+    edge = cv2.dilate(padded, kernel) != cv2.erode(padded, kernel)
+    painted[edge[:, line:-line]] = WHITE
+    return painted
+
+
 def outline(mask: NDArray[np.bool_], line: int) -> NDArray[np.bool_]:
     """Pixels (H, W) outside of a mask (H, W) at most `line` pixels from it, also across the seam.
 

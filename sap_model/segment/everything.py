@@ -58,7 +58,7 @@ class EverythingOptions:
 
     Attributes:
         points: Points on the sphere.
-        iou: Least IoU that the model estimates of its own mask; `LEAST` says the model's default.
+        iou: Least IoU that the model estimates for a mask; `LEAST` says the model's default.
         stability: Least stability; as for `iou`.
         overlap: IoU on the sphere from which two masks are one object.
         follow: Complete masks that their views cut off.

@@ -44,7 +44,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Scored:
+class EverythingScores:
     """All ways on all panoramas.
 
     Attributes:
@@ -75,7 +75,7 @@ def score_everything(
     options: EverythingOptions,
     limit: int | None = None,
     progress: Callable[[str], None] = print,
-) -> Scored:
+) -> EverythingScores:
     """Score a model on the panoramas of shards.
 
     Args:
@@ -106,7 +106,7 @@ def score_everything(
             + ", ".join(f"{way} {each[-1].best.mean():.2f}" for way, each in ways.items())
         )
     _, clusters = np.unique(scenes, return_inverse=True)
-    return Scored(ways, np.array(sizes), clusters.astype(np.int64))
+    return EverythingScores(ways, np.array(sizes), clusters.astype(np.int64))
 
 
 def best_ious(
@@ -129,7 +129,7 @@ def best_ious(
     return best
 
 
-def table(scored: Scored) -> str:
+def table(scored: EverythingScores) -> str:
     """The scores as a Markdown table, with 95 % intervals over scenes."""
     lines = [
         "| way | size | objects | mean best IoU | recall .5 | recall .75 | masks | "
@@ -158,7 +158,7 @@ def table(scored: Scored) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_scores(path: Path, scored: Scored, about: Mapping[str, Any]) -> None:
+def write_scores(path: Path, scored: EverythingScores, about: Mapping[str, Any]) -> None:
     """Write all values as JSON, with what they were made of."""
     content = {
         **about,

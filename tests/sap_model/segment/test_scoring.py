@@ -12,7 +12,7 @@ from sap_model.predict.formats import encode_rle
 from sap_model.segment.everything import EverythingOptions, Segment
 from sap_model.segment.scoring import (
     Found,
-    Scored,
+    EverythingScores,
     best_ious,
     score_everything,
     table,
@@ -38,7 +38,7 @@ def test_best_mask_of_each_object_counts():
 def test_table_has_recall_by_size_and_the_gain(tmp_path):
     better, worse = np.array([0.9, 0.6, 0.2]), np.array([0.8, 0.4, 0.1])
     ways = {"sphere": [Found(better, 5, {"encode": 1.0})], "flat": [Found(worse, 3, {})]}
-    scored = Scored(ways, np.array(["large", "small", "small"]), np.array([0, 0, 1]))
+    scored = EverythingScores(ways, np.array(["large", "small", "small"]), np.array([0, 0, 1]))
     lines = table(scored).splitlines()
     assert lines[2].startswith("| sphere | all | 3 | 0.567 (")
     assert any(line.startswith("| sphere | small | 2 | 0.400 (") for line in lines)
