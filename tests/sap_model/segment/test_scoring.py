@@ -11,8 +11,8 @@ from pipeline.shards.reader import ShardReader
 from sap_model.predict.formats import encode_rle
 from sap_model.segment.everything import EverythingOptions, Segment
 from sap_model.segment.scoring import (
-    Found,
     EverythingScores,
+    Found,
     best_ious,
     score_everything,
     table,
