@@ -60,7 +60,7 @@ class OnShardFolders(OnRun):
 
 @dataclass(frozen=True)
 class Nano(OnShardFolders):
-    """Make the two small models that come with the package, from scratch."""
+    """Make the small model that comes with the package."""
 
     run: Path | None = setting(None, help="folder of its runs", default_text="OUT/nano")
     weights: Path | None = setting(None, help="folder of the weights", default_text="RUN")

@@ -1,9 +1,9 @@
 """Building SAM2.1 in one of its sizes, and in one of ours. Weights are loaded by `checkpoints`.
 
 tiny, small, base_plus and large are what the `sam2` package's own configuration files say. nano is
-ours (`configs/sam2.1_hiera_nano.yaml`), for CPUs and tests.
+ours (`configs/sam2.1_lite0_nano.yaml`), for CPUs and tests.
 
-No weights depend on the input size, so that every size can be built for any
+No size's weights depend on the input size, so that every size can be built for any
 `image_size` that is a multiple of 32. Unless told otherwise it is the one that weights of that size
 were made for: 1024 for the official ones, 256 for nano's.
 """
@@ -21,9 +21,10 @@ from sam2.modeling.sam.transformer import Attention, TwoWayTransformer
 from sam2.modeling.sam2_base import SAM2Base
 
 from pipeline.errors import UserError
+from sap_model.model.lite0 import STAGES, STEM, Lite0
 
 CONFIGS = {
-    "nano": ("sap_model.model", "configs/sam2.1_hiera_nano.yaml"),
+    "nano": ("sap_model.model", "configs/sam2.1_lite0_nano.yaml"),
     "tiny": ("sam2", "configs/sam2.1/sam2.1_hiera_t.yaml"),
     "small": ("sam2", "configs/sam2.1/sam2.1_hiera_s.yaml"),
     "base_plus": ("sam2", "configs/sam2.1/sam2.1_hiera_b+.yaml"),
@@ -47,6 +48,9 @@ STRIDE = 16
 
 TARGETS = ("sam2.modeling.", "sam2.sam2_video_predictor.", "sap_model.", "training.model.")
 """Where classes that a configuration names may come from: it may be a stranger's."""
+
+LITE0 = f"{Lite0.__module__}.{Lite0.__name__}"
+"""How a configuration names the nano's trunk."""
 
 CLEAR_MATCH = 1.5
 """Square of the scale of a nano decoder's tied query and key weights at the start: a token that
@@ -157,8 +161,10 @@ def default_image_size(size: str) -> int:
 
 
 def signature(size: str) -> tuple[int, int]:
-    """Width of the image encoder's first stage and number of its blocks; both tell sizes apart."""
+    """Channels of the image encoder's first layer and number of its blocks: both differ by size."""
     trunk = read_config(size).model.image_encoder.trunk
+    if trunk._target_ == LITE0:
+        return STEM, len(STAGES)
     # Hiera's own default, which the base_plus configuration leaves as it is
     return trunk.embed_dim, sum(trunk.get("stages", (2, 3, 16, 3)))
 
@@ -181,8 +187,9 @@ def _widen_decoder(network: SAM2Base, **arguments: Any) -> None:
         torch.nn.init.zeros_(attention.q_proj.bias)
         torch.nn.init.zeros_(attention.k_proj.bias)
     network.sam_mask_decoder.transformer = transformer
-    # SAM2 starts it at zero and counts on pretrained weights
-    torch.nn.init.trunc_normal_(network.image_encoder.trunk.pos_embed, std=0.2)
+    trunk = network.image_encoder.trunk
+    if hasattr(trunk, "pos_embed"):  # SAM2 starts it at zero and counts on pretrained weights
+        torch.nn.init.trunc_normal_(trunk.pos_embed, std=0.2)
 
 
 def _match_memories(network: SAM2Base) -> None:

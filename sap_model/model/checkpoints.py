@@ -26,11 +26,11 @@ WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that come with this package."""
 
 SHIPPED = {
-    "sam2-nano": "sam2_nano.pt",
     "sap-nano": "sap_nano.pt",
+    "sam2-nano": "sap_nano.pt",
 }
-"""Name of a checkpoint: its file in `WEIGHTS`. sap-<size> was fine-tuned along the scan; the same
-model before that is sam2-<size>, in place of SAM2's weights: Meta has none of that size."""
+"""Name of a checkpoint: its file in `WEIGHTS`. One file has both names: it stands in for SAM2's own
+weights, of which Meta has none of that size, and it is what ships for panoramas."""
 
 OFFICIAL = {
     "nano": "sam2-nano",
@@ -210,10 +210,12 @@ def find(checkpoint: str | Path, size: str | None = None, revision: str | None =
 def size_of(state: State) -> str | None:
     """The size of `SIZES` that weights belong to, by the width and depth of the image encoder."""
     trunk = "image_encoder.trunk."
-    first = state.get(trunk + "patch_embed.proj.weight")
+    first = state.get(trunk + "patch_embed.proj.weight", state.get(trunk + "stem.weight"))
     if first is None or not first.ndim:
         return None
-    blocks = {name.split(".")[3] for name in state if name.startswith(trunk + "blocks.")}
+    blocks = {
+        n.split(".")[3] for n in state if n.startswith((trunk + "blocks.", trunk + "stages."))
+    }
     return next((size for size in SIZES if signature(size) == (len(first), len(blocks))), None)
 
 

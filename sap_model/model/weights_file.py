@@ -22,8 +22,11 @@ from pipeline.errors import UserError
 
 State = dict[str, Tensor]
 
-ENCODER = "image_encoder.trunk.patch_embed.proj.weight"
-"""A tensor that every SAM2 has, and nothing else."""
+ENCODERS = (
+    "image_encoder.trunk.patch_embed.proj.weight",
+    "image_encoder.trunk.stem.weight",  # the nano's
+)
+"""Tensors of which every SAM2 has one, and nothing else has any."""
 
 MOST_BYTES = 32 * 2**30
 """Of a file's tensors: ten times a large SAM2 with the state of its optimiser."""
@@ -62,8 +65,8 @@ def read_weights(path: Path) -> State:
         if any(part in name for name in names):
             raise UserError(f"{path} {about}")
     raise UserError(
-        f"{path} is no SAM2 checkpoint: none of its {len(names)} tensors is called {ENCODER}; name "
-        "another file"
+        f"{path} is no SAM2 checkpoint: none of its {len(names)} tensors is called {ENCODERS[0]}; "
+        "name another file"
     )
 
 
@@ -115,8 +118,8 @@ def _models(content: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str
     if not isinstance(content, Mapping) or depth > DEEPEST:
         return
     for name in list(content):
-        if isinstance(name, str) and name.endswith(ENCODER) and torch.is_tensor(content[name]):
-            prefix = name.removesuffix(ENCODER)
+        if isinstance(name, str) and name.endswith(ENCODERS) and torch.is_tensor(content[name]):
+            prefix = name[: name.rindex("image_encoder.")]
             if prefix == "" or prefix.endswith("."):
                 yield f"{place}:{prefix}", _without_prefix(content, prefix)
     for name, entry in content.items():

@@ -11,7 +11,7 @@ views differ by a rotation. So here
    segmented as a single image;
 2. the mean of their masks is warped into the other views. Where enough of it arrives, its innermost
    point and the warped mask are the prompts of that view. This repeats until no view is added;
-3. every segmented view is segmented again with the mean of all masks as its mask prompt.
+3. on request, every segmented view is segmented again with the mean of all masks as its prompt.
 
 Nothing here is trained, so it works with the weights of any size.
 """
@@ -114,7 +114,7 @@ class WarpPredictor:
         scan: The views, the paper's unless told otherwise.
         view_size: Side of a rendered view; the model's input size unless told otherwise.
         fusion: How the views' masks become the panorama's: "mean", or the paper's "max".
-        refine: Whether step 3 is done.
+        refine: Whether step 3 is done; it gained nothing where it was measured.
         mask_prompts: Whether warped masks are prompts, beside the point.
         encode_batch: Views that go through the image encoder together.
     """
@@ -125,7 +125,7 @@ class WarpPredictor:
         scan: Scan | None = None,
         view_size: int | None = None,
         fusion: Fusion = "mean",
-        refine: bool = True,
+        refine: bool = False,
         mask_prompts: bool = True,
         encode_batch: int = 4,
     ) -> None:

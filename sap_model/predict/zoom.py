@@ -1,7 +1,7 @@
 """A closer look at small objects: the method `zoom`.
 
-What `warp` finds is looked at again where it is small: a camera centred on the first click, or on
-the box, narrows until the mask fills a few per cent of its view. That view's mask replaces the
+Objects that are small are looked at again: a camera centred on the first click, or on
+the box, narrows for as long as its view shows the object whole, and that view's mask replaces the
 scan's.
 """
 
@@ -23,13 +23,13 @@ from sap_model.predict.warp import CHUNK, Spot, WarpPredictor, box_spots
 from sap_model.scan.camera import Camera, Pyramid
 from sap_model.scan.views import soft_masks
 
-ENOUGH = 0.03
-"""Share of its view that a mask fills when the zoom stops."""
+FIELDS = (90.0, 65.0, 45.0, 30.0, 20.0)
+"""Fields of view of the zoom in degrees."""
 
-FIELDS = (65.0, 45.0, 30.0, 20.0)
-"""Fields of view of the zoom in degrees, after the scan's 90."""
+LARGE = 0.2
+"""Share of its view beyond which a mask is no small object's: the zoom stops before."""
 
-CUT = 0.02
+CUT = 0.05
 """Share of the view's border that a mask may cover: beyond that the object is cut off."""
 
 
@@ -52,12 +52,8 @@ class ZoomPredictor(WarpPredictor):
         self, prompts: Sequence[Prompt], predictions: list[Prediction]
     ) -> list[Prediction]:
         looks = [_Look(prompt, _centre(prompt, self._pyramid.width)) for prompt in prompts]
-        for look, prediction in zip(looks, predictions, strict=True):
-            if look.prompt.mask is not None:
-                continue  # a mask says more than a closer look
-            soft = prediction.scores
-            wide = _view_of(soft, Camera(*look.centre, self.scan.fov), self.model.image_size // 4)
-            look.open = bool((wide >= 0.5).mean() < ENOUGH)
+        for look in looks:
+            look.open = look.prompt.mask is None  # a mask says more than a closer look
         for fov in FIELDS:
             now = [look for look in looks if look.open and look.sees_all(fov, self._pyramid.width)]
             for start in range(0, len(now), CHUNK):
@@ -87,11 +83,10 @@ class ZoomPredictor(WarpPredictor):
             mask = soft_masks(answer.logits)
             inside = mask >= 0.5
             border = np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
-            if not inside.any() or border.mean() > CUT:
+            if not 0 < inside.mean() <= LARGE or border.mean() > CUT:
                 look.open = False  # what a wider view saw stays
-                continue
-            look.mask, look.iou, look.fov = mask, answer.iou, fov
-            look.open = bool(inside.mean() < ENOUGH)
+            else:
+                look.mask, look.iou, look.fov = mask, answer.iou, fov
 
 
 @dataclass
@@ -146,13 +141,3 @@ def _spots(prompt: Prompt, camera: Camera, size: int, width: int) -> tuple[Spot,
         if seen:
             spots.append((float(u), float(v), label))
     return tuple(spots)
-
-
-def _view_of(soft: NDArray[np.float32] | None, camera: Camera, size: int) -> NDArray[np.float32]:
-    """A soft mask (H, W) of the panorama as a camera sees it: nearest pixel."""
-    if soft is None:
-        raise ValueError("soft mask expected")
-    lon, lat = sphere.direction_to_lonlat(camera.rays(size))
-    height, width = soft.shape
-    x, y = sphere.nearest_pixel(*sphere.lonlat_to_pixel(lon, lat, width, height), width, height)
-    return soft[y, x]

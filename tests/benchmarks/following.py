@@ -19,7 +19,7 @@ import torch
 
 from sap_model.model.build import default_image_size
 from sap_model.train import validation
-from sap_model.train.nano import phases
+from sap_model.train.ablations import scan_settings
 from sap_model.train.run_folder import export
 from sap_model.train.scan_clips import ScanClips
 from sap_model.train.shard_rows import ShardRows
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     data, side = (options.shards,), options.image_size
-    settings = replace(phases(data)[-1].settings, image_size=side, checkpoint=options.checkpoint)
+    settings = replace(scan_settings(data), image_size=side, checkpoint=options.checkpoint)
     network = new_network(settings)
     with torch.no_grad():
         network.sam_mask_decoder.pred_obj_score_head.layers[-1].bias -= options.shift

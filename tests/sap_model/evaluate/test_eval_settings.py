@@ -35,7 +35,7 @@ def test_nano_takes_what_comes_with_the_package(shipped):
     assert nano.methods == ("oracle", "sam2", "sam2-pad", "scan", "sap")
     weights = [nano.weights_of(method) for method in nano.methods]
     assert weights == [None, "official", "official", "official", "sap-nano"]
-    for method, name in (("sam2", "sam2_nano.pt"), ("sap", "sap_nano.pt")):
+    for method, name in (("sam2", "sap_nano.pt"), ("sap", "sap_nano.pt")):
         about = provenance(nano, method)
         assert about["weights_sha256"] == sha256(shipped / name)
         assert about["image_size"] == 256

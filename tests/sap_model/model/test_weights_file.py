@@ -75,8 +75,8 @@ def test_the_size_that_is_named_wins_and_none_needs_no_file():
 
 
 def test_a_state_dict_of_no_known_size_is_refused(tmp_path, state):
-    name = "image_encoder.trunk.patch_embed.proj.weight"
-    torch.save({**state, name: torch.zeros(7, 3, 7, 7)}, tmp_path / "weights.pt")
+    name = "image_encoder.trunk.stem.weight"
+    torch.save({**state, name: torch.zeros(7, 3, 3, 3)}, tmp_path / "weights.pt")
     with pytest.raises(UserError, match="fits none of the sizes nano, tiny"):
         load(None, tmp_path / "weights.pt")
 

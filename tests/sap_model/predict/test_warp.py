@@ -111,7 +111,7 @@ def test_mask_follows_an_object_into_views_that_do_not_see_the_click():
 
 def test_views_without_the_object_are_not_asked():
     model = ColourOracle()
-    method = WarpPredictor(model, refine=False)
+    method = WarpPredictor(model)
     method.set_panorama(painted(disc(0, 0, 10)))
     method.predict_many([Prompt([click(0, 0)])])
     assert len(model.queries) < 12  # of 24 views
@@ -189,3 +189,15 @@ def test_rough_mask_is_a_prompt(lon, lat, radius):
     (found,) = method.predict_many([Prompt(mask=rough)])
     assert iou(found.mask, truth) > (0.85 if radius > 1 else 0.5)
     assert radius == 1 or all(query.mask is not None for query in model.queries)
+
+
+def test_refinement_asks_views_again_with_a_mask():
+    plain, again = ColourOracle(), ColourOracle()
+    truth = disc(20, 10, 12)
+    for model, refine in ((plain, False), (again, True)):
+        method = WarpPredictor(model, refine=refine)
+        method.set_panorama(painted(truth))
+        (found,) = method.predict_many([Prompt([click(20, 10)])])
+        assert iou(found.mask, truth) > 0.9
+    assert len(plain.queries) < len(again.queries) <= 2 * len(plain.queries)
+    assert all(query.mask is not None for query in again.queries[len(plain.queries) :])

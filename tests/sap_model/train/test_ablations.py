@@ -13,9 +13,8 @@ import torch
 
 from pipeline.errors import UserError
 from sap_model.evaluate.results import read_results
-from sap_model.train import nano
 from sap_model.train.ablation_tables import PAPER, TABLES
-from sap_model.train.ablations import VARIANTS, Scored, ablate, base_settings
+from sap_model.train.ablations import VARIANTS, Scored, ablate, base_settings, scan_settings
 from sap_model.train.run_folder import export
 from sap_model.train.settings import TrainSettings, settings_hash
 from tests.sap_model.models import responsive
@@ -52,7 +51,7 @@ def ablated(shards, weights, tmp_path_factory) -> Ablated:
 
 
 def test_every_variant_is_the_recipe_with_one_thing_changed(ablated):
-    (recipe,) = (p.settings for p in nano.phases(ablated.settings.data) if p.name == "scan")
+    recipe = scan_settings(ablated.settings.data)
     base = base_settings(ablated.settings.data, "sam2-nano")
     assert base == replace(recipe, checkpoint="sam2-nano")
     kept = {}
@@ -150,7 +149,7 @@ def test_fewer_steps_have_a_shorter_warm_up():
 
 def test_all_variants_begin_with_the_given_weights(ablated, weights):
     start = torch.load(weights, weights_only=True)["model"]
-    name = "image_encoder.trunk.patch_embed.proj.weight"  # frozen
+    name = "image_encoder.trunk.stem.weight"  # frozen
     for variant in VARIANTS:
         end = torch.load(ablated.run / variant / "weights.pt", weights_only=True)["model"]
         assert torch.equal(end[name], start[name])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +21,12 @@ from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.evaluate.jobs import panoramas
 from sap_model.evaluate.report import write_report
 from sap_model.evaluate.run import evaluate
-from sap_model.model.checkpoints import SHIPPED
 from sap_model.train import nano
 from sap_model.train.card import card, table_of, write_card
 from sap_model.train.run_folder import export
-from sap_model.train.settings import to_json
 from tests.sap_model.models import responsive
+
+FILE = "sap_nano.pt"
 
 
 class Made(NamedTuple):
@@ -34,28 +36,21 @@ class Made(NamedTuple):
     scores: Path
 
     @property
-    def records(self) -> dict:
-        return {
-            name: read_json(self.weights / file.replace(".pt", ".json"))
-            for name, file in SHIPPED.items()
-        }
+    def record(self) -> dict:
+        return read_json(self.weights / "sap_nano.json")
 
 
 @pytest.fixture(scope="module")
 def made(shards, tmp_path_factory) -> Made:
     """As `make nano` and `make eval` leave them, but untrained and at 64 pixels."""
     folder, scores = tmp_path_factory.mktemp("weights"), tmp_path_factory.mktemp("eval")
-    done = []
-    for presence, phase in enumerate(nano.phases((str(shards),))):
-        settings = to_json(phase.settings)
-        done.append({"phase": phase.name, "settings": settings, **nano.contents([str(shards)])})
-        if phase.result is not None:
-            export(responsive(presence=1.0 + presence), folder / "fresh.pt")
-            nano.give_away(folder / "fresh.pt", folder / SHIPPED[phase.result], done)
+    export(responsive(), folder / "fresh.pt")
+    about = json.loads(json.dumps(asdict(nano.NanoSettings())))
+    phase = {"phase": "masks", "settings": about, **nano.contents([str(shards)])}
+    nano.give_away(folder / "fresh.pt", folder / FILE, [phase])
     settings = EvalSettings(
-        str(shards), ("oracle", "sam2", "scan", "sap"), "synthetic", size="nano", image_size=64,
-        sam2=str(folder / SHIPPED["sam2-nano"]), checkpoint=str(folder / SHIPPED["sap-nano"]),
-        clicks=1, objects=2, limit=3,
+        str(shards), ("oracle", "sam2", "scan", "zoom"), "synthetic", size="nano", image_size=64,
+        sam2=str(folder / FILE), clicks=1, objects=2, limit=3,
     )  # fmt: skip
     evaluate(settings, scores, workers=1)
     write_report(scores, "synthetic", panoramas(settings, ShardReader(str(shards), "validation")))
@@ -74,28 +69,22 @@ def test_the_hub_reads_licence_library_data_and_results(readme, made):
     assert {"sam2", "panorama"} <= set(data.tags)
     (table,) = (t for t in read_json(made.scores)["tables"] if t["title"] == "synthetic"
                 and t["metric"] == "iou")  # fmt: skip
-    (sap,) = (row for row in table["rows"] if row["label"] == "SAP-nano")
+    (zoom,) = (row for row in table["rows"] if row["label"] == "zoom-nano")
     (result,) = data.eval_results
-    assert result.metric_value == round(sap["cells"][0]["mean"], 1)
+    assert result.metric_value == round(zoom["cells"][0]["mean"], 1)
     assert result.dataset_name == "synthetic" and result.metric_name.startswith("1-click")
 
 
-def test_files_stand_with_their_real_hashes(readme, made):
-    for file in SHIPPED.values():
-        digest = hashlib.sha256((made.weights / file).read_bytes()).hexdigest()
-        assert re.search(rf"^\| `{file}` \|.* MiB \| `{digest}` \|$", readme, re.MULTILINE)
+def test_file_stands_with_its_real_hash(readme, made):
+    digest = hashlib.sha256((made.weights / FILE).read_bytes()).hexdigest()
+    assert re.search(rf"^\| `{FILE}` \|.* MiB \| `{digest}` \|$", readme, re.MULTILINE)
 
 
-def test_every_phase_has_a_row_from_its_record(readme, made):
-    for phase in made.records["sap-nano"]["phases"]:
-        s = phase["settings"]
-        work = f"{s['steps']} × {s['batch_size']} × {s['clip_objects']}"
-        assert re.search(
-            rf"^\| {phase['phase']} \|.*\| {s['image_size']}² \| {work} \|.*\| 4 \| 2 \|", readme,
-            re.MULTILINE,
-        )  # fmt: skip
-    last = made.records["sam2-nano"]["phases"][-1]["phase"]
-    assert f"“{last}”" in readme
+def test_phase_has_a_row_from_its_record(readme, made):
+    (phase,) = made.record["phases"]
+    s = phase["settings"]
+    work = f"{s['steps']} × {s['images']} × {sum(s['asked'].values())}"
+    assert re.search(rf"^\| masks \|.*\| 256² \| {work} \|.*\| 4 \| 2 \|", readme, re.MULTILINE)
 
 
 def test_the_tables_are_those_of_the_evaluation(readme, made):
@@ -120,25 +109,25 @@ def test_its_commands_and_headings_are_whole(readme, made):
 
 
 def test_without_names_on_the_hub_it_names_none(made):
-    text = card(made.records, read_json(made.scores), ["elsewhere"])
+    text = card(made.record, read_json(made.scores), ["elsewhere"])
     assert "someone" not in text and 'from_pretrained("sap-nano")' in text
     assert not ModelCard(text).data.datasets
 
 
 def test_scenes_that_were_trained_on_are_owned_up_to(made):
-    scene = made.records["sap-nano"]["phases"][0]["scenes"][0]
-    text = card(made.records, read_json(made.scores), [scene, "elsewhere"])
+    scene = made.record["phases"][0]["scenes"][0]
+    text = card(made.record, read_json(made.scores), [scene, "elsewhere"])
     assert "1 of the 2 scenes were also trained on" in text
 
 
-@pytest.mark.parametrize("method", ["sap", "scan"])
+@pytest.mark.parametrize("method", ["zoom", "scan"])
 def test_scores_of_other_weights_are_refused(made, method):
     scores = copy.deepcopy(read_json(made.scores))
     for about in scores["methods"]:
         if about["method"] == method:
             about["weights_sha256"] = "0" * 64
     with pytest.raises(UserError, match=f"other weights \\({method}\\)"):
-        card(made.records, scores, [])
+        card(made.record, scores, [])
 
 
 def test_what_is_missing_is_named_with_its_command(made, tmp_path):
@@ -146,3 +135,10 @@ def test_what_is_missing_is_named_with_its_command(made, tmp_path):
         write_card(tmp_path, made.scores)
     with pytest.raises(UserError, match="make eval"):
         write_card(made.weights, tmp_path / "tables.json")
+
+
+def test_judged_pictures_are_counted(made):
+    judged = {"right": 11, "half": 5, "wrong": 4, "picture": "judged.jpg"}
+    text = card(made.record | {"judged": judged}, read_json(made.scores), [])
+    assert "11 right, 5 half right,\n4 wrong" in text and "(judged.jpg)" in text
+    assert "judged" not in card(made.record, read_json(made.scores), [])
