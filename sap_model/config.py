@@ -142,7 +142,7 @@ class Predict(Settings):
     visits: Visits = like(EvalSettings, "visits")
     prompted: Prompted = like(EvalSettings, "prompted")
     precision: Precision = like(EvalSettings, "precision")
-    method: Method = setting("sap", help="how it is done; the oracle needs the truth")
+    method: Method = setting("zoom", help="how it is done; the oracle needs the truth")
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def responsive(size: str = "nano", image_size: int = 64, presence: float = 2.0) 
         upscaling.weight[:, 0], upscaling.bias[0] = 0, 1
         decoder.conv_s0.weight[0], decoder.conv_s0.bias[0] = 0, 0
         for head in decoder.output_hypernetworks_mlps:
-            head.layers[-1].weight *= 20
-            head.layers[-1].weight[0], head.layers[-1].bias[0] = 0, 3
+            head.layers[-1].weight *= 25
+            head.layers[-1].weight[0], head.layers[-1].bias[0] = 0, 0.5
         # looking at memory changes more than it would
         for layer in model.memory_attention.layers:
             layer.cross_attn_image.out_proj.weight *= 4

@@ -21,12 +21,15 @@ from sap_model.clicks import Click
 from sap_model.model import checkpoints
 from sap_model.predict.command import describe
 from sap_model.predict.memory import MemoryPredictor
+from sap_model.predict.objects import Prompt
 from sap_model.predict.overlay import CLICKS, PREDICTED, WHITE, overlay
+from sap_model.predict.zoom import ZoomPredictor
 from tests.sap_model.models import NONE, WIDTH, panorama, responsive
 
 ROOT = Path(__file__).parents[3]
 CLICKED = [Click(130, 60, 1), Click(5, 30, 0)]
 GIVEN = ["--click", "130,60", "--click", "5,30,0"]
+SAP = [*GIVEN, "--method", "sap"]
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def predicted(image, image_size=64, **options):
 
 
 def test_the_command_gives_the_predictors_mask(files):
-    command = [sys.executable, "-m", "sap_model.predict", files / "room.png", *GIVEN]
+    command = [sys.executable, "-m", "sap_model.predict", files / "room.png", *SAP]
     command += ["--out", "mask.png", "--overlay", "look.jpg", "--image-size", "64"]
     command += ["--checkpoint", files / "weights" / "sap_nano.pt"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -85,13 +88,15 @@ def test_without_further_words_the_shipped_weights_see_256_pixels(run):
     Path("mask.png").write_text("an older one")
     code, said, errors = run("room.png", *GIVEN, "--out", "mask.png")
     assert (code, errors) == (0, "") and "mask.png" in said
-    expected = predicted(panorama(), 256)
+    predictor = ZoomPredictor(responsive(image_size=256))
+    predictor.set_panorama(panorama())
+    (expected,) = predictor.predict_many([Prompt(CLICKED)])
     np.testing.assert_array_equal(np.asarray(Image.open("mask.png")), expected.mask * 255)
 
 
 def test_method_and_fusion_are_those_that_were_asked_for(run):
     words = ["--image-size", "64", "--out", "mask.png"]
-    run("room.png", *GIVEN, *words, "--fusion", "mean")
+    run("room.png", *SAP, *words, "--fusion", "mean")
     mean = np.asarray(Image.open("mask.png")) > 0
     np.testing.assert_array_equal(mean, predicted(panorama(), fusion="mean").mask)
     code, _, _ = run("room.png", *GIVEN, *words, "--method", "sam2", "--checkpoint", "sap-nano")
@@ -101,7 +106,7 @@ def test_method_and_fusion_are_those_that_were_asked_for(run):
 def test_an_object_that_is_not_seen_is_said_to_be_none(run, files):
     blind = responsive(presence=NONE).state_dict()
     torch.save({"model": blind}, files / "weights" / "sap_nano.pt")
-    code, said, _ = run("room.png", *GIVEN, "--image-size", "64", "--out", "mask.png")
+    code, said, _ = run("room.png", *SAP, "--image-size", "64", "--out", "mask.png")
     assert code == 0 and "found:         nothing" in said
     assert not np.asarray(Image.open("mask.png")).any()
 
@@ -174,9 +179,8 @@ def test_a_click_where_the_picture_shows_nothing_is_refused(run):
         ([*GIVEN, "--method", "magic"], "METHOD=magic is unknown; choose sam2"),
         ([*GIVEN, "--method", "oracle"], "method oracle needs the truth"),
         ([*GIVEN, "--method", "erp"], "method erp needs CHECKPOINT"),
-        ([*GIVEN, "--method", "scan"], "the weights sam2-nano should come with this package"),
-        ([*GIVEN, "--size", "large"], "method sap needs CHECKPOINT"),
-        ([*GIVEN, "--size", "huge"], "method sap needs CHECKPOINT"),
+        ([*SAP, "--size", "large"], "method sap needs CHECKPOINT"),
+        ([*SAP, "--size", "huge"], "method sap needs CHECKPOINT"),
         ([*GIVEN, "--size", "huge", "--checkpoint", "sap-nano"], "model size 'huge': choose"),
         ([*GIVEN, "--checkpoint", "no.pt"], "no checkpoint no.pt"),
         ([*GIVEN, "--image-size", "100"], "image_size 100: choose a multiple of 32"),
