@@ -89,6 +89,9 @@ class Lite0(nn.Module):
         channel_list: Channels of the features, coarsest first, as SAM2's `ImageEncoder` asks.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv(3, STEM, 3, 2)
@@ -122,6 +125,14 @@ class Lite0(nn.Module):
         return features
 
 
+def _identity(channels: int) -> nn.Conv2d:
+    """A depthwise convolution that starts as the identity."""
+    conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
+    nn.init.dirac_(conv.weight, groups=channels)
+    conv.bias = nn.Parameter(torch.zeros(channels))
+    return conv
+
+
 class SmoothNeck(nn.Module):
     """A feature pyramid that adds coarse features to finer ones and smooths each sum.
 
@@ -144,12 +155,7 @@ class SmoothNeck(nn.Module):
         self.lateral = nn.ModuleList(
             nn.Conv2d(channels, d_model, 1) for channels in reversed(self.backbone_channel_list)
         )
-        self.smooth = nn.ModuleList(
-            nn.Conv2d(d_model, d_model, 5, padding=2, groups=d_model) for _ in self.lateral
-        )
-        for conv in self.smooth:
-            nn.init.dirac_(conv.weight, groups=d_model)
-            nn.init.zeros_(conv.bias)
+        self.smooth = nn.ModuleList(_identity(d_model) for _ in self.lateral)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Features of the trunk → features (N, d_model, h, w) and their position codes."""

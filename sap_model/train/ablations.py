@@ -117,7 +117,7 @@ def base_settings(
     recipe = scan_settings(data)
     settings = replace(recipe, checkpoint=checkpoint)
     if steps is not None:
-        warmup_steps = recipe.warmup_steps * steps // recipe.steps
+        warmup_steps = recipe.warmup * steps // recipe.steps
         settings = replace(settings, steps=steps, warmup_steps=min(warmup_steps, steps))
     return settings
 

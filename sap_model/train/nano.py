@@ -5,9 +5,13 @@ of rendered rooms what a click means. The decoder starts from the nano model of 
 whose features the new encoder learns to give first. The views of a panorama are joined by geometry
 (`sap_model.predict.warp`), so that memory has no part in it: its weights are the former model's.
 
-Every step draws a few images, encodes each once, and asks for many of its objects: the decoder is
-cheap beside the encoder. A run can be stopped and called again: it resumes from its last state.
-Panoramas that are packed while it runs are used from the next refresh on.
+    masks    features first, then masks, from the first rooms
+    rooms    the same weights again, with more rooms
+
+Each phase is a separate run and starts with the weights of the one before. Every step draws a few
+images, encodes each once, and asks for many of its objects, because the decoder is cheap beside the
+encoder. A run can be stopped and called again: it resumes from its last state. Panoramas that are
+packed while it runs are used from the next refresh on.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +34,7 @@ from torch.optim import AdamW, Optimizer
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.layout import write_json
+from pipeline.storage import exclusive_lock
 from sap_model.model import checkpoints as weights_files
 from sap_model.model.build import build, default_image_size
 from sap_model.model.lite0 import pretrained
@@ -37,7 +42,7 @@ from sap_model.model.weights_file import read_weights
 from sap_model.train.nano_images import Pool, Scene, dead_leaves, pasted, varied, view
 from sap_model.train.nano_loss import Asked, distillation, losses_of, score
 from sap_model.train.optimizer import CpuMuon
-from sap_model.train.run_folder import export, last_state, only_run, save_state
+from sap_model.train.run_folder import export, last_state, save_state
 from sap_model.train.shard_rows import ShardRows
 
 RATES = {"image_encoder.trunk.": 0.4, "image_encoder.neck.": 3.0}
@@ -94,28 +99,48 @@ class NanoSettings:
     score_every: int = 250
 
 
-def make(data: Sequence[str], run: Path, out: Path, settings: NanoSettings | None = None) -> None:
+PHASES = {
+    "masks": NanoSettings(),
+    "rooms": NanoSettings(
+        steps=1500, distilled=0, hold_fraction=0.4, lr=6e-4, leaves=0.15, seed=1, save_every=50
+    ),
+}
+"""The recipe."""
+
+
+def make(
+    data: Sequence[str], run: Path, out: Path, phases: Mapping[str, NanoSettings] = PHASES
+) -> None:
     """Do what is left of the recipe, and write its result.
 
     Args:
         data: Folders of shards.
-        run: Folder of the run.
+        run: Folder of the runs, one folder for each phase.
         out: Where the weights go, in 16 bits, with a record of how they were made.
-        settings: Of the run; the recipe's by default.
+        phases: The recipe's, in their order.
     """
-    settings = settings or NanoSettings()
-    weights = train(data, run, settings)
-    phase = {"phase": "masks", "settings": json.loads(json.dumps(asdict(settings)))}
-    give_away(weights, out / weights_files.SHIPPED["sap-nano"], [phase | contents(data)])
+    weights: Path | None = None
+    records = []
+    for name, settings in phases.items():
+        done = run / name / "weights.pt"
+        weights = done if done.is_file() else train(data, run / name, settings, weights)
+        settled = json.loads(json.dumps(asdict(settings)))
+        records.append({"phase": name, "settings": settled, **contents(data)})
+    if weights is None:
+        raise ValueError("a recipe needs a phase")
+    give_away(weights, out / weights_files.SHIPPED["sap-nano"], records)
 
 
-def train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
+def train(
+    data: Sequence[str], run: Path, settings: NanoSettings, start: Path | None = None
+) -> Path:
     """The training loop.
 
     Args:
         data: Folders of shards: their `train` split is trained on, `validation` is scored.
         run: Folder of the run: settings.json, state/, log.jsonl and, at the end, weights.pt.
         settings: What the run is.
+        start: Weights of a nano model to start with, in place of ImageNet's and the teacher's.
 
     Returns:
         The file with the weights after the last step.
@@ -124,12 +149,12 @@ def train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
         UserError: There is nothing to train on, or the loss diverged.
     """
     torch.set_flush_denormal(True)  # tiny gradients otherwise take half of the time
-    with only_run(run):
+    with exclusive_lock(run / ".lock", "training"):
         write_json(run / "settings.json", asdict(settings))
-        return _train(data, run, settings)
+        return _train(data, run, settings, start)
 
 
-def _train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
+def _train(data: Sequence[str], run: Path, settings: NanoSettings, start: Path | None) -> Path:
     pool = Pool(data)
     try:
         watched = validation_scenes(Pool(data, "validation"), settings.image_size)
@@ -137,6 +162,8 @@ def _train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
         watched = []
     teacher = read_teacher(settings.image_size)
     network = new_network(settings, teacher)
+    if start is not None:
+        weights_files.fill(network, read_weights(start), start)
     optimizers = new_optimizers(network, settings)
     done = 0
     state = last_state(run)
@@ -231,7 +258,7 @@ def new_network(settings: NanoSettings, teacher: SAM2Base) -> SAM2Base:
         decoder.output_upscaling[number] = GeluOfDenseGradients()
     for name, part in network.named_parameters():
         part.requires_grad = name.startswith(("image_encoder.", "sam_"))
-    return network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.train().to(memory_format=torch.channels_last)
 
 
 class GeluOfDenseGradients(nn.GELU):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -128,7 +129,7 @@ def varied(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
         grey = image.mean(axis=-1, keepdims=True)
         image = np.broadcast_to(grey, image.shape).astype(np.uint8)
     if rng.random() < 0.2:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5)), np.uint8)
     if rng.random() < 0.25:
         noise = rng.normal(0, rng.uniform(1, 12), image.shape)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
@@ -156,7 +157,7 @@ def pasted(scene: Scene, donor: Scene, count: int, rng: np.random.Generator) -> 
         ).view(bool)
         if rng.random() < 0.5:
             cut, part = cut[:, ::-1], part[:, ::-1]
-        cut = recoloured(cut, rng)
+        cut = recoloured(np.asarray(cut, np.uint8), rng)
         x, y = rng.integers(0, size - shape[0] + 1), rng.integers(0, size - shape[1] + 1)
         name += 1
         place = slice(y, y + shape[1]), slice(x, x + shape[0])
@@ -177,13 +178,13 @@ def dead_leaves(size: int, rng: np.random.Generator) -> Scene:
         if rng.random() < 0.4:
             axes = (radius * rng.uniform(0.4, 1.0, 2)).astype(int) + 1
             centre = (int(middle), int(middle))
-            cv2.ellipse(shape, centre, axes.tolist(), rng.uniform(0, 180), 0, 360, 1, -1)
+            cv2.ellipse(shape, centre, axes.tolist(), rng.uniform(0, 180), 0, 360, (1,), -1)
         else:
             corners = int(rng.integers(3, 9))
             angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
             lengths = radius * rng.uniform(0.4, 1.0, corners)
             points = middle + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)
-            cv2.fillPoly(shape, [points.astype(np.int32)], 1)
+            cv2.fillPoly(shape, [points.astype(np.int32)], (1,))
         left, top = (rng.integers(-side // 2, size - side // 2, 2)).tolist()
         here = tuple(slice(max(start, 0), min(start + side, size)) for start in (top, left))
         there = tuple(
@@ -191,7 +192,7 @@ def dead_leaves(size: int, rng: np.random.Generator) -> Scene:
             for part, start in zip(here, (top, left), strict=True)
         )
         inside = shape[there].view(bool)
-        image[here][inside] = _texture(*inside.shape, rng)[inside]
+        image[here][inside] = _texture(inside.shape[0], inside.shape[1], rng)[inside]
         ids[here][inside] = name
     return Scene(image, ids, visible(ids))
 
@@ -199,7 +200,7 @@ def dead_leaves(size: int, rng: np.random.Generator) -> Scene:
 def _texture(height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Colour with soft light, and sometimes grain or stripes."""
     light = rng.normal(0, 18, (3, 3, 3)).astype(np.float32)
-    texture = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
+    texture: NDArray[Any] = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
     texture += rng.uniform(20, 235, 3).astype(np.float32)
     kind = rng.random()
     if kind < 0.3:
@@ -237,7 +238,7 @@ def half_known(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.
     It ends at a straight line through the object, and its outline is somewhat wrong.
     """
     size = len(mask)
-    known = mask.astype(np.uint8)
+    known: NDArray[Any] = mask.astype(np.uint8)
     kernel = np.ones((3, 3), np.uint8)
     times = int(rng.integers(0, 3))
     if times:

@@ -70,14 +70,14 @@ def losses_of(
         for index in range(start, start + asked.masks):
             known = half_known(truth[index], rng)
             inside = known & truth[index]
-            inner = innermost(inside) if rng.random() < 0.7 else anywhere(inside, rng)
+            spot = innermost(inside) if rng.random() < 0.7 else anywhere(inside, rng)
             again.append(index)
-            points.append([(*inner, 1), (0, 0, -1)])
+            points.append([(*spot, 1), (0, 0, -1)])
             soft = known.astype(np.float32).reshape(low, known.shape[0] // low, low, -1)
             dense.append((soft.mean(axis=(1, 3)) - 0.5) * 2 * SOFT_RANGE)
         start += asked.masks
         for index in range(start, start + asked.corrections):
-            wrong = (guesses[index] > 0) != truth[index]
+            wrong = np.not_equal(guesses[index] > 0, truth[index])
             if wrong.sum() < 4:
                 continue
             places = truth[index] & wrong, ~truth[index] & wrong

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from sap_model.model.build import build
-from sap_model.model.tracker import ScanTracker
+from sap_model.model.lite0 import SmoothNeck
+from sap_model.model.tracker import DEVIATION, MEAN, ScanTracker
 from tests.synthetic import disc_ids, picture
 
 WIDTH = 256
@@ -34,7 +36,11 @@ def responsive(size: str = "nano", image_size: int = 64, presence: float = 2.0) 
     """
     model = build(size, image_size)
     decoder = model.sam_mask_decoder
+    offset = 3.0
     with torch.no_grad():
+        if isinstance(model.image_encoder.neck, SmoothNeck):
+            _standardise(model.image_encoder)
+            offset = -2.5
         for convolution in (decoder.conv_s0, decoder.conv_s1):
             convolution.weight *= 4
         # one channel of the mask's features becomes the constant gelu(1) = 0.84, so that the
@@ -43,8 +49,8 @@ def responsive(size: str = "nano", image_size: int = 64, presence: float = 2.0) 
         upscaling.weight[:, 0], upscaling.bias[0] = 0, 1
         decoder.conv_s0.weight[0], decoder.conv_s0.bias[0] = 0, 0
         for head in decoder.output_hypernetworks_mlps:
-            head.layers[-1].weight *= 25
-            head.layers[-1].weight[0], head.layers[-1].bias[0] = 0, 0.5
+            head.layers[-1].weight *= 20
+            head.layers[-1].weight[0], head.layers[-1].bias[0] = 0, offset
         # looking at memory changes more than it would
         for layer in model.memory_attention.layers:
             layer.cross_attn_image.out_proj.weight *= 4
@@ -52,3 +58,18 @@ def responsive(size: str = "nano", image_size: int = 64, presence: float = 2.0) 
         decoder.pred_obj_score_head.layers[-1].bias.fill_(presence)
     assert isinstance(model, ScanTracker)
     return model
+
+
+def _standardise(encoder: nn.Module, deviation: float = 0.15) -> None:
+    """Give the levels of a fresh nano's features mean 0 and a common deviation on `panorama`.
+
+    Without training or statistics of batches, its trunk's features hardly depend on the image.
+    """
+    image = torch.from_numpy(panorama()[:, : WIDTH // 2]).permute(2, 0, 1)[None] / 255.0
+    shown = (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
+    for lateral, features in zip(encoder.neck.lateral, encoder.trunk(shown), strict=True):
+        level = lateral(features)
+        scale = deviation / level.std(dim=(0, 2, 3)).mean()
+        lateral.weight *= scale
+        lateral.bias -= level.mean(dim=(0, 2, 3))
+        lateral.bias *= scale

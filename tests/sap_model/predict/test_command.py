@@ -142,6 +142,7 @@ def test_a_part_of_a_sphere_is_segmented_in_its_own_pixels(run):
     Path("part.jpg").write_bytes(encode_panorama(part, ".jpg", window))
     sphere = read_picture(Path("part.jpg"))
     words = ["--click", "66,60", "--image-size", "64", "--out", "mask.png", "--overlay", "o.png"]
+    words += ["--method", "sap"]
     code, said, _ = run("part.jpg", *words)
     assert code == 0 and "note:          GPano crop: 225° × 141°" in said
     predictor = MemoryPredictor(responsive(image_size=64))

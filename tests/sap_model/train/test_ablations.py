@@ -13,6 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 from sap_model.evaluate.results import read_results
+from sap_model.model.checkpoints import SHIPPED
 from sap_model.train.ablation_tables import PAPER, TABLES
 from sap_model.train.ablations import VARIANTS, Scored, ablate, base_settings, scan_settings
 from sap_model.train.run_folder import export
@@ -34,7 +35,7 @@ class Ablated(NamedTuple):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("start") / "sam2_nano.pt"
+    path = tmp_path_factory.mktemp("start") / SHIPPED["sam2-nano"]
     export(responsive(), path)
     return path
 
