@@ -74,7 +74,7 @@ def test_masks_are_sam2s_own(tmp_path, size, presence, cycles):
     features = model.encode(decoded[first])
     ((_, batch),) = batches([made], 1)
     for visit, logits in zip(model.follow(features, batch), expected, strict=True):
-        assert abs(visit.logits[0].numpy() - logits).max() <= 1e-4
+        assert abs(visit.logits[0].numpy() - logits).max() <= 3e-4
     absent = sum(logits.max() == ABSENT for logits in expected)
     assert 0 < absent < len(expected) if presence == SOME else absent == 0
     assert max(logits.std() for logits in expected) > 1
