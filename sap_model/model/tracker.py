@@ -121,12 +121,13 @@ class ScanTracker(SAM2VideoPredictor):
     """What it computes in."""
 
     @torch.inference_mode()
-    def encode(self, frames: NDArray[np.uint8], at_once: int = 4) -> Features:
+    def encode(self, frames: NDArray[np.uint8] | Tensor, at_once: int = 4) -> Features:
         """Features of N views.
 
         Args:
             frames: (N, L, L, 3) uint8 RGB; where L is not the model's input size they are resized
-                as SAM2 does it, with Pillow's bicubic filter.
+                as SAM2 does it, with Pillow's bicubic filter. Or a tensor (N, 3, S, S) of grey
+                levels from 0 to 255 on the model's device.
             at_once: Views that go through the encoder together.
         """
         parts, positions = [], []
@@ -145,7 +146,7 @@ class ScanTracker(SAM2VideoPredictor):
         offload_state_to_cpu: bool = False,
         gated: bool = True,
     ) -> Iterator[Visit]:
-        """Segment B objects on all their frames, in order.
+        """Segment B objects on all their frames, in order, without waiting for the device.
 
         Nothing is kept between calls: clicks are never added to an old state, where they would
         change the masks of their own frames only (SAM2 holds other frames' conditioning fixed).
@@ -161,7 +162,8 @@ class ScanTracker(SAM2VideoPredictor):
         """
         state = {
             "features": features,
-            "views": torch.from_numpy(batch.views).to(self.device),
+            "views": batch.views,
+            "views_on_device": torch.from_numpy(batch.views).to(self.device),
             "num_frames": batch.views.shape[1],
             "device": self.device,
             "storage_device": torch.device("cpu") if offload_state_to_cpu else self.device,
@@ -314,10 +316,11 @@ class ScanTracker(SAM2VideoPredictor):
     ) -> tuple[Any, ...]:
         """SAM2's hook for the features of a frame: here each object's view among those encoded."""
         features: Features = inference_state["features"]
-        views = inference_state["views"][:, frame_idx]
-        if len(views) == 1:
-            levels = [level[views[0]][None] for level in features.levels]
+        if batch_size == 1:  # by a number of the CPU: one of the device would be waited for
+            view = int(inference_state["views"][0, frame_idx])
+            levels = [level[view : view + 1] for level in features.levels]
         else:
+            views = inference_state["views_on_device"][:, frame_idx]
             levels = [level[views] for level in features.levels]
         positions = [position.expand(batch_size, -1, -1, -1) for position in features.positions]
         # nobody asks for the image itself, which SAM2 puts first
@@ -333,12 +336,14 @@ class ScanTracker(SAM2VideoPredictor):
         self._ious = outputs[2].amax(dim=-1).float()
         return outputs
 
-    def _to_input(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Frames (n, L, L, 3) as the encoder wants them: (n, 3, S, S) float32, normalised."""
-        side = (self.image_size, self.image_size)
-        if frames.shape[1:3] != side:
-            frames = np.stack([np.asarray(Image.fromarray(frame).resize(side)) for frame in frames])
-        images = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2) / 255.0
+    def _to_input(self, frames: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Frames of `encode` as the encoder wants them: (n, 3, S, S) float32, normalised."""
+        if isinstance(frames, np.ndarray):
+            side = (self.image_size, self.image_size)
+            if frames.shape[1:3] != side:
+                frames = np.stack([np.asarray(Image.fromarray(f).resize(side)) for f in frames])
+            frames = torch.from_numpy(frames).to(self.device).permute(0, 3, 1, 2)
+        images = frames / 255.0
         mean, deviation = images.new_tensor(MEAN), images.new_tensor(DEVIATION)
         return (images - mean[:, None, None]) / deviation[:, None, None]
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pipeline.errors import UserError
@@ -26,8 +27,9 @@ from sap_model.model.tracker import Features, PromptBatch, ScanTracker
 from sap_model.names import Prompted, Visits
 from sap_model.predict.objects import Prediction
 from sap_model.predict.prompts import Views, batches, plan_prompts
+from sap_model.scan.torch_views import TorchViews
 from sap_model.scan.trajectory import Scan
-from sap_model.scan.views import SOFT_RANGE, Fusion, PerspectiveViews, soft_masks
+from sap_model.scan.views import SOFT_RANGE, Fusion, MappedViews, PerspectiveViews
 
 ViewsOf = Callable[[Scan, int, int], Views]
 """Views of a scan, L pixels a side, of panoramas W pixels wide."""
@@ -75,6 +77,10 @@ class MemoryPredictor:
             order, and SAM2 keeps memories in bfloat16, which makes a last bit into 1/256.
         encode_batch: Views that go through the image encoder at the same time.
         offload_state_to_cpu: Keep memories off the GPU, as in SAM2's `init_state`.
+        gated: Whether an object that is judged absent has no mask in a view.
+        in_torch: Render and fuse views with `TorchViews` on the model's device instead of OpenCV on
+            the CPU; on GPUs unless told otherwise. Views of another size than the model's input,
+            and other kinds of views than the scan's, are always rendered on the CPU.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class MemoryPredictor:
         encode_batch: int = 4,
         offload_state_to_cpu: bool = False,
         gated: bool = True,
+        in_torch: bool | None = None,
     ) -> None:
         if max_batch is None:
             max_batch = default_batch(model.device.type)
@@ -114,6 +121,8 @@ class MemoryPredictor:
         self.encode_batch = encode_batch
         self.offload_state_to_cpu = offload_state_to_cpu
         self.gated = gated
+        self.in_torch = model.device.type == "cuda" if in_torch is None else in_torch
+        self._twin: TorchViews | None = None
         self._views: Views | None = None
         self._width = 0
         self._features: Features | None = None
@@ -127,8 +136,16 @@ class MemoryPredictor:
         if self._views is None or self._width != image.shape[1]:
             self._width = image.shape[1]
             self._views = self.views_of(self.scan, self.view_size, self._width)
+            self._twin = None
+            if self.in_torch and isinstance(self._views, MappedViews):
+                self._twin = TorchViews(self._views, self.model.device)
         self._features = None  # the old ones first, for the sake of memory
-        self._features = self.model.encode(self._views.render(image), self.encode_batch)
+        if self._twin is not None and self.view_size == self.model.image_size:
+            panorama = torch.from_numpy(image).to(self.model.device).permute(2, 0, 1)
+            frames = self._twin.render(panorama).add_(0.5).floor_()  # grey levels, as on the CPU
+            self._features = self.model.encode(frames, self.encode_batch)
+        else:
+            self._features = self.model.encode(self._views.render(image), self.encode_batch)
 
     @property
     def encoded(self) -> tuple[Features, Views]:
@@ -186,52 +203,77 @@ class MemoryPredictor:
             for _ in objects
         ]
         for indices, batch in batches(plans, self.max_batch, previous):
-            seen, ious, presence = self._follow(features, batch)
+            seen, *numbers = self._follow(features, batch)
+            fused = self._fuse(views, seen, scores)
+            ious, presence = (_fetch(each) for each in numbers)
+            given = _fetch(seen) if logits else None
             clicked = batch.views[:, list(batch.conditioning)]
-            for row, index in enumerate(indices):
-                soft, mask = self._fuse(views, seen[row], scores)
+            for row, (index, (soft, mask)) in enumerate(zip(indices, fused, strict=True)):
                 predictions[index] = Prediction(
                     mask,
                     float(ious[row, np.unique(clicked[row])].mean()),
                     soft,
-                    seen[row] if logits else None,
+                    None if given is None else given[row],
                     ious[row] if logits else None,
                     presence[row] if logits else None,
                 )
         return predictions
 
-    def _follow(
-        self, features: Features, batch: PromptBatch
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    @torch.inference_mode()
+    def _follow(self, features: Features, batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, N, S / 4, S / 4), IoUs and object scores (B, N) of B objects in N views, as
-        `visits` says."""
-        rows, side = np.arange(len(batch.views)), self.model.image_size // 4
-        seen = np.full((len(rows), len(features), side, side), ABSENT, np.float32)
-        ious = np.zeros((len(rows), len(features)), np.float32)
-        presence = np.full((len(rows), len(features)), ABSENT, np.float32)
+        `visits` says, on the model's device: it is not waited for."""
+        device, side = self.model.device, self.model.image_size // 4
+        objects, count = len(batch.views), len(features)
+        rows = torch.arange(objects, device=device)
+        order = torch.from_numpy(batch.views).to(device)
+        seen = torch.full((objects, count, side, side), ABSENT, device=device)
+        ious = torch.zeros((objects, count), device=device)
+        presence = torch.full((objects, count), ABSENT, device=device)
         for visit in self.model.follow(features, batch, self.offload_state_to_cpu, self.gated):
-            views = batch.views[:, visit.frame]
-            new = visit.logits.cpu().numpy()
+            views = order[:, visit.frame]
+            new = visit.logits.to(device).float()
             if self.visits == "all":
-                new = np.maximum(new, seen[rows, views])
+                new = torch.maximum(new, seen[rows, views])
             seen[rows, views] = new
             present = (visit.presence > 0) | (not self.gated)
-            ious[rows, views] = (visit.ious * present).cpu().numpy()
-            presence[rows, views] = visit.presence.float().cpu().numpy()
+            ious[rows, views] = visit.ious * present
+            presence[rows, views] = visit.presence.float()
         return seen, ious, presence
 
+    @torch.inference_mode()
     def _fuse(
-        self, views: Views, seen: NDArray[np.float32], scores: bool
-    ) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """Soft mask, if asked for, and mask (H, W) of an object's logits (N, S / 4, S / 4)."""
-        masks = np.zeros((len(seen), self.view_size, self.view_size), np.float32)
-        there = np.flatnonzero(seen.max(axis=(1, 2)) > -SOFT_RANGE)
-        if there.size:
-            # on the GPU if there is one: 24 views of 1024 × 1024 are 100 MB
-            chosen = torch.from_numpy(seen[there, None]).to(self.model.device)
-            large = interpolate(chosen, masks.shape[1:], mode="bilinear")[:, 0]
-            masks[there] = soft_masks(large.cpu().numpy())
-        if not scores:
-            return None, views.to_panorama(masks, self.fusion)
-        soft = views.soft_panorama(masks, self.fusion)
-        return soft, soft >= 0.5
+        self, views: Views, seen: Tensor, scores: bool
+    ) -> list[tuple[NDArray[np.float32] | None, NDArray[np.bool_]]]:
+        """Soft mask, if asked for, and mask (H, W) of each of B objects' logits (B, N, s, s)."""
+        there = (seen.amax(dim=(2, 3)) > -SOFT_RANGE).tolist()
+        fused = []
+        for logits, shown in zip(seen, there, strict=True):
+            chosen = [view for view, visible in enumerate(shown) if visible]
+            size = (self.view_size, self.view_size)
+            large = logits.new_zeros((len(chosen), *size))
+            if chosen:
+                small = torch.stack([logits[view] for view in chosen])
+                large = interpolate(small[:, None], size, mode="bilinear")[:, 0]
+                large = (large * (0.5 / SOFT_RANGE) + 0.5).clamp_(0, 1)  # as `views.soft_masks`
+            if self._twin is not None:
+                masks = logits.new_zeros((1, len(logits), *size))
+                for view, mask in zip(chosen, large, strict=True):
+                    masks[0, view] = mask
+                soft = self._twin.soft_panorama(masks, self.fusion)[0]
+                fused.append((_fetch(soft) if scores else None, _fetch(soft >= 0.5)))
+                continue
+            on_cpu = np.zeros((len(logits), *size), np.float32)
+            on_cpu[chosen] = _fetch(large)
+            if scores:
+                whole = views.soft_panorama(on_cpu, self.fusion)
+                fused.append((whole, whole >= 0.5))
+            else:
+                fused.append((None, views.to_panorama(on_cpu, self.fusion)))
+        return fused
+
+
+def _fetch(result: Tensor) -> NDArray:
+    """A result as an array: the only place where the device is waited for, but for which views of
+    an object are empty."""
+    return result.cpu().numpy()

@@ -81,7 +81,7 @@ class TorchViews:
             raise UserError(f"masks of shape {tuple(masks.shape)}: (objects, {str(due)[1:]} due")
         width = self.views.width
         total = torch.zeros((len(masks), self.views.height, width), device=self.device)
-        filled = [bool(masks[:, i].any()) for i in range(len(self.views))]
+        filled = masks.transpose(0, 1).flatten(1).any(dim=1).tolist()  # one look, not one per view
         for i, place in enumerate(self.views.maps.places):
             if not filled[i]:
                 continue

@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from sam2.sam2_video_predictor import SAM2VideoPredictor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.errors import UserError
 from sap_model.clicks import Click
 from sap_model.model.build import build
 from sap_model.model.tracker import Points, PromptBatch
+from sap_model.predict import memory
 from sap_model.predict.memory import ABSENT, MemoryPredictor
 from sap_model.predict.prompts import PromptPlan, batches, plan_prompts
 from sap_model.scan.trajectory import Scan
@@ -343,3 +345,50 @@ def test_a_click_outside_of_the_panorama_is_refused(click):
     predictor.set_panorama(panorama())
     with pytest.raises(UserError, match="lies outside of the panorama"):
         predictor.predict([Click(*click)])
+
+
+def test_torch_renders_and_fuses_as_opencv_does(predictor, monkeypatch):
+    """As on GPUs: on the model's device, which is waited for a few times per object, not per
+    frame."""
+    twin = MemoryPredictor(predictor.model, in_torch=True)
+    monkeypatch.setattr(PerspectiveViews, "render", None)
+    twin.set_panorama(panorama())
+    monkeypatch.undo()
+    fetched = []
+    fetch = memory._fetch
+    monkeypatch.setattr(memory, "_fetch", lambda one: fetched.append(one.shape) or fetch(one))
+    found = twin.predict_many(OBJECTS[:2])
+    assert len(fetched) == 2 * 3, "IoUs, scores and one mask; each object is a batch here"
+    for ours, theirs in zip(found, predictor.predict_many(OBJECTS[:2]), strict=True):
+        assert (ours.mask != theirs.mask).mean() < 0.01
+        assert ours.iou == pytest.approx(theirs.iou, abs=0.02)
+    soft = twin.predict(OBJECTS[0], scores=True, logits=True)
+    assert np.array_equal(soft.scores >= 0.5, soft.mask)
+    assert np.array_equal(soft.mask, found[0].mask)
+
+
+def test_followed_frames_do_not_wait_for_the_device(predictor):
+    """Nothing is read from a tensor while frames are followed, whatever the number of objects."""
+    plans = [plan_prompts([AHEAD], predictor._views, 1, 64) for _ in range(2)]
+    ((_, both),), ((_, one),) = list(batches(plans, 2)), list(batches(plans[:1], 1))
+    for batch in (both, one):
+        with Waits() as waits:
+            predictor._follow(predictor._features, batch)
+        assert not waits.seen
+    with Waits() as waits:
+        torch.ones(3).sum().item()
+    assert waits.seen == ["aten._local_scalar_dense.default"]
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations that a GPU would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = str(operation)
+        if name.startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select")):
+            self.seen.append(name)
+        return operation(*args, **(kwargs or {}))
