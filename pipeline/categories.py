@@ -230,6 +230,18 @@ def category_of(object_name: str) -> Category:
     return Category(name, name in STRUCTURE, word in _CATEGORY_OF)
 
 
+def room_of_floor(floor: str) -> tuple[str, str | None]:
+    """Name and kind of a room, from the name of its floor; the kind is None where that has none.
+
+    >>> room_of_floor("living-room_0/0.floor")
+    ('living-room_0/0', 'living_room')
+    >>> room_of_floor("house_floor.003")
+    ('house_floor.003', None)
+    """
+    indoors = re.fullmatch(r"(([\w-]+)_\d+/\d+)\.floor", floor)
+    return (indoors[1], _snake(indoors[2])) if indoors else (floor, None)
+
+
 def _snake(text: str) -> str:
     text = re.sub(r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3_\2\4", text)
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

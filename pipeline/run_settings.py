@@ -34,7 +34,7 @@ LIGHTINGS = ("day", "evening", "lamps_off")
 """`day`: daylight, and lamps are on; `evening`: lamps are on, windows are dark; `lamps_off`:
 daylight alone, where every viewpoint sees a window (`day` elsewhere)."""
 
-PASSES = ("depth", "normal")
+PASSES = ("albedo", "depth", "normal")
 MAX_SEED = 2**31 - 1
 
 

@@ -169,7 +169,7 @@ def test_a_missing_config_file_is_named(capsys, tmp_path):
         (["render", "--keep-scenes=yes"], "KEEP_SCENES=yes is not 0 or 1"),
         (["render", "GENERATOR=indoors:x"], "GENERATOR=indoors:x is not"),
         (["render", "PROFILE=fast"], "PROFILE=fast is unknown; choose auto, draft, cpu, farm"),
-        (["render", "PASSES=depth,albedo"], "PASSES=albedo is unknown"),
+        (["render", "PASSES=depth,flow"], "PASSES=flow is unknown"),
         (["coco", "FORMAT=gif"], "FORMAT=gif is unknown; choose webp, png, jpg"),
         (["plan"], "CPUS is not given; give it, for example CPUS=64"),
         (["publish", "LICENSE=cc0-1.0"], "REPO is not given"),

@@ -86,7 +86,7 @@ def test_width_and_samples_are_the_profiles_unless_given(profile):
         ({"profile": "auto"}, "PROFILE=auto"),
         ({"width": 1001}, "WIDTH=1001 is not even"),
         ({"width": 16384}, "WIDTH=16384 is out of range"),
-        ({"passes": ("albedo",)}, "PASSES=albedo"),
+        ({"passes": ("flow",)}, "PASSES=flow"),
         ({"panos": 0}, "PANOS=0"),
         ({"seed": -5}, "SEED=-5"),
         ({"samples": 0}, "SAMPLES=0"),

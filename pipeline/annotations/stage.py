@@ -8,6 +8,7 @@ Reads the output of the render stage:
       ids.png           16-bit, one channel: instance ids, 0 is none
       depth.exr         optional: float32 metres along the ray, one channel Y
       normal.exr        optional: float32 world x, y, z as channels R, G, B
+      albedo.exr        optional: float32 linear R, G, B
       render.json       `RENDER_FACTS`, and the costs of the render
 
 Writes panoramas/<k>/ with the image files of `pipeline.shards.schema.IMAGE_FILES` and row.json:
@@ -33,7 +34,9 @@ from PIL import Image
 from pipeline.annotations.annotate import Ids, InstanceInfo, annotate
 from pipeline.annotations.quality import defects
 from pipeline.errors import UserError
+from pipeline.geometry import blender_pose, distance_to, opencv_pose
 from pipeline.layout import SceneFolder, read_json, write_json
+from pipeline.pictures.tone import srgb
 from pipeline.run_settings import RunSettings
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.storage import write_atomic
@@ -105,6 +108,9 @@ def _annotate_panorama(
     if "normal" in settings.passes:
         normal = _read_image(folder / "normal.exr", np.float32, (*size, 3))[..., ::-1]
         images["normal"] = encode_png(normal_to_uint16(normal))
+    if "albedo" in settings.passes:
+        albedo = _read_image(folder / "albedo.exr", np.float32, (*size, 3))[..., ::-1]
+        images["albedo"] = encode_webp(albedo_to_uint8(albedo))
     row = _make_row(image, ids, index, facts, _read_render_json(folder), settings)
     row["summary"]["bytes"] = sum(map(len, images.values()))
     row["summary"]["sha256"] = {
@@ -144,6 +150,8 @@ def _make_row(
     }
     objects, dropped = annotate(ids, instances, settings.min_area_pixels)
     viewpoint = facts["viewpoints"][index]
+    add_geometry(objects, facts["instances"], viewpoint)
+    pose = viewpoint["position"], viewpoint["rotation_euler"]
     return {
         "image_id": f"{facts['scene_id']}/{index}",
         "scene_id": facts["scene_id"],
@@ -151,7 +159,12 @@ def _make_row(
         "height": settings.height,
         "generator": facts["generator"],
         "seed": facts["seed"],
-        "camera": {key: viewpoint[key] for key in ("position", "rotation_euler", "room")},
+        "camera": {
+            **{key: viewpoint[key] for key in ("position", "rotation_euler", "room")},
+            "to_world_opencv": opencv_pose(*pose).tolist(),
+            "to_world_blender": blender_pose(*pose).tolist(),
+        },
+        "room": viewpoint["layout"],
         "objects": objects,
         "provenance": {
             **{key: facts["versions"][key] for key in ("pipeline", "infinigen", "bpy")},
@@ -160,6 +173,24 @@ def _make_row(
         },
         "summary": {"dropped": dropped, "defects": defects(image, objects)},
     }
+
+
+def add_geometry(
+    objects: list[dict[str, Any]], instances: list[dict[str, Any]], viewpoint: dict[str, Any]
+) -> None:
+    """Add the 3D fields of `objects` to annotations.
+
+    Args:
+        objects: Annotations, which are changed.
+        instances: The scene's instances, as in scene.json.
+        viewpoint: The panorama's viewpoint, as in scene.json.
+    """
+    boxes = {entry["id"]: entry["box3d"] for entry in instances}
+    for thing in objects:
+        box = boxes[thing["id"]]
+        thing["box3d"] = box
+        thing["distance"] = distance_to(box["centre"], viewpoint["position"])
+        thing["seen"] = viewpoint["seen"].get(str(thing["id"]))
 
 
 def encode_webp(image: NDArray[np.uint8]) -> bytes:
@@ -187,6 +218,11 @@ def depth_to_millimetres(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
     millimetres = np.rint(metres * 1000)
     within = (millimetres > 0) & (millimetres <= 65535)
     return np.where(within, millimetres, 0).astype(np.uint16)
+
+
+def albedo_to_uint8(linear: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert linear RGB in [0, 1] to 8 bits of sRGB; NaN counts as 0."""
+    return np.rint(srgb(np.clip(np.nan_to_num(linear, nan=0.0), 0, 1)) * 255).astype(np.uint8)
 
 
 def normal_to_uint16(normal: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -60,6 +60,8 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
 
     from pipeline.blender.instances import number_instances
     from pipeline.blender.lighting import light_scene
+    from pipeline.blender.room_layout import room_layout
+    from pipeline.blender.surfaces import measure_surfaces
     from pipeline.blender.viewpoints import NoViewpointError, choose_viewpoints
 
     start, start_cpu = time.monotonic(), time.process_time()
@@ -76,6 +78,9 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     except NoViewpointError as reason:
         print(f"{REJECTED_PREFIX}{reason}", flush=True)
         return REJECTED_STATUS
+    print("stage: geometry", flush=True)
+    positions = [viewpoint.position for viewpoint in viewpoints]
+    boxes, seen = measure_surfaces(instances, positions, seed)
     lighting = light_scene(lighting_of_seed(settings, seed), instances, viewpoints)
     print("stage: save", flush=True)
     temporary = scene.scratch / "scene.blend"
@@ -89,15 +94,20 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
             "scene_id": scene.scene_id,
             "generator": generator,
             "seed": seed,
-            "instances": [asdict(instance) for instance in instances],
+            "instances": [
+                {**asdict(instance), "box3d": boxes[instance.id].to_json()}
+                for instance in instances
+            ],
             "unknown_categories": unknown,
             "viewpoints": [
                 {
                     "position": list(viewpoint.position),
                     "rotation_euler": list(viewpoint.rotation_euler),
                     "room": viewpoint.room,
+                    "layout": room_layout(instances, viewpoint.position, viewpoint.room),
+                    "seen": {str(label): share for label, share in shares.items()},
                 }
-                for viewpoint in viewpoints
+                for viewpoint, shares in zip(viewpoints, seen, strict=True)
             ],
             "furnished_rooms": furnished,
             "lighting": lighting,

@@ -34,7 +34,7 @@ AMBIENT_FACTOR = 1.0
 TILE_SIZE = 1024
 """Pixels along the edge of a tile, where a GPU's memory does not hold the panorama at once."""
 
-EXTRA_PASSES = {"depth": "Depth", "normal": "Normal"}
+EXTRA_PASSES = {"albedo": "DiffCol", "depth": "Depth", "normal": "Normal"}
 """Our names of the optional passes, and Blender's."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,7 +51,8 @@ def render_missing(
 
     Each panorama appears under `scene.rendered(k)` complete or not at all: `image.png` (8-bit
     sRGB), `ids.png` (16-bit: instance id, 0 where there is no object), `depth.exr` (metres along
-    the ray) and `normal.exr` (world axes) where asked for, and `render.json`.
+    the ray), `normal.exr` (world axes) and `albedo.exr` (linear RGB) where asked for, and
+    `render.json`.
     """
     missing = [
         k
@@ -179,14 +180,15 @@ def render_panorama(viewpoint: dict[str, Any], settings: RunSettings, folder: Pa
 
 
 def _render_passes(folder: Path) -> dict[str, Array]:
-    """Render, and read the passes back: (H, W) float32, colour (H, W, 4), normal (H, W, 3)."""
+    """Render, and read the passes back: (H, W) float32, colour (H, W, 4), others (H, W, 3)."""
     bpy.context.scene.node_tree.nodes["passes"].base_path = str(folder / "passes")
     bpy.ops.render.render(write_still=False)
     (path,) = folder.glob("passes*.exr")
     channels = OpenEXR.File(str(path), separate_channels=True).channels()
     path.unlink()
     passes = {}
-    for name, axes in {"Image": "RGBA", "IndexOB": "V", "Depth": "V", "Normal": "XYZ"}.items():
+    layers = {"Image": "RGBA", "IndexOB": "V", "Depth": "V", "Normal": "XYZ", "DiffCol": "RGB"}
+    for name, axes in layers.items():
         if f"{name}.{axes[0]}" in channels:
             planes = [channels[f"{name}.{axis}"].pixels for axis in axes]
             passes[name] = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
@@ -202,6 +204,7 @@ def _connect_passes(extra: Sequence[str]) -> None:
     layer.use_pass_object_index = True
     layer.use_pass_z = "depth" in extra
     layer.use_pass_normal = "normal" in extra
+    layer.use_pass_diffuse_color = "albedo" in extra
     scene.use_nodes = True
     nodes, links = scene.node_tree.nodes, scene.node_tree.links
     nodes.clear()

@@ -10,6 +10,17 @@ from typing import Any
 import bpy
 import numpy as np
 
+from pipeline.blender.room_layout import ROOM_TYPE
+
+ROOM_TYPES = {
+    "room_livingroom_rand": "living_room",
+    "room_kitchen_rand": "kitchen",
+    "room_bedroom_rand": "bedroom",
+    "room_diningroom_rand": "dining_room",
+    "room_bathroom_rand": "bathroom",
+}
+"""The kinds of the rooms that generators of single rooms make."""
+
 
 def generate(seed: int, scratch: Path, config: Path) -> None:
     """Make one v2 scene in this (fresh) process.
@@ -37,6 +48,8 @@ def generate(seed: int, scratch: Path, config: Path) -> None:
     print(f"stage: {sky_name}", flush=True)
     sky = _generator(sky_name)(sky_rng)
     bpy.context.scene.world = sky.environment.item()
+    if kind := ROOM_TYPES.get(scene_name):
+        bpy.context.scene[ROOM_TYPE] = kind
 
     bake_shared_modifier_prefixes(scene.all_objects)
     _hide_all_but([*scene.all_objects, *scene.lights, *sky.lights])

@@ -22,6 +22,7 @@ from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
 from pipeline.card.template_context import template_context
 from pipeline.errors import UserError
 from pipeline.layout import write_json
+from pipeline.run_settings import PASSES
 from pipeline.shards.manifest import Shard, find_shards
 from pipeline.shards.reader import ShardReader
 from pipeline.shards.schema import SPLITS
@@ -105,7 +106,7 @@ def metadata(
     sizes = {split: sum(s.bytes or 0 for s in members) for split, members in by_split.items()}
     total = statistics["total"]
     generators = [name for name in statistics["generators"] if name != "spheres"]
-    passes = [name for name in ("depth", "normal") if name in schema.names]
+    passes = [name for name in PASSES if name in schema.names]
     licence_entries: dict[str, Any] = licence.metadata
     data = DatasetCardData(
         **licence_entries,

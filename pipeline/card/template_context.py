@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline import __version__
 from pipeline.annotations.quality import BLACK_MEAN, BLOWN_SHARE, FILLING_SHARE
 from pipeline.annotations.sizes import SIZES
-from pipeline.run_settings import PROFILES
+from pipeline.run_settings import PASSES, PROFILES
 from pipeline.shards.schema import IMAGE_FILES, MEANINGS
 from pipeline.shards.splits import VALIDATION_FRACTION, VALIDATION_PANORAMAS
 from pipeline.units import format_bytes, format_count
@@ -54,7 +54,8 @@ def template_context(
         "sizes": SIZES,
         "columns": schema_table(schema),
         "fields": schema_table(schema, inside="objects"),
-        "passes": [name for name in ("depth", "normal") if name in schema.names],
+        "geometry": "room" in schema.names,
+        "passes": [name for name in PASSES if name in schema.names],
         "generators": [
             {"name": name, "about": GENERATOR_DESCRIPTIONS.get(name, ""), "group": group}
             for name, group in statistics["generators"].items()

@@ -12,6 +12,7 @@ from pipeline.card.licences import Licence
 from pipeline.categories import known_categories
 from pipeline.errors import UserError
 from pipeline.export.dataset_rows import DatasetRow, schema_mismatch
+from pipeline.shards.schema import NO_GEOMETRY
 
 Entry = dict[str, object]
 """An image, annotation or category of the JSON."""
@@ -85,6 +86,7 @@ def make_entries(
                 **{key: thing[key] for key in ("segmentation", "area", "bbox", "iscrowd")},
                 "instance_id": thing["id"],
                 **{key: thing[key] for key in OBJECT_FIELDS},
+                **{key: thing[key] for key in NO_GEOMETRY if key in thing},
             }
             for thing in values["objects"]
         ]

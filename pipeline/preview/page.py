@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
+from pipeline.shards.schema import NO_GEOMETRY
 from pipeline.statistics.measure import measure
 from pipeline.storage import is_remote, write_atomic
 
@@ -113,7 +114,7 @@ def panorama_panel(row: Row) -> dict[str, Any]:
         "seed": row["seed"],
         "room": row["camera"]["room"],
         "position": row["camera"]["position"],
-        "objects": [_without(item, "segmentation") for item in row["objects"]],
+        "objects": [_without(item, {"segmentation", *NO_GEOMETRY}) for item in row["objects"]],
         "too_small": int(np.count_nonzero(np.bincount(ids.ravel())[1:])) - len(row["objects"]),
         "picture": _data_uri("image/jpeg", encode_picture(picture)),
         "ids": _data_uri("image/png", encode_ids(ids)),
@@ -176,5 +177,5 @@ def _data_uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _without(item: Row, key: str) -> Row:
-    return {name: value for name, value in item.items() if name != key}
+def _without(item: Row, keys: set[str]) -> Row:
+    return {name: value for name, value in item.items() if name not in keys}

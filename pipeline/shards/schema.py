@@ -28,8 +28,16 @@ IMAGE_FILES = {
     "ids": "ids.png",
     "depth": "depth.png",
     "normal": "normal.png",
+    "albedo": "albedo.webp",
 }
 """Image columns and the files in panoramas/<k>/ that hold their bytes."""
+
+SEEN_POINTS = 256
+"""Points of a surface that are looked at to see how much of it is seen: the standard error of the
+share is at most 0.032."""
+
+NO_GEOMETRY = {"box3d": None, "distance": None, "seen": None}
+"""The 3D fields of an object about which no scene is known."""
 
 SPLITS = ("train", "validation")
 
@@ -41,6 +49,8 @@ MEANINGS = {
     "ids": "instance id of each pixel: 16-bit PNG; 0 is no instance",
     "depth": "millimetres along the ray: 16-bit PNG; 0 is nothing within 65.535 m",
     "normal": "surface normal, world x, y, z as (n + 1) / 2 · 65535: 16-bit RGB PNG",
+    "albedo": "diffuse colour of the surface without light: lossless WebP, 8-bit sRGB; black "
+    "where a surface has none (metal, glass, a lamp)",
     "image_id": "`<scene_id>/<k>`, the k-th panorama of its scene",
     "scene_id": "the scene; all panoramas of a scene are in the same split",
     "width": "pixels",
@@ -51,6 +61,16 @@ MEANINGS = {
     "camera.position": "[x, y, z] in metres, world axes, Z up",
     "camera.rotation_euler": "radians, XYZ; (π/2, 0, 0) puts world +Y at the image's centre",
     "camera.room": "name of the floor that the camera stands on, which tells the room",
+    "camera.to_world_opencv": "4 × 4, row by row: points of the camera → world, OpenCV's axes "
+    "(x right, y down, z ahead)",
+    "camera.to_world_blender": "the same in Blender's axes (x right, y up, z back)",
+    "room": "the room that the camera is in; null where the generator does not know it",
+    "room.name": "the same for all panoramas in this room",
+    "room.kind": "what it is for, such as `kitchen`; null where the generator does not say",
+    "room.polygon": "outline of the floor: corners [x, y] in metres, world axes, "
+    "counter-clockwise seen from above",
+    "room.floor": "z of the floor in metres",
+    "room.height": "metres from the floor to the ceiling, the median over the room",
     "objects": "instances of at least the smallest annotated area, by id; smaller ones are in "
     "`ids` only",
     "objects.id": "value in `ids`; the same in all panoramas of a scene",
@@ -73,6 +93,15 @@ MEANINGS = {
     "objects.segmentation": "the mask: COCO's compressed run-length encoding",
     "objects.segmentation.size": "[height, width] in pixels",
     "objects.segmentation.counts": "the run lengths, column by column, as COCO's tools write them",
+    "objects.box3d": "the upright box around the complete object: its vertical edges are parallel "
+    "to Z, and its base is as small as possible",
+    "objects.box3d.centre": "[x, y, z] in metres, world axes",
+    "objects.box3d.size": "metres along the box's three axes; the third is the height",
+    "objects.box3d.rotation": "3 × 3, row by row; its columns are the box's axes in world axes",
+    "objects.distance": "metres from the camera to the box's centre",
+    "objects.seen": f"share of the object's surface that the camera sees: of {SEEN_POINTS} random "
+    "points of it, those that a ray reaches; the back of a thing is not seen, so a closed object "
+    "seldom exceeds 0.5",
     "provenance": "what made the row",
     "provenance.pipeline": "version of the pipeline",
     "provenance.infinigen": "version of InfiniGen",
@@ -92,32 +121,38 @@ _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _FLOATS = pa.list_(pa.float64())
 _INTS = pa.list_(pa.int32())
 
-_CAMERA = pa.struct(
+_MATRIX = pa.list_(_FLOATS)
+
+_CAMERA = [("position", _FLOATS), ("rotation_euler", _FLOATS), ("room", pa.string())]
+_POSES = [("to_world_opencv", _MATRIX), ("to_world_blender", _MATRIX)]
+_ROOM = pa.struct(
     [
-        ("position", _FLOATS),
-        ("rotation_euler", _FLOATS),
-        ("room", pa.string()),
-    ]
-)
-_OBJECT = pa.struct(
-    [
-        ("id", pa.int32()),
-        ("category", pa.string()),
         ("name", pa.string()),
-        ("is_structure", pa.bool_()),
-        ("area", pa.int64()),
-        ("solid_angle", pa.float64()),
-        ("size", pa.string()),
-        ("bbox", _FLOATS),
-        ("bbox_wrapped", _FLOATS),
-        ("crosses_seam", pa.bool_()),
-        ("touches_pole", pa.bool_()),
-        ("bfov", _FLOATS),
-        ("click", _INTS),
-        ("iscrowd", pa.int32()),
-        ("segmentation", pa.struct([("size", _INTS), ("counts", pa.string())])),
+        ("kind", pa.string()),
+        ("polygon", _MATRIX),
+        ("floor", pa.float64()),
+        ("height", pa.float64()),
     ]
 )
+_BOX = pa.struct([("centre", _FLOATS), ("size", _FLOATS), ("rotation", _MATRIX)])
+_OBJECT = [
+    ("id", pa.int32()),
+    ("category", pa.string()),
+    ("name", pa.string()),
+    ("is_structure", pa.bool_()),
+    ("area", pa.int64()),
+    ("solid_angle", pa.float64()),
+    ("size", pa.string()),
+    ("bbox", _FLOATS),
+    ("bbox_wrapped", _FLOATS),
+    ("crosses_seam", pa.bool_()),
+    ("touches_pole", pa.bool_()),
+    ("bfov", _FLOATS),
+    ("click", _INTS),
+    ("iscrowd", pa.int32()),
+    ("segmentation", pa.struct([("size", _INTS), ("counts", pa.string())])),
+]
+_OBJECT_GEOMETRY = [("box3d", _BOX), ("distance", pa.float64()), ("seen", pa.float64())]
 _PROVENANCE = pa.struct(
     [
         ("pipeline", pa.string()),
@@ -137,8 +172,12 @@ def image_columns(passes: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in IMAGE_FILES if name in {"image", "ids", *passes})
 
 
-def make_schema(passes: Iterable[str] = ()) -> pa.Schema:
+def make_schema(passes: Iterable[str] = (), geometry: bool = True) -> pa.Schema:
     """The Arrow schema of a run's shards.
+
+    Args:
+        passes: Extra image columns.
+        geometry: With poses, rooms and 3D boxes; versions before 0.4.0 had none.
 
     The metadata entry `huggingface` marks the image columns as images, for `datasets` and the Hub's
     viewer. It equals what `datasets.Features.arrow_schema` writes (datasets 4 or newer), and is
@@ -152,8 +191,9 @@ def make_schema(passes: Iterable[str] = ()) -> pa.Schema:
         pa.field("height", pa.int32()),
         pa.field("generator", pa.string()),
         pa.field("seed", pa.int64()),
-        pa.field("camera", _CAMERA),
-        pa.field("objects", pa.list_(_OBJECT)),
+        pa.field("camera", pa.struct(_CAMERA + _POSES * geometry)),
+        *[pa.field("room", _ROOM)] * geometry,
+        pa.field("objects", pa.list_(pa.struct(_OBJECT + _OBJECT_GEOMETRY * geometry))),
         pa.field("provenance", _PROVENANCE),
     ]
     features = {field.name: _feature(field.type) for field in fields}

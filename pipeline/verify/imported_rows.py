@@ -19,7 +19,8 @@ from pipeline.verify.findings import Report
 from pipeline.verify.row_checks import decode_images, differences, missing_values, wrong_runs
 
 UNKNOWN = re.compile(
-    r"seed|camera(\..+)?|provenance\.(infinigen|bpy|samples|device|exposure_stops)"
+    r"seed|camera(\..+)?|room|objects\[\d+\]\.(box3d|distance|seen)"
+    r"|provenance\.(infinigen|bpy|samples|device|exposure_stops)"
 )
 """Columns that are null in an imported row."""
 

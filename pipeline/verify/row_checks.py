@@ -22,9 +22,13 @@ from pipeline.shards.reader import decode_ids, decode_image
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.sphere import lonlat_to_direction
 from pipeline.verify.findings import Report
+from pipeline.verify.geometry_checks import check_geometry
 
 SCENE_ID = re.compile(rf"({'|'.join(GENERATORS)})-(\d{{10}})")
 IMAGE_ID = re.compile(rf"({SCENE_ID.pattern})/(0|[1-9]\d*)")
+
+UNKNOWN = re.compile(r"room(\.kind)?|objects\[\d+\]\.seen")
+"""Columns that are null where the generator does not know them, or an object has no surface."""
 
 Row = Mapping[str, Any]
 
@@ -40,7 +44,7 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
     Returns:
         The image (H, W, 3) uint8 RGB, or None if it cannot be decoded.
     """
-    missing = list(missing_values(row))
+    missing = [path for path in missing_values(row) if not UNKNOWN.fullmatch(path)]
     for path in missing:
         report(f"{path} is missing")
     if missing:
@@ -56,6 +60,9 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
     images = decode_images(row, report)
     if (ids := images["ids"]) is not None:
         _check_objects(ids, row["objects"], min_area, report)
+    placed = np.isfinite([*row["camera"]["position"], *row["camera"]["rotation_euler"]])
+    if "room" in row and placed.size == 6 and placed.all():  # before 0.4.0 there was no geometry
+        check_geometry(row, images["ids"], images.get("depth"), report)
     if (image := images["image"]) is not None:
         for reason in defects(image, row["objects"]):
             report(f"is defective: {reason}")
@@ -118,8 +125,8 @@ def decode_images(row: Row, report: Report) -> dict[str, NDArray | None]:
 
 def _decode(row: Row, name: str, size: tuple[int, int], report: Report) -> NDArray | None:
     """Decode an image column; None, with a finding, if it is not as expected."""
-    colour = name in ("image", "normal")
-    dtype = np.uint8 if name == "image" else np.uint16
+    colour = name in ("image", "albedo", "normal")
+    dtype = np.uint8 if name in ("image", "albedo") else np.uint16
     shape = (*size, 3) if colour else size
     try:
         array = decode_image(row[name]) if colour else decode_ids(row[name])

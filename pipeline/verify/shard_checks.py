@@ -55,6 +55,7 @@ class RowFacts:
         seed: None of an imported panorama.
         magnitudes: Text of `near_duplicates.pack`; empty if the image cannot be decoded.
         instances: Id and description of each instance, used within the shard only.
+        shapes: Id and 3D box of each instance, and name and outline of the room, in the same way.
     """
 
     image_id: str
@@ -64,6 +65,7 @@ class RowFacts:
     settings_hash: str
     magnitudes: str
     instances: list[tuple[int, str]] = field(default_factory=list)
+    shapes: list[tuple[int | str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -128,7 +130,8 @@ def _on_disk(folder: Path, shard: Shard) -> Iterator[Path]:
 def _check_file(file: pq.ParquetFile, task: ShardTask, report: Any) -> None:
     """Check schema, row groups and footer."""
     found = file.schema_arrow
-    expected = make_schema([name for name in IMAGE_FILES if name in found.names])
+    passes = [name for name in IMAGE_FILES if name in found.names]
+    expected = make_schema(passes, geometry="room" in found.names)
     # `equals` ignores that Parquet names list items "element" and Arrow "item"
     if not found.equals(expected) or found.metadata != expected.metadata:
         names = set(found.names) ^ set(expected.names)
@@ -146,14 +149,15 @@ def _check_file(file: pq.ParquetFile, task: ShardTask, report: Any) -> None:
 
 
 def _check_scenes(result: ShardReport) -> None:
-    """Check that an instance has one name and category in all panoramas of its scene."""
+    """Check that an instance has one name, category and 3D box in all panoramas of its scene."""
     known: dict[int, tuple[str, str]] = {}
+    shapes: dict[int | str, tuple[str, str]] = {}
     scene = ""
     for number, facts in enumerate(result.rows):
         if facts is None:
             continue
         if facts.scene_id != scene:
-            scene, known = facts.scene_id, {}
+            scene, known, shapes = facts.scene_id, {}, {}
         for label, description in facts.instances:
             other, image_id = known.setdefault(label, (description, facts.image_id))
             if other != description:
@@ -161,7 +165,16 @@ def _check_scenes(result: ShardReport) -> None:
                 result.findings.append(
                     Finding(text, result.name, number, facts.image_id, object=label)
                 )
+        for name, shape in facts.shapes:
+            other, image_id = shapes.setdefault(name, (shape, facts.image_id))
+            if other != shape:
+                what, where = (None, "room") if isinstance(name, str) else (name, "box3d")
+                text = f"{where} differs from that in {image_id}"
+                result.findings.append(
+                    Finding(text, result.name, number, facts.image_id, object=what)
+                )
         facts.instances.clear()  # saves memory; no longer needed
+        facts.shapes.clear()
 
 
 def _check_group(
@@ -189,10 +202,20 @@ def _check_group(
             settings_hash=str(row["provenance"]["settings_hash"]),
             magnitudes="" if image is None else pack(magnitudes(thumbnail(image))),
             instances=[(t["id"], f"{t['name']} ({t['category']})") for t in row["objects"]],
+            shapes=list(_shapes(row)),
         )
     except Exception as error:  # an untrusted row may hold anything
         report(f"does not fit the schema: {_short(error)}")
         return None
+
+
+def _shapes(row: dict[str, Any]) -> Iterator[tuple[int | str, str]]:
+    """What is the same in all panoramas of a scene that show it."""
+    for thing in row["objects"]:
+        if thing.get("box3d"):
+            yield thing["id"], str(sorted(thing["box3d"].items()))
+    if room := row.get("room"):
+        yield room["name"], str([room["kind"], room["polygon"], room["floor"]])
 
 
 def _short(error: Exception) -> str:

@@ -32,7 +32,7 @@ from pipeline.verify.cross_row import LocatedRow, check_rows, find_near_duplicat
 from pipeline.verify.findings import Finding
 from pipeline.verify.shard_checks import RowFacts, ShardReport, ShardTask, check_shard
 
-CHECKS_VERSION = 1
+CHECKS_VERSION = 2
 """Increase it when a check is added or fixed, so that recorded shards are checked again."""
 
 

@@ -29,7 +29,7 @@ from pipeline.annotations.annotate import InstanceInfo, annotate_mask, paint_ids
 from pipeline.annotations.stage import encode_png, encode_webp
 from pipeline.errors import UserError
 from pipeline.pictures.read import read_picture
-from pipeline.shards.schema import IMAGE_FILES
+from pipeline.shards.schema import IMAGE_FILES, NO_GEOMETRY
 from sap_model.importers.files import safe_name
 from sap_model.importers.tally import Tally
 
@@ -113,7 +113,8 @@ def make_row(
         "generator": "import",
         "seed": None,
         "camera": None,
-        "objects": objects,
+        "room": None,
+        "objects": [thing | NO_GEOMETRY for thing in objects],
         "provenance": {
             **dict.fromkeys(("infinigen", "bpy", "samples", "device", "exposure_stops")),
             "pipeline": __version__,

@@ -8,7 +8,19 @@ from pipeline.annotations import stage
 from pipeline.layout import read_json, write_json
 from pipeline.run_settings import settings_hash
 from tests.errors import raises_user_error
-from tests.synthetic import PASSES, SETTINGS, TINY, directions, disc_ids, picture, render_scene
+from tests.synthetic import (
+    HALL,
+    PASSES,
+    SEAM,
+    SETTINGS,
+    TINY,
+    box3d,
+    directions,
+    disc_depth,
+    disc_ids,
+    picture,
+    render_scene,
+)
 
 
 def read(path):
@@ -28,7 +40,11 @@ def test_scene_with_all_passes(run):
     np.testing.assert_array_equal(read(folder / "ids.png"), ids)
     image = read(folder / "image.webp")[..., ::-1]
     np.testing.assert_array_equal(image, picture(ids, seed=3001))
-    np.testing.assert_array_equal(read(folder / "depth.png"), 500 * ids)
+    expected = stage.depth_to_millimetres(disc_depth(256, turn=7))
+    np.testing.assert_array_equal(read(folder / "depth.png"), expected)
+    albedo = read(folder / "albedo.webp")
+    assert {1, 4} < set(ids.flat)
+    assert np.all(albedo[ids == 1] == 89) and np.all(albedo[ids == 4] == 170)  # sRGB of .1, .4
     normal = read(folder / "normal.png")[..., ::-1] / 65535 * 2 - 1
     np.testing.assert_allclose(normal, -directions(256), atol=2e-5)
 
@@ -36,7 +52,10 @@ def test_scene_with_all_passes(run):
     assert row["image_id"] == "spheres-0000000003/1"
     assert row["provenance"]["settings_hash"] == settings_hash(PASSES)
     assert row["provenance"]["exposure_stops"] == 1.5
-    assert row["camera"]["position"] == [0.5, 0.0, 1.5]
+    assert row["camera"]["position"] == [0.0, 0.0, 1.5]
+    assert row["room"] == HALL
+    ball = next(thing for thing in row["objects"] if thing["id"] == SEAM)
+    assert (ball["box3d"], ball["distance"], ball["seen"]) == (box3d(SEAM), 2.0, 0.25)
     assert TINY not in {thing["id"] for thing in row["objects"]}
     assert row["summary"]["dropped"] == 1
     assert row["summary"]["defects"] == []
@@ -86,7 +105,7 @@ def test_unrendered_panorama_is_annotated_later(run):
 
 DAMAGES = [
     (name, damage)
-    for name in ("image.png", "ids.png", "depth.exr", "normal.exr", "render.json")
+    for name in ("image.png", "ids.png", "albedo.exr", "depth.exr", "normal.exr", "render.json")
     for damage in ("truncated", "flipped", "emptied", "removed")
     if damage != "flipped" or name.endswith(".png")  # only PNG has checksums
 ]

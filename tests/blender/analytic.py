@@ -16,11 +16,18 @@ from pathlib import Path
 import bpy
 
 from pipeline.annotations import instance_ids
-from pipeline.blender import instances, lighting, render, viewpoints
+from pipeline.blender import instances, lighting, render, room_layout, surfaces, viewpoints
 from pipeline.blender import spheres as spheres_scene
 from pipeline.blender.spheres import add_lamp, add_sphere
 from pipeline.run_settings import make_settings
-from tests.blender.truth import CAMERA, DISTANCE, SPHERES, WIDTH
+from tests.blender.truth import (
+    CAMERA,
+    DISTANCE,
+    GEOMETRY_SPHERES,
+    GEOMETRY_VIEWS,
+    SPHERES,
+    WIDTH,
+)
 
 
 def spheres(folder: Path) -> None:
@@ -167,6 +174,32 @@ def _glow(tree: bpy.types.NodeTree, strength: float) -> None:
     tree.links.new(emission.outputs[0], output.inputs["Surface"])
 
 
+def geometry(folder: Path) -> None:
+    """Boxes, seen shares, the room and three panoramas of a room with three spheres."""
+    _empty_scene()
+    spheres_scene.add_room()
+    for name, (place, radius) in GEOMETRY_SPHERES.items():
+        add_sphere(name, place, radius, (0.7, 0.3, 0.2), segments=128)
+    found, _ = instances.number_instances()
+    positions = [view["position"] for view in GEOMETRY_VIEWS]
+    boxes, seen = surfaces.measure_surfaces(found, positions, seed=0)
+    settings = make_settings(
+        profile="draft", width=256, samples=1, passes=("albedo", "depth"), generator="spheres"
+    )
+    layouts = [room_layout.room_layout(found, place, "room_floor") for place in positions]
+    render.configure(settings, threads=1)
+    for number, view in enumerate(GEOMETRY_VIEWS):
+        (folder / str(number)).mkdir()
+        render.render_panorama(view, settings, folder / str(number))
+    result = {
+        "ids": {instance.name: instance.id for instance in found},
+        "boxes": {str(label): box.to_json() for label, box in boxes.items()},
+        "seen": seen,
+        "layouts": layouts,
+    }
+    (folder / "geometry.json").write_text(json.dumps(result))
+
+
 def _choose(folder: Path, count: int) -> None:
     found, _ = instances.number_instances()
     balls = [
@@ -229,7 +262,7 @@ def _render(folder: Path) -> None:
 
 SCENES: dict[str, Callable[[Path], None]] = {
     function.__name__: function
-    for function in (spheres, many, copies, glass, lit, furnished, empty, crowded)
+    for function in (spheres, many, copies, glass, lit, furnished, empty, crowded, geometry)
 }
 
 if __name__ == "__main__":

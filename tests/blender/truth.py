@@ -18,6 +18,19 @@ SPHERES = {
 }
 CAMERA = {"position": [0.0, 0.0, 0.0], "rotation_euler": [math.pi / 2, 0.0, 0.0]}
 
+GEOMETRY_SPHERES = {
+    # name: (centre, radius in metres); the first view sees nothing of the second, half of the third
+    "big": ((0.0, 2.0, 1.0), 0.8),
+    "behind": ((0.0, 3.2, 1.0), 0.2),
+    "half": ((1.15, 3.2, 1.0), 0.2),
+}
+GEOMETRY_VIEWS = [
+    {"position": [0.0, -1.0, 1.0], "rotation_euler": [math.pi / 2, 0.0, 0.0]},
+    {"position": [1.5, 1.0, 1.4], "rotation_euler": [math.pi / 2, 0.0, 2.0]},
+    {"position": [-2.0, 3.0, 1.7], "rotation_euler": [math.pi / 2, 0.0, -1.0]},
+]
+"""Panoramas of these spheres in the room of `pipeline.blender.spheres`."""
+
 
 def angular_radius(name: str) -> float:
     """Radius in radians of the disc that a sphere covers as seen from the camera."""

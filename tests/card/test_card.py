@@ -25,7 +25,7 @@ from tests.card.conftest import REPO
 from tests.disks import little_space
 from tests.errors import raises_user_error
 from tests.hub.card import card_errors
-from tests.synthetic import SETTINGS, finish_scene
+from tests.synthetic import PASSES, SETTINGS, finish_scene
 
 BLENDER = Path(example.__file__).parents[1] / "blender"
 
@@ -62,7 +62,7 @@ def test_metadata_describes_every_shard(published):
     for split, names in named.items():
         assert names == [f"data/{path.name}" for path in paths if path.name.startswith(split)]
     info = datasets.DatasetInfo._from_yaml_dict(data.dataset_info)
-    features = datasets.Features.from_arrow_schema(make_schema(("depth", "normal")))
+    features = datasets.Features.from_arrow_schema(make_schema(PASSES.passes))
     assert info.features == features
     assert {name: split.num_examples for name, split in info.splits.items()} == {
         "train": 4,

@@ -18,6 +18,7 @@ from pipeline.shards.schema import make_schema
 from pipeline.statistics.measure import measure
 from tests.card.conftest import REPO
 from tests.hub.server import Hub
+from tests.synthetic import EYE, PASSES
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +27,15 @@ def ran(published, tmp_path_factory):
     text = published.readme
     assert f"in place of `{REPO}`.\n" in text
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     local = str(published.folder)
     blocks = [block.replace(REPO, local) for block in blocks]
     folder = tmp_path_factory.mktemp("examples")
     program = f"for block in {blocks!r}:\n    exec(block, names := {{}})\n"
+    program += "    all_names = {**globals().get('all_names', {}), **names}\n"
+    program += "names = all_names\n"
     program += "print(names['metres'].max(), names['normal'].shape)\n"
+    program += "print('points', *names['points'][64, 128].round(3), len(names['corners']))\n"
     done = subprocess.run(
         [sys.executable, "-W", "error::FutureWarning", "-c", program],
         cwd=folder,
@@ -50,7 +54,10 @@ def test_examples_print_the_shards_content(ran, published):
     assert f"{first['image_id']} (256, 128) {len(first['objects'])}" in output
     balls = sum(thing["category"] == "ball" for row in train for thing in row["objects"])
     assert re.search(rf"^ball +{balls}$", output, re.MULTILINE)
-    assert "3.0 (128, 256, 3)" in output  # half a metre for each id, up to 6
+    metres = decode_ids(ShardReader(published.folder, "train").row(0)["depth"]) / 1000
+    assert f"{metres.max()} (128, 256, 3)" in output
+    x, y, z = map(float, re.search(r"^points (\S+) (\S+) (\S+) 8$", output, re.M).groups())
+    assert np.linalg.norm([x, y, z - EYE]) == pytest.approx(metres[64, 128], abs=2e-3)
 
 
 def test_pycocotools_reads_the_exported_folder(ran, published):
@@ -96,7 +103,7 @@ def test_reading_annotations_downloads_no_images(published, tmp_path):
     rows = list(map(ShardReader(published.folder).row, range(8)))
     for row in rows:
         row["depth"]["bytes"] = os.urandom(2 * 10**6)
-    schema = make_schema(("depth", "normal"))
+    schema = make_schema(PASSES.passes)
     shards = [folder / "data" / f"train-{number:05d}.parquet" for number in range(2)]
     shards[0].parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema), shards[0], row_group_size=1)

@@ -273,4 +273,4 @@ def test_memory_does_not_grow_with_the_rows(rows, tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     json_bytes = (tmp_path / "coco200" / "annotations" / "instances_train.json").stat().st_size
-    assert peaks[1] - peaks[0] < 100_000 < json_bytes / 5
+    assert peaks[1] - peaks[0] < 150_000 < json_bytes / 5

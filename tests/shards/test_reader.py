@@ -14,13 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.annotations.stage import depth_to_millimetres
 from pipeline.errors import UserError
 from pipeline.layout import write_json
 from pipeline.shards import footers
 from pipeline.shards import reader as reader_module
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image, masks
 from pipeline.shards.writer import pack
-from tests.synthetic import PASSES, SETTINGS, directions, disc_ids, finish_scene, picture
+from tests.synthetic import (
+    PASSES,
+    SETTINGS,
+    directions,
+    disc_depth,
+    disc_ids,
+    finish_scene,
+    picture,
+)
 
 
 def test_rows_come_back(packed):
@@ -118,7 +127,7 @@ def test_depth_and_normals(run):
     finish_scene(run, PASSES)
     pack(run, PASSES)
     row = ShardReader(run.shards).row(0)
-    np.testing.assert_array_equal(decode_ids(row["depth"]), 500 * disc_ids(256))
+    np.testing.assert_array_equal(decode_ids(row["depth"]), depth_to_millimetres(disc_depth(256)))
     normal = decode_image(row["normal"]) / 65535 * 2 - 1
     np.testing.assert_allclose(normal, -directions(256), atol=2e-5)
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.annotations.annotate import InstanceInfo, annotate
-from pipeline.shards.schema import image_columns, leaf_columns, make_schema
+from pipeline.shards.schema import NO_GEOMETRY, image_columns, leaf_columns, make_schema
 
 
 def features(passes):
@@ -25,7 +25,20 @@ def features(passes):
             "height": value("int32"),
             "generator": value("string"),
             "seed": value("int64"),
-            "camera": {"position": floats, "rotation_euler": floats, "room": value("string")},
+            "camera": {
+                "position": floats,
+                "rotation_euler": floats,
+                "room": value("string"),
+                "to_world_opencv": datasets.List(floats),
+                "to_world_blender": datasets.List(floats),
+            },
+            "room": {
+                "name": value("string"),
+                "kind": value("string"),
+                "polygon": datasets.List(floats),
+                "floor": value("float64"),
+                "height": value("float64"),
+            },
             "objects": datasets.List(
                 {
                     "id": value("int32"),
@@ -43,6 +56,13 @@ def features(passes):
                     "click": ints,
                     "iscrowd": value("int32"),
                     "segmentation": {"size": ints, "counts": value("string")},
+                    "box3d": {
+                        "centre": floats,
+                        "size": floats,
+                        "rotation": datasets.List(floats),
+                    },
+                    "distance": value("float64"),
+                    "seen": value("float64"),
                 }
             ),
             "provenance": {
@@ -59,7 +79,7 @@ def features(passes):
     )
 
 
-@pytest.mark.parametrize("passes", [(), ("depth",), ("depth", "normal")])
+@pytest.mark.parametrize("passes", [(), ("depth",), ("depth", "normal", "albedo")])
 def test_schema_and_metadata_equal_those_of_datasets(passes):
     theirs = features(passes).arrow_schema
     ours = make_schema(passes)
@@ -81,7 +101,8 @@ def test_leaf_columns_equal_parquets(tmp_path):
 
 
 def test_objects_have_the_fields_that_annotate_makes():
-    objects, _ = annotate(np.ones((4, 8), np.uint16), {1: InstanceInfo("a", "b", False)}, 1)
+    annotated, _ = annotate(np.ones((4, 8), np.uint16), {1: InstanceInfo("a", "b", False)}, 1)
+    objects = [thing | NO_GEOMETRY for thing in annotated]
     column = pa.array([objects], make_schema().field("objects").type)
     assert column[0].as_py() == objects
     assert list(objects[0]) == [field.name for field in column.type.value_type]

@@ -67,9 +67,10 @@ def test_extra_passes_become_columns(run):
     pack(run, PASSES, validation_fraction=0)
     row = pq.read_table(run.shards / "data").to_pylist()[0]
     folder = run.scene(row["scene_id"]).panorama(0)
-    for name in ("depth", "normal"):
-        assert row[name]["bytes"] == (folder / f"{name}.png").read_bytes()
-        assert row[name]["path"] == f"spheres-0000000000-0-{name}.png"
+    for file in ("albedo.webp", "depth.png", "normal.png"):
+        value = row[file.partition(".")[0]]
+        assert value["bytes"] == (folder / file).read_bytes()
+        assert value["path"] == f"spheres-0000000000-0-{file}"
 
 
 def test_the_order_of_rendering_does_not_matter(packable, tmp_path):
