@@ -124,6 +124,9 @@ class Coco(Licensed, OnShards):
     """Export images and COCO annotations to OUT/coco."""
 
     format: Literal["webp", "png", "jpg"] = setting("webp", help="file format of the images")
+    categories: Literal["own", "coco", "lvis", "ade20k", "nyu40"] = setting(
+        "own", help="whose categories the annotations have; objects without one are left out"
+    )
 
 
 @dataclass(frozen=True)

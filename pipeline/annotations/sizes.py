@@ -14,6 +14,7 @@ Size = Literal["small", "medium", "large"]
 
 SIZES: tuple[Size, ...] = ("small", "medium", "large")
 COCO_IMAGE_PIXELS = 640 * 480
+COCO_IMAGE_WIDTH = 640
 COCO_SMALL, COCO_MEDIUM = 32**2, 96**2
 """Areas below the first are small, below the second medium; pixels of a COCO image."""
 
@@ -31,6 +32,24 @@ def size_thresholds(width: int, height: int) -> tuple[float, float]:
     """
     ratio = width * height / COCO_IMAGE_PIXELS
     return COCO_SMALL * ratio, COCO_MEDIUM * ratio
+
+
+SIZE_READINGS = ("coco", "pixels", "side")
+"""What "COCO's thresholds, rescaled to 4K" may mean: as they are; scaled by the number of pixels,
+which decides `size` in a row; or by the length of a side."""
+
+
+def reading_scale(reading: str, width: int, height: int) -> float:
+    """What a reading multiplies COCO's areas by, in a panorama of width × height pixels.
+
+    >>> [round(reading_scale(reading, 4096, 2048), 2) for reading in SIZE_READINGS]
+    [1.0, 27.31, 40.96]
+    """
+    return {
+        "coco": 1.0,
+        "pixels": width * height / COCO_IMAGE_PIXELS,
+        "side": (width / COCO_IMAGE_WIDTH) ** 2,
+    }[reading]
 
 
 def size_of(area: float, width: int, height: int) -> Size:

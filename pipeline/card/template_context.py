@@ -13,6 +13,7 @@ from pipeline.annotations.sizes import SIZES
 from pipeline.run_settings import PASSES, PROFILES
 from pipeline.shards.schema import IMAGE_FILES, MEANINGS
 from pipeline.shards.splits import VALIDATION_FRACTION, VALIDATION_PANORAMAS
+from pipeline.taxonomy import TAXONOMY_NAMES, class_of
 from pipeline.units import format_bytes, format_count
 
 PLACEHOLDER = "USER/DATASET"
@@ -74,6 +75,10 @@ def template_context(
             "seeds": round(1 / VALIDATION_FRACTION),
             "panoramas": VALIDATION_PANORAMAS,
         },
+        "taxonomies": TAXONOMY_NAMES,
+        "counterpart": lambda category, taxonomy: (
+            f"{found.name} ({found.id})" if (found := class_of(category, taxonomy)) else ""
+        ),
         "paper": {**statistics["paper"], "panoramas": PAPER_PANORAMAS, "masks": PAPER_MASKS},
         "values": lambda name: ", ".join(values_of(total, name)),
         "widths": [entry["width"] for entry in statistics["size_thresholds"]] or [0],

@@ -15,8 +15,14 @@ from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.run_settings import RunSettings, read_run_settings
 from pipeline.storage import exclusive_lock, is_remote
+from pipeline.taxonomy import TAXONOMY_NAMES
 
 SHOWN_FINDINGS = 200
+READINGS = {
+    "coco": "COCO's 32² and 96² pixels",
+    "pixels": "scaled by the number of pixels",
+    "side": "scaled by the length of a side",
+}
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -89,6 +95,7 @@ def coco(options: Coco) -> None:
         options.format,
         licence=read_licence(options.license) if options.license else None,
         progress=_counting("panoramas"),
+        taxonomy=options.categories,
     )
     for split, images in made.images.items():
         print(f"{split}: {images} images in {run.coco / split}")
@@ -96,6 +103,8 @@ def coco(options: Coco) -> None:
         f"{made.annotations} annotations; {made.written} images written, {made.unchanged} were "
         f"there; JSON: {run.coco / 'annotations'}"
     )
+    if made.omitted:
+        print(f"{made.omitted} objects have no category in {options.categories} and are left out")
     if made.unlisted:
         print(
             f"{len(made.unlisted)} images there are not part of this export, such as "
@@ -200,6 +209,15 @@ def _lines(statistics: dict[str, Any]) -> Iterator[str]:
         yield f"{found['count']} {kind}, {mean:.1f} a panorama: {sizes}"
     sizes = ", ".join(f"{size} {percent:.2f} %" for size, percent in paper["sizes_percent"].items())
     yield f"the paper: {paper['masks_per_panorama']} a panorama: {sizes}"
+    yield "small / medium / large of all instances, by what the paper's thresholds may mean:"
+    for reading, mix in total["instances"]["size_readings"].items():
+        parts = " / ".join(f"{part['percent']:.2f}" for part in mix.values())
+        yield f"  {READINGS[reading]}: {parts} %"
+    for taxonomy, share in total["taxonomies"].items():
+        yield (
+            f"{TAXONOMY_NAMES[taxonomy]}: {share['percent']:.1f} % of the instances have a class "
+            f"there, of {share['classes']} classes"
+        )
 
 
 def _workers(given: int | None) -> int:

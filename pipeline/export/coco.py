@@ -13,7 +13,8 @@ them. Additional fields have the names and meanings of `pipeline.shards.schema`:
 |---|---|
 | info | `source`: the dataset's first scene and settings hash, which stay the same as it grows |
 | image | `panorama` (the row's `image_id`), `scene_id`, `generator`, `seed`, `camera` |
-| annotation | `instance_id` (the value in `ids`), and `instances_json.OBJECT_FIELDS` |
+| annotation | `instance_id` (the value in `ids`), `category` (our name), the 3D fields, and
+`instances_json.OBJECT_FIELDS` |
 | category | `is_structure`; `supercategory` is "structure" or "object" accordingly |
 
 Not exported: `date_captured`, `info.year` and `info.date_created`, so that equal shards give equal
@@ -27,7 +28,7 @@ grows, which it does at its end only:
 - Categories are equal in all files, used or not: first those of `pipeline.categories` in its order,
   then other names in order of first appearance. For this, the splits are read in parallel, merged
   by seed, so that a new scene of either split comes after all earlier ones. Export all splits
-  together.
+  together. The categories of another taxonomy have the ids that they have there.
 
 One row per split is in memory at a time. Files are written atomically, the JSONs last. A repeated
 export writes only images that are missing or changed, and refuses a folder whose JSONs have another
@@ -66,6 +67,7 @@ class CocoSummary:
     Attributes:
         images: Number of images by split, without splits that have no shards.
         annotations: Number of annotations of all splits.
+        omitted: Number of objects without a category in the taxonomy.
         categories: Number of categories in each JSON, used or not.
         written: Number of images written.
         unchanged: Number of images that existed already.
@@ -75,6 +77,7 @@ class CocoSummary:
 
     images: dict[str, int]
     annotations: int
+    omitted: int
     categories: int
     written: int
     unchanged: int
@@ -87,6 +90,7 @@ def export_coco(
     image_format: ImageFormat = "webp",
     licence: Licence | None = None,
     progress: Callable[[int, int], None] | None = None,
+    taxonomy: str = "own",
 ) -> CocoSummary:
     """Write all splits as a COCO dataset. A repeated export resumes or updates the folder.
 
@@ -97,6 +101,7 @@ def export_coco(
             for tools that cannot read WebP.
         licence: The dataset's licence, recorded in each JSON and for each image.
         progress: Called after each image with the number of finished images and the total.
+        taxonomy: "own", or the taxonomy whose categories the annotations get.
 
     Raises:
         UserError: There are no shards, a shard is damaged, a row does not fit the schema or its
@@ -110,7 +115,7 @@ def export_coco(
     full = f"no room for the export in {folder}; free some space and run the same command again"
     try:
         with disk_full_as_user_error(full), exclusive_lock(folder / ".lock", "exporting into"):
-            return _export(reader, folder, image_format, licence, progress)
+            return _export(reader, folder, image_format, licence, progress, taxonomy)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise UserError(
             f"cannot write {error.filename} ({error.strerror}); choose another folder to export to"
@@ -127,14 +132,15 @@ def _export(
     image_format: ImageFormat,
     licence: Licence | None,
     progress: Callable[[int, int], None] | None,
+    taxonomy: str,
 ) -> CocoSummary:
     paths, source = _json_paths(folder), dataset_source(reader)
     for path in paths.values():
         check_existing_json(path, source)
     _remove_leftovers(folder)
-    categories = Categories()
+    categories = Categories(taxonomy)
     files: dict[str, set[str]] = {split: set() for split in SPLITS}
-    written = done = 0
+    written = done = things = 0
     with ExitStack() as stack:
         jsons = {}
         for split in reader.splits:
@@ -148,6 +154,7 @@ def _export(
                 raise UserError(f"{row.place} repeats an earlier image_id; pack again")
             files[row.split].add(file_name)
             jsons[row.split].add(*make_entries(row, file_name, categories))
+            things += len(row.values["objects"])
             written += write_image(folder / row.split / file_name, row.webp, image_format)
             done += 1
             if progress:
@@ -156,9 +163,11 @@ def _export(
             instances.finish(categories)
     for split in set(SPLITS) - set(jsons):
         paths[split].unlink(missing_ok=True)
+    annotations = sum(instances.annotations for instances in jsons.values())
     return CocoSummary(
         images={split: instances.images for split, instances in jsons.items()},
-        annotations=sum(instances.annotations for instances in jsons.values()),
+        annotations=annotations,
+        omitted=things - annotations,
         categories=len(categories.entries),
         written=written,
         unchanged=done - written,

@@ -13,6 +13,7 @@ from pipeline.categories import known_categories
 from pipeline.errors import UserError
 from pipeline.export.dataset_rows import DatasetRow, schema_mismatch
 from pipeline.shards.schema import NO_GEOMETRY
+from pipeline.taxonomy import class_of, classes
 
 Entry = dict[str, object]
 """An image, annotation or category of the JSON."""
@@ -38,16 +39,36 @@ _MAX_INFO_BYTES = 2**20
 
 
 class Categories:
-    """COCO's categories: those of `pipeline.categories`, then new names in order of appearance."""
+    """The categories of an export.
 
-    def __init__(self) -> None:
+    Our own are those of `pipeline.categories`, then new names in order of appearance. Those of
+    another taxonomy are all that have a counterpart among ours, with their own ids.
+
+    Args:
+        taxonomy: "own", or one of `pipeline.taxonomy.TAXONOMIES`.
+    """
+
+    def __init__(self, taxonomy: str = "own") -> None:
         self.entries: list[Entry] = []
         self._ids: dict[str, int] = {}
+        self._taxonomy = taxonomy
+        if taxonomy != "own":
+            self.entries += [
+                {"id": each.id, "name": each.name, "supercategory": taxonomy}
+                for each in classes(taxonomy)
+            ]
+            return
         for name, is_structure in known_categories():
             self._append(name, is_structure)
 
-    def id_of(self, name: str, is_structure: bool) -> int:
-        """The id of a category, from 1. A new name is added with `is_structure`."""
+    def id_of(self, name: str, is_structure: bool) -> int | None:
+        """The id of one of our categories; None if the taxonomy has no counterpart.
+
+        Our own ids start at 1, and a new name is added with `is_structure`.
+        """
+        if self._taxonomy != "own":
+            found = class_of(name, self._taxonomy)
+            return found and found.id
         return self._ids.get(name) or self._append(name, is_structure)
 
     def _append(self, name: str, is_structure: bool) -> int:
@@ -68,6 +89,8 @@ def make_entries(
 ) -> tuple[Entry, list[Entry]]:
     """The entries of an image and of its annotations, without `id` and `image_id`.
 
+    Objects without a category in the export's taxonomy have no annotation.
+
     Raises:
         UserError: The row does not fit the schema, or holds a number that JSON lacks (NaN).
     """
@@ -82,13 +105,15 @@ def make_entries(
         }
         annotations = [
             {
-                "category_id": categories.id_of(thing["category"], thing["is_structure"]),
+                "category_id": number,
+                "category": thing["category"],
                 **{key: thing[key] for key in ("segmentation", "area", "bbox", "iscrowd")},
                 "instance_id": thing["id"],
                 **{key: thing[key] for key in OBJECT_FIELDS},
                 **{key: thing[key] for key in NO_GEOMETRY if key in thing},
             }
             for thing in values["objects"]
+            if (number := categories.id_of(thing["category"], thing["is_structure"])) is not None
         ]
         _to_json([image, annotations])
     except (KeyError, TypeError, ValueError) as error:

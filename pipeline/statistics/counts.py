@@ -12,8 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.annotations.sizes import SIZES
+from pipeline.annotations.sizes import (
+    COCO_MEDIUM,
+    COCO_SMALL,
+    SIZE_READINGS,
+    SIZES,
+    reading_scale,
+)
 from pipeline.sphere import Floats
+from pipeline.taxonomy import TAXONOMIES, class_of
 
 COLUMNS = (
     "scene_id",
@@ -120,6 +127,7 @@ class Counts:
                 self.things[kind, "size", name] += int(np.count_nonzero(selected))
                 nano = np.rint(solid_angle[selected] * 1e9).astype(np.int64)
                 self.nanosteradians[kind, name] += int(nano.sum())
+        self._add_readings(batch, things.field("area").to_numpy(), row, structure)
         smallest = pc.min(things.field("area")).as_py()
         self.smallest_area = min(smallest, self.smallest_area or smallest)
         self._add_solid_angles(solid_angle, structure)
@@ -155,6 +163,18 @@ class Counts:
             self.made_with[name].update(values.to_pylist())
         sides = zip(*(batch.column(name).to_pylist() for name in ("width", "height")), strict=True)
         self.made_with["resolution"].update(f"{width} × {height}" for width, height in sides)
+
+    def _add_readings(self, batch: pa.RecordBatch, area: Ints, row: Ints, structure: Bools) -> None:
+        """Count the size classes under each reading of the paper's thresholds."""
+        sides = zip(*(batch.column(name).to_pylist() for name in ("width", "height")), strict=True)
+        sides = list(sides)
+        for reading in SIZE_READINGS:
+            scale = np.array([reading_scale(reading, *pair) for pair in sides])[row]
+            rank = (area >= COCO_SMALL * scale).astype(int) + (area >= COCO_MEDIUM * scale)
+            for kind in (False, True):
+                counts = np.bincount(rank[structure == kind], minlength=len(SIZES))
+                for name, number in zip(SIZES, counts.tolist(), strict=True):
+                    self.things[kind, f"size by {reading}", name] += number
 
     def _add_categories(self, category: pa.Array, structure: Bools, row: Ints) -> None:
         encoded = category.dictionary_encode()
@@ -201,6 +221,7 @@ class Counts:
                     self.categories["instances"].items(), key=lambda item: (-item[1], item[0])
                 )
             ],
+            "taxonomies": self._taxonomies(),
             "sphere_percent": self._sphere_percent(panoramas),
             "smallest_area": self.smallest_area,
             "positions": self.positions.tolist(),
@@ -213,6 +234,21 @@ class Counts:
             },
             **{name: _numbers(_joined(self.numbers[name])) for name in PANORAMA_NUMBERS},
         }
+
+    def _taxonomies(self) -> dict[str, Any]:
+        """How many instances, of how many classes, have a counterpart in each taxonomy."""
+        counted = self.categories["instances"]
+        found: dict[str, Any] = {}
+        for taxonomy in TAXONOMIES:
+            numbers: Counter[int] = Counter()
+            for (name, _), number in counted.items():
+                if counterpart := class_of(name, taxonomy):
+                    numbers[counterpart.id] += number
+            found[taxonomy] = {
+                **_share(numbers.total(), counted.total()),
+                "classes": len(numbers),
+            }
+        return found
 
     def _kind(self, name: str, kinds: tuple[bool, ...]) -> dict[str, Any]:
         def number(what: str, value: str) -> int:
@@ -229,6 +265,10 @@ class Counts:
                 "histogram": np.stack([values, panoramas], axis=1).tolist(),
             },
             "sizes": {size: _share(number("size", size), count) for size in SIZES},
+            "size_readings": {
+                reading: {size: _share(number(f"size by {reading}", size), count) for size in SIZES}
+                for reading in SIZE_READINGS
+            },
             **{
                 flag: _share(number(flag, "yes"), count)
                 for flag in ("crosses_seam", "touches_pole")

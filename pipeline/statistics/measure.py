@@ -4,7 +4,7 @@ Shards are read in batches, without images and masks. Counts are kept per split 
 then added up. Memory grows with the dataset by one name per scene and three numbers per panorama.
 
     {
-      "format": 2,
+      "format": 3,
       "paper": {"masks_per_panorama", "sizes_percent": {small, medium, large}},
       "size_thresholds": [{"width", "height", "medium_from", "large_from"}, …],   integer pixels
       "solid_angle_bins": {"log10_first_edge", "per_decade", "bins"},
@@ -16,6 +16,8 @@ then added up. Memory grows with the dataset by one name per scene and three num
       panoramas, scenes
       instances, objects   KIND; objects are the instances that are not structure
       categories           [{category, is_structure, instances, panoramas}], most instances first
+      taxonomies           {coco, lvis, ade20k, nyu40: {count, percent, classes}}: instances with a
+                           counterpart there, and the number of its classes
       sphere_percent       share of the sphere covered by small, medium and large instances, by
                            objects, structure and none (not annotated)
       smallest_area        pixels of the smallest instance
@@ -28,6 +30,8 @@ then added up. Memory grows with the dataset by one name per scene and three num
       count
       per_panorama         NUMBERS, and histogram: [[instances, panoramas], …]
       sizes                {small, medium, large: {count, percent}}
+      size_readings        the same under three readings of the paper's thresholds: {coco, pixels,
+                           side: {small, medium, large: {count, percent}}}
       crosses_seam, touches_pole   {count, percent}
       solid_angles         histogram (counts by bin), and quantiles in steradian computed from it,
                            accurate to half a bin, 6 %
@@ -67,7 +71,7 @@ from pipeline.statistics.counts import (
 from pipeline.statistics.validate import validation_error
 from pipeline.storage import disk_full_as_user_error
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout of statistics.json; increased when the layout changes."""
 
 _REMEDY = "run make verify, which lists them"

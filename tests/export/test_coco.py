@@ -10,6 +10,7 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pycocotools.coco
 import pytest
 import supervision
 from hypothesis import given
@@ -24,6 +25,7 @@ from pipeline.export.instances_json import Categories
 from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
 from pipeline.shards.writer import pack
+from pipeline.taxonomy import class_of
 from tests.errors import raises_user_error
 from tests.export.exports import (
     IN_TABLE,
@@ -54,6 +56,7 @@ def test_layout_and_summary(finished, tmp_path):
     assert summary == CocoSummary(
         images={"train": 4, "validation": 4},
         annotations=len(things),
+        omitted=0,
         categories=IN_TABLE + len(new),
         written=8,
         unchanged=0,
@@ -146,7 +149,7 @@ def test_additional_fields_are_exported(finished, exported):
                 assert image[key] == row[key]
             for thing in row["objects"]:
                 annotation = next(annotations)
-                number, category = thing.pop("id"), thing.pop("category")
+                number, category = thing.pop("id"), thing["category"]
                 assert {key: annotation[key] for key in thing} == thing
                 assert annotation["instance_id"] == number
                 assert annotation["image_id"] == image["id"]
@@ -274,3 +277,22 @@ def test_memory_does_not_grow_with_the_rows(rows, tmp_path):
         tracemalloc.stop()
     json_bytes = (tmp_path / "coco200" / "annotations" / "instances_train.json").stat().st_size
     assert peaks[1] - peaks[0] < 150_000 < json_bytes / 5
+
+
+@pytest.mark.parametrize("taxonomy", ["coco", "lvis", "ade20k", "nyu40"])
+def test_categories_of_other_taxonomies(finished, tmp_path, taxonomy):
+    summary = export_coco(finished.shards, tmp_path, taxonomy=taxonomy)
+    found = pycocotools.coco.COCO(str(tmp_path / "annotations" / "instances_train.json"))
+    assert summary.omitted > 0 and summary.categories == len(found.cats)
+    rows = ShardReader(finished.shards, "train").annotations()
+    expected = [
+        class_of(thing["category"], taxonomy).id
+        for row in rows
+        for thing in row["objects"]
+        if class_of(thing["category"], taxonomy)
+    ]
+    annotations = found.loadAnns(found.getAnnIds())
+    assert [annotation["category_id"] for annotation in annotations] == expected
+    for annotation in annotations:
+        name = found.cats[annotation["category_id"]]["name"]
+        assert name == class_of(annotation["category"], taxonomy).name

@@ -17,6 +17,7 @@ from pipeline.shards.schema import make_schema
 from pipeline.shards.writer import pack
 from pipeline.statistics.counts import COLUMNS, solid_angle_edges
 from pipeline.statistics.measure import measure, measure_batches, write_statistics
+from pipeline.taxonomy import class_of
 from tests.benchmarks.statistics import row_of
 from tests.disks import little_space
 from tests.errors import raises_user_error
@@ -59,6 +60,33 @@ def test_counts_match_a_plain_loop(statistics, rows, kind):
     edges = solid_angle_edges()
     expected, _ = np.histogram([thing["solid_angle"] for thing in things], edges)
     assert found["solid_angles"]["histogram"] == expected.tolist()
+
+
+def test_readings_of_the_thresholds_match_a_plain_loop(statistics, rows):
+    found = statistics["total"]["instances"]["size_readings"]
+    expected = {"coco": Counter(), "pixels": Counter(), "side": Counter()}
+    for row in rows:
+        factors = {"coco": 1, "pixels": row["width"] * row["height"] / 640 / 480}
+        factors["side"] = (row["width"] / 640) ** 2
+        for thing in row["objects"]:
+            for reading, factor in factors.items():
+                scaled = thing["area"] / factor
+                size = "small" if scaled < 1024 else "medium" if scaled < 9216 else "large"
+                expected[reading][size] += 1
+    for reading, counts in expected.items():
+        assert {size: part["count"] for size, part in found[reading].items() if part["count"]} == (
+            dict(counts)
+        )
+    assert found["pixels"] == statistics["total"]["instances"]["sizes"]
+    assert found["coco"] != found["pixels"]
+
+
+def test_taxonomies_match_a_plain_loop(statistics, rows):
+    for taxonomy, found in statistics["total"]["taxonomies"].items():
+        things = [class_of(thing["category"], taxonomy) for row in rows for thing in row["objects"]]
+        mapped = [each for each in things if each]
+        assert (found["count"], found["classes"]) == (len(mapped), len(set(mapped)))
+        assert found["percent"] == pytest.approx(100 * len(mapped) / len(things), rel=1e-5)
 
 
 def test_categories_match_a_plain_loop(statistics, rows):
