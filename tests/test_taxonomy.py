@@ -1,4 +1,4 @@
-"""The table of taxonomies against the taxonomies' own lists, whose source stands in each file."""
+"""The table of taxonomies against the taxonomies' own lists; each file names its source."""
 
 from __future__ import annotations
 

@@ -166,8 +166,8 @@ class Counts:
 
     def _add_readings(self, batch: pa.RecordBatch, area: Ints, row: Ints, structure: Bools) -> None:
         """Count the size classes under each reading of the paper's thresholds."""
-        sides = zip(*(batch.column(name).to_pylist() for name in ("width", "height")), strict=True)
-        sides = list(sides)
+        columns = (batch.column(name).to_pylist() for name in ("width", "height"))
+        sides = list(zip(*columns, strict=True))
         for reading in SIZE_READINGS:
             scale = np.array([reading_scale(reading, *pair) for pair in sides])[row]
             rank = (area >= COCO_SMALL * scale).astype(int) + (area >= COCO_MEDIUM * scale)
