@@ -12,8 +12,8 @@ stamps := .venv/stamps
 constraints := pipeline/install/constraints.txt
 extras := render predict hub train demo test
 
-commands := render status failures plan shards preview verify stats coco card publish eval train \
-            nano ablations segment demo check-gpu
+commands := render status failures plan shards preview verify stats coco export card publish eval \
+            train nano ablations segment demo check-gpu
 
 EXTRAS = render
 wrong := $(filter-out $(extras),$(EXTRAS))
@@ -54,6 +54,7 @@ preview: $(stamps)/render ## write OUT/preview/index.html
 verify: $(stamps)/render $(stamps)/hub ## read every shard back and check all of it
 stats: $(stamps)/render $(stamps)/hub ## count what the dataset holds, as JSON and as pictures
 coco: $(stamps)/render $(stamps)/hub ## write OUT/coco: images and COCO annotations
+export: $(stamps)/render $(stamps)/hub ## write OUT/export/FORMAT: views, YOLO, WebDataset, nerfstudio, COLMAP, FiftyOne
 card: $(stamps)/render $(stamps)/hub ## write OUT/card: the dataset card (LICENSE=)
 publish: $(stamps)/render $(stamps)/hub ## send a verified dataset to the Hub (REPO=user/name LICENSE=)
 eval: $(stamps)/render $(stamps)/hub $(stamps)/train ## score methods on panoramas (METHODS= CHECKPOINT=)

@@ -52,6 +52,7 @@ COMMANDS = {
     "verify": Command("pipeline.config:Verify", "pipeline.commands.dataset:verify", resumes=True),
     "stats": Command("pipeline.config:Stats", "pipeline.commands.dataset:stats"),
     "coco": Command("pipeline.config:Coco", "pipeline.commands.dataset:coco", resumes=True),
+    "export": Command("pipeline.config:Export", "pipeline.commands.dataset:export"),
     "card": Command("pipeline.config:Card", "pipeline.commands.dataset:card"),
     "publish": Command(
         "pipeline.config:Publish", "pipeline.commands.dataset:publish", resumes=True

@@ -130,6 +130,27 @@ class Coco(Licensed, OnShards):
 
 
 @dataclass(frozen=True)
+class Export(OnShards):
+    """Export the dataset to the format of another tool; a repeated export resumes."""
+
+    format: Literal[
+        "perspective", "cubemap", "yolo-seg", "webdataset", "nerfstudio", "colmap", "fiftyone"
+    ] = setting(help="format", required="perspective")
+    to: str | None = setting(
+        None, help="folder to write to, new or of the same export", default_text="OUT/export/FORMAT"
+    )
+    size: int | None = setting(
+        None, help="edge of a view", unit="pixels", at_least=32, at_most=8192, default_text="1024"
+    )
+    fov: float | None = setting(
+        None, help="field of view", unit="degrees", at_least=10, at_most=150, default_text="90"
+    )
+    categories: Literal["own", "coco", "lvis", "ade20k", "nyu40"] | None = setting(
+        None, help="whose categories the objects have", default_text="own"
+    )
+
+
+@dataclass(frozen=True)
 class Card(Licensed, OnRun):
     """Write the dataset card to OUT/card; it needs LICENSE."""
 

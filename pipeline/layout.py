@@ -26,6 +26,7 @@ process, decides what is left to do.
       verified/<shard>.json           what `verify` found in a shard, so as to read it once
       card/                           README.md, LICENSE, statistics.json, figures/
       coco/                           the COCO export
+      export/<format>/                other exports
 """
 
 from __future__ import annotations

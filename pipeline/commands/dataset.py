@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.run import run_folder
-from pipeline.config import Card, Coco, OnRun, Publish, Stats, Verify
+from pipeline.config import Card, Coco, Export, OnRun, Publish, Stats, Verify
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.run_settings import RunSettings, read_run_settings
@@ -110,6 +110,17 @@ def coco(options: Coco) -> None:
             f"{len(made.unlisted)} images there are not part of this export, such as "
             f"{made.unlisted[0]}; they may be deleted"
         )
+
+
+def export(options: Export) -> None:
+    """Shards → the format of another tool."""
+    from pipeline.export.command import export_dataset
+
+    run = local_run(options)
+    folder = Path(options.to) if options.to else run.path / "export" / options.format
+    shards = options.data or run.shards
+    written = export_dataset(options, shards, folder, _counting("panoramas"))
+    print(f"{written} panoramas written now; {options.format}: {folder}")
 
 
 def card(options: Card) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +57,19 @@ class DatasetRow:
     values: Mapping[str, Any]
 
 
-def merged_rows(reader: ShardReader) -> Iterator[DatasetRow]:
+def merged_rows(reader: ShardReader, more: Sequence[str] = ()) -> Iterator[DatasetRow]:
     """The rows of all splits, merged by seed and scene; each split keeps its order.
+
+    Args:
+        reader: The shards.
+        more: Columns that are read beside `COLUMNS`.
 
     Raises:
         UserError: A row does not fit the schema, its name is unsafe, or a shard is damaged.
     """
     parts, start = [], 0
-    for split, count in reader.splits.items():  # the reader concatenates the splits
-        parts.append(_rows(reader, split, range(start, start + count)))
+    for count in reader.splits.values():  # the reader concatenates the splits
+        parts.append(_rows(reader, range(start, start + count), (*COLUMNS, *more)))
         start += count
     return heapq.merge(*parts, key=lambda row: row.order)
 
@@ -90,26 +94,41 @@ def dataset_source(reader: ShardReader) -> dict[str, object]:
     return {"first_scene": scene, "settings_hash": settings}
 
 
-def _rows(reader: ShardReader, split: str, indices: Iterable[int]) -> Iterator[DatasetRow]:
+def _rows(
+    reader: ShardReader, indices: Iterable[int], columns: Sequence[str]
+) -> Iterator[DatasetRow]:
     for index in indices:
-        shard, number = reader.locate(index)
-        place = f"row {number} of {shard}"
-        values = reader.row(index, COLUMNS)
-        try:
-            name = _PANORAMA.fullmatch(values["image_id"])
-            if name is None or name["scene"] != values["scene_id"]:
-                raise UserError(
-                    f"{place} has image_id {reprlib.repr(values['image_id'])}, which is unsafe as "
-                    "a file name; do not trust this dataset"
-                )
-            webp, seed = values["image"]["bytes"], seed_of(values)
-            complete = is_webp(webp)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(schema_mismatch(place)) from error
-        if not complete:
-            raise UserError(f"{place} has an incomplete WebP image; download or pack again")
-        stem = f"{name['scene']}-{name['k']}"
-        yield DatasetRow(split, place, (seed, name["scene"]), stem, webp, values)
+        yield check_row(reader, index, reader.row(index, columns))
+
+
+def check_row(reader: ShardReader, index: int, values: Mapping[str, Any]) -> DatasetRow:
+    """A row with a safe file name.
+
+    Args:
+        reader: Where it comes from.
+        index: Its number there.
+        values: Its columns, at least those that name it, and its image.
+
+    Raises:
+        UserError: It does not fit the schema, or its name is unsafe.
+    """
+    shard, number = reader.locate(index)
+    place = f"row {number} of {shard}"
+    try:
+        name = _PANORAMA.fullmatch(values["image_id"])
+        if name is None or name["scene"] != values["scene_id"]:
+            raise UserError(
+                f"{place} has image_id {reprlib.repr(values['image_id'])}, which is unsafe as "
+                "a file name; do not trust this dataset"
+            )
+        webp, seed = values["image"]["bytes"], seed_of(values)
+        complete = is_webp(webp)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(schema_mismatch(place)) from error
+    if not complete:
+        raise UserError(f"{place} has an incomplete WebP image; download or pack again")
+    stem = f"{name['scene']}-{name['k']}"
+    return DatasetRow(shard.split("-")[0], place, (seed, name["scene"]), stem, webp, values)
 
 
 def seed_of(values: Mapping[str, Any]) -> int:

@@ -12,9 +12,12 @@ import io
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.pictures.gpano import Window, gpano_xmp
 from pipeline.shards.reader import decode_image
 from pipeline.storage import write_atomic
 
@@ -29,7 +32,7 @@ _PNG_LEVEL = 1
 
 _ENCODING = {"png": "PNG", "jpg": f"JPEG {JPEG_QUALITY} 4:4:4"}
 _END_MARKER = {"png": b"IEND\xaeB\x60\x82", "jpg": b"\xff\xd9"}
-_HEAD_BYTES = 512
+_HEAD_BYTES = 4096
 """The comment lies within the first bytes of a file."""
 
 
@@ -73,14 +76,26 @@ def write_image(path: Path, webp: bytes, image_format: ImageFormat) -> bool:
     return True
 
 
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """JPEG of a picture (H, W, 3) that is no panorama."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(
+        file, "jpeg", quality=JPEG_QUALITY, subsampling="4:4:4"
+    )
+    return file.getvalue()
+
+
 def _encode(picture: Image.Image, image_format: Literal["png", "jpg"], comment: str) -> bytes:
+    xmp = gpano_xmp(Window(0, 0, *picture.size), *picture.size)
     file = io.BytesIO()
     if image_format == "png":
         text = PngInfo()
         text.add_text("Comment", comment)
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
         picture.save(file, "png", compress_level=_PNG_LEVEL, pnginfo=text)
     else:
-        picture.save(file, "jpeg", quality=JPEG_QUALITY, subsampling="4:4:4", comment=comment)
+        quality = {"quality": JPEG_QUALITY, "subsampling": "4:4:4"}
+        picture.save(file, "jpeg", **quality, comment=comment, xmp=xmp)
     return file.getvalue()
 
 
