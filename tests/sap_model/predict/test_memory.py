@@ -367,6 +367,21 @@ def test_torch_renders_and_fuses_as_opencv_does(predictor, monkeypatch):
     assert np.array_equal(soft.mask, found[0].mask)
 
 
+def test_masks_in_bfloat16_are_nearly_those_in_float32(predictor):
+    """As on GPUs; a layer that mixed both precisions would refuse to compute."""
+    model = responsive()
+    model.precision = "bf16"
+    half = MemoryPredictor(model)
+    half.set_panorama(panorama())
+    ours, exact = (each.predict([AHEAD], logits=True) for each in (half, predictor))
+    assert ours.logits.dtype == np.float32
+    assert 0 < abs(ours.logits - exact.logits).mean() < 0.1 * exact.logits.std()
+    model.obj_ptr_proj.layers[0].bfloat16()
+    model.precision = "float32"
+    with pytest.raises(RuntimeError, match="dtype"):
+        half.predict([AHEAD])
+
+
 def test_followed_frames_do_not_wait_for_the_device(predictor):
     """Nothing is read from a tensor while frames are followed, whatever the number of objects."""
     plans = [plan_prompts([AHEAD], predictor._views, 1, 64) for _ in range(2)]
