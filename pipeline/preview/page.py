@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline import viewer
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder
 from pipeline.shards.reader import ShardReader, decode_ids, decode_image
@@ -147,7 +148,8 @@ def render_page(summary: dict[str, Any], panels: Iterable[dict[str, Any]]) -> st
         for panel in panels
     ]
     parts = {
-        "style": (FOLDER / "style.css").read_text("utf-8"),
+        "style": (FOLDER / "style.css").read_text("utf-8") + viewer.dialog_style(),
+        "sphere": viewer.dialog_script(),
         "script": "".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS),
         "title": html.escape(summary["name"]),
         "summary": embed_json(summary),

@@ -47,7 +47,9 @@ class Viewer {
       this.buildHeader(),
       make("div", {},
         make("div", {class: "view"}, this.canvas,
-          make("div", {class: "zoom"}, zoomer("+", "zoom in", 2), zoomer("−", "zoom out", 0.5))),
+          make("div", {class: "zoom"}, make("button",
+            {title: "look around in 360°", class: "around", onclick: () => this.lookAround()},
+            "360°"), zoomer("+", "zoom in", 2), zoomer("−", "zoom out", 0.5))),
         this.readout),
       make("div", {class: "instances"}, this.scroller));
     this.sort("area", true);
@@ -150,7 +152,11 @@ class Viewer {
   }
 
   /** Release the pixels of a panorama far from the window; those of 24 are half a gigabyte. */
-  unload() { this.loaded = null; this.loading = false; }
+  unload() {
+    if (this.around) return; // somebody looks at it
+    this.loaded = null;
+    this.loading = false;
+  }
 
   redraw() {
     if (this.waiting) return;
@@ -158,6 +164,31 @@ class Viewer {
     requestAnimationFrame(() => {
       this.waiting = false;
       if (this.loaded) paint(this);
+      this.around?.redraw();
+    });
+  }
+
+  /** Open the panorama in 360°, with the same layers and the same instance highlighted. */
+  lookAround() {
+    if (!this.loaded) return;
+    const {ids, width, height} = this.loaded, half = 0.5 / this.zoom;
+    this.around = lookAround({
+      title: this.data.image_id, picture: this.data.picture,
+      at: [modulo(this.left + half, 1), this.top + half],
+      draw: (context, across, down) => {
+        const whole = {items: this.items, lit: this.lit, loaded: this.loaded, left: 0, top: 0, zoom: 1};
+        if (this.loaded) context.putImageData(maskPixels(whole, across, down, 2), 0, 0);
+        for (const item of this.items.values()) {
+          if ((visible.clicks && isWanted(item)) || item.id === this.lit) {
+            drawClick(context, item, across / this.data.width, 0, 2);
+          }
+        }
+      },
+      onPick: (u, v) => {
+        this.pin(ids[Math.floor(v * height) * width + Math.floor(u * width)]);
+        return this.lit ? this.readout.textContent : "";
+      },
+      onClose: () => { this.around = null; },
     });
   }
 

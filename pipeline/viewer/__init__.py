@@ -9,5 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent / "photo-sphere-viewer.js"
-STYLE = Path(__file__).parent / "photo-sphere-viewer.css"
+FOLDER = Path(__file__).parent
+SCRIPT = FOLDER / "photo-sphere-viewer.js"
+STYLE = FOLDER / "photo-sphere-viewer.css"
+
+
+def dialog_script() -> str:
+    """A script for pages of one file: `lookAround` opens a panorama in 360° over the page."""
+    return SCRIPT.read_text("utf-8") + (FOLDER / "look_around.js").read_text("utf-8")
+
+
+def dialog_style() -> str:
+    """The style of that dialog."""
+    return STYLE.read_text("utf-8") + (FOLDER / "look_around.css").read_text("utf-8")

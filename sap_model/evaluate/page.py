@@ -15,15 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pycocotools import mask as coco
 
+from pipeline import viewer
+from pipeline.annotations.click_point import click_mask
+from pipeline.preview.page import embed_json, encode_picture
 from pipeline.shards.reader import ShardReader, decode_image
 from pipeline.storage import write_atomic
 from sap_model.evaluate.eval_settings import EvalSettings
 from sap_model.evaluate.jobs import PanoramaRef, benchmark_folder
-from sap_model.evaluate.pictures import case_picture
+from sap_model.evaluate.pictures import Mask, Picture, case_picture
 from sap_model.evaluate.report import read_benchmark
 
 CASES = 6
 """Of each kind."""
+
+MASK_WIDTH = 1024
+"""Columns of a mask that is shown in 360°."""
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -72,16 +78,60 @@ def write_page(
     numbers = {panorama.image_id: panorama.index for panorama in wanted}
     methods, _ = read_benchmark(benchmark_folder(folder, settings), wanted)
     parts = [f"<h1>{html.escape(settings.benchmark)}</h1>", *_tables(tables), KEY]
+    around = _Around()
     for method in methods:
         parts.append(f"<h2>{html.escape(method.name)}</h2>")
         for title, rows in pick(pa.concat_tables(method.tables.values())):
             cases = [Case(row, numbers[row["image_id"]]) for row in rows]
-            figures = "".join(_figure(reader, case) for case in cases)
+            figures = "".join(_figure(reader, case, around) for case in cases)
             parts.append(f'<h3>{html.escape(title)}</h3><div class="cases">{figures}</div>')
     page = folder / "index.html"
-    head = f"<!doctype html><meta charset=utf-8><title>Evaluation</title><style>{STYLE}</style>"
+    style = STYLE + viewer.dialog_style()
+    head = f"<!doctype html><meta charset=utf-8><title>Evaluation</title><style>{style}</style>"
+    parts.append(around.scripts())
     write_atomic(page, (head + "\n".join(parts)).encode())
     return page
+
+
+class _Around:
+    """The panoramas of a page, each once, and the cases to look at in them."""
+
+    def __init__(self) -> None:
+        self.panoramas: dict[str, str] = {}
+        self.cases: list[dict[str, Any]] = []
+
+    def add(self, case: Case, title: str, image: Picture, truth: Mask, prediction: Mask) -> int:
+        """Add a case; its number."""
+        name = case.row["image_id"]
+        if name not in self.panoramas:
+            self.panoramas[name] = _uri("jpeg", encode_picture(image))
+        height, width = truth.shape
+        masks = np.dstack([np.zeros_like(truth), truth, prediction]) * np.uint8(255)
+        scale = min(1.0, MASK_WIDTH / width)
+        size = round(width * scale), round(height * scale)
+        small = cv2.resize(masks, size, interpolation=cv2.INTER_AREA)
+        click = click_mask(truth | prediction)
+        x, y = (click.x, click.y) if click else (width // 2, height // 2)
+        self.cases.append(
+            {
+                "panorama": name,
+                "title": title,
+                "masks": _uri("png", cv2.imencode(".png", small)[1].tobytes()),
+                "points": [list(point) for point in case.row["points"]],
+                "size": [height, width],
+                "at": [(x + 0.5) / width, (y + 0.5) / height],
+            }
+        )
+        return len(self.cases) - 1
+
+    def scripts(self) -> str:
+        """Data and code, for the end of the page."""
+        data = embed_json({"panoramas": self.panoramas, "cases": self.cases})
+        code = (Path(__file__).parent / "page.js").read_text("utf-8")
+        return (
+            f'<script type="application/json" id="cases">{data}</script>'
+            f"<script>{viewer.dialog_script()}</script><script>{code}</script>"
+        )
 
 
 def pick(found: pa.Table) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -108,21 +158,28 @@ def _ranked(found: pa.Table, clicks: int) -> list[dict[str, Any]]:
     return rows.sort_by([(key, "ascending") for key in keys]).to_pylist()
 
 
-def _figure(reader: ShardReader, case: Case) -> str:
+def _figure(reader: ShardReader, case: Case, around: _Around) -> str:
     row = reader.row(case.index, ["image", "objects"])
     thing = next(t for t in row["objects"] if t["id"] == case.row["object_id"])
     size = thing["segmentation"]["size"]
     masks = (thing["segmentation"], {"size": size, "counts": case.row["prediction"]})
     truth, prediction = (coco.decode(mask).view(np.bool_) for mask in masks)
-    picture = case_picture(decode_image(row["image"]), truth, prediction, case.row["points"])
+    image = decode_image(row["image"])
+    picture = case_picture(image, truth, prediction, case.row["points"])
     data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
     name = html.escape(f"{thing['name']} ({thing['size']}), {case.row['image_id']}")
-    uri = base64.b64encode(data).decode()
-    caption = f"IoU {case.row['iou']:.2f}<br>{name}"
+    title = f"{thing['name']}, IoU {case.row['iou']:.2f}, {case.row['image_id']}"
+    number = around.add(case, title, image, truth, prediction)
+    button = f'<button class="around" data-case="{number}" title="look around">360°</button>'
+    caption = f"IoU {case.row['iou']:.2f} {button}<br>{name}"
     return (
-        f'<figure><img src="data:image/jpeg;base64,{uri}" alt="{name}">'
+        f'<figure><img src="{_uri("jpeg", data)}" alt="{name}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _tables(text: str) -> Iterator[str]:

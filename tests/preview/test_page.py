@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import viewer
 from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.layout import RunFolder
 from pipeline.preview import page
@@ -145,6 +146,9 @@ def test_page_contains_every_panorama_and_instance(tmp_path: Path) -> None:
 
 def test_page_loads_no_other_file() -> None:
     text = render([synthetic_row()])
+    for bundled in (viewer.SCRIPT, viewer.STYLE):  # has addresses in comments and namespaces
+        text = text.replace(bundled.read_text("utf-8"), "")
+    assert "default-src 'none'" in text
     assert not re.search(r"https?:|//\w+\.|@import|url\(", text.replace("data:", ""))
     for tag, attributes in Elements(text).found:
         assert tag not in {"link", "iframe", "object", "embed", "base"}
@@ -248,11 +252,24 @@ def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
     browser.point_at(box["left"] + across, box["top"] + y)
     assert browser.evaluate("viewers[0].lit") == seam_ball["id"]
 
+    browser.evaluate("document.querySelector('.around').click()")
+    browser.wait_for("document.querySelector('dialog')?.dataset.ready === '1'", 60)
+    pinned = browser.evaluate("viewers[0].pinned")
+    middle = browser.evaluate(
+        "(({left, top, width, height}) => [left + width / 2, top + height / 2])"
+        "(document.querySelector('.look-around-sphere').getBoundingClientRect())"
+    )
+    browser.click(*middle)
+    browser.wait_for(f"viewers[0].pinned !== {pinned}")
+    browser.wait_for("document.querySelector('.look-around-note').textContent.length > 3")
+    browser.evaluate("document.querySelector('dialog button').click()")
+    browser.wait_for("document.querySelector('dialog') === null")
+
     methods = [event["method"] for event in browser.events]
     loaded = [
         event["params"]["request"]["url"].partition(":")[0]
         for event in browser.events
         if event["method"] == "Network.requestWillBeSent"
     ]
-    assert set(loaded) <= {"file", "data"}
+    assert set(loaded) <= {"file", "data", "blob"}
     assert not {"Runtime.exceptionThrown", "Log.entryAdded"} & set(methods)
