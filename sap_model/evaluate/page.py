@@ -44,6 +44,7 @@ th:first-child, td:first-child { text-align: left }
 .cases { display: grid; grid-template-columns: repeat(auto-fill, minmax(180px, 1fr)); gap: .8rem }
 figure { margin: 0 } img { width: 100%; height: 180px; object-fit: contain; background: #0002 }
 figcaption { font-size: 12px; line-height: 1.3; overflow-wrap: anywhere }
+.around { font: inherit; font-size: 11px; padding: 0 .5em; cursor: pointer }
 .key span { padding: 0 .5em; border-radius: 3px; margin-right: 1em }
 """
 
