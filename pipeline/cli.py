@@ -11,8 +11,10 @@ right (`verify`), 2 a line for the user, 130 Ctrl-C.
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -89,6 +91,13 @@ GRACE_SECONDS = 5.0
 """How long the other processes leave the first one to report an error: torchrun ends all processes
 when one ends."""
 
+MACHINE_ERRORS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ENOSPC", "EDQUOT", "EIO", "ELOOP")
+    if hasattr(errno, name)
+}
+"""Errors of a path or disk, which no part of the program can prevent."""
+
 CONFIG_HELP = "TOML or YAML file of settings; those given beside it win"
 
 NAMED = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)", re.DOTALL)
@@ -97,8 +106,13 @@ NAMED = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)", re.DOTALL)
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Run the command that the words ask for, and exit."""
     words = list(sys.argv[1:] if words is None else words)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     try:
         run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         if is_follower():
             time.sleep(GRACE_SECONDS)
@@ -112,6 +126,16 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, for example `head`, is gone
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise  # our own bug
+        place = error.filename or "the output"
+        print(
+            f"error: cannot use {place}: {error.strerror}; check the path, its permissions and "
+            "the free space",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except ModuleNotFoundError as error:
         name = error.name or ""
         if "." in name or name in ("", "pipeline", "sap_model") or name in sys.stdlib_module_names:

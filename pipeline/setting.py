@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 SETTING, GROUP = "setting", "group"
 """Keys in a field's metadata."""
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 TRUE, FALSE = ("1", "true"), ("0", "false")
 
@@ -272,6 +275,8 @@ class Option:
     def remedy(self) -> str:
         """What to do about a value that is refused."""
         values = self.shown_values
+        if not values and _without_none(self.type) is Path:
+            return "give the path of a file or folder in full"
         return f"choose {values}" if values else f"see {self.flag} in --help"
 
     def check(self, value: Any) -> None:
@@ -399,7 +404,12 @@ def _read_one(kind: Any, text: str) -> Any:
         except ValueError:
             raise ValueError("an integer" if kind is int else "a number") from None
     if kind is Path:
-        return Path(text).expanduser()
+        if URL.match(text):
+            raise ValueError("a path of this machine but a URL")
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            raise ValueError("a path: it begins with a user whose home is unknown") from None
     if kind is str:
         return text
     raise TypeError(f"settings of type {kind} need parse=")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -173,6 +175,8 @@ def test_a_missing_config_file_is_named(capsys, tmp_path):
         (["coco", "FORMAT=gif"], "FORMAT=gif is unknown; choose webp, png, jpg"),
         (["plan"], "CPUS is not given; give it, for example CPUS=64"),
         (["publish", "LICENSE=cc0-1.0"], "REPO is not given"),
+        (["import-coco", "a.json", "s3://bucket/x"], "OUT=s3://bucket/x is not a path of this"),
+        (["import-coco", "~nobody-of-this-name/a", "x"], "SOURCE=~nobody-of-this-name/a is not"),
     ],
 )
 def test_what_is_wrong_is_one_line(capsys, words, said):
@@ -296,6 +300,34 @@ def test_ctrl_c_of_a_command_that_resumes_says_so(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         cli.main(["render"])
     assert "the same command continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS])
+def test_a_path_that_cannot_be_used_is_one_line(capsys, monkeypatch, number):
+    assert ended_by(monkeypatch, OSError(number, "not here", "/some/file")) == 2
+    assert capsys.readouterr().err.startswith("error: cannot use /some/file: not here;")
+
+
+def test_a_full_output_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot use the output: ")
+
+
+def test_what_a_terminal_cannot_show_is_escaped():
+    code = "import pipeline.cli as c; c.run = lambda words: print('°'); c.main(['x'])"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout) == (0, "\\xb0\n")
 
 
 def test_a_missing_package_is_one_line(capsys, monkeypatch):

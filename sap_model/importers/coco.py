@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from pipeline.annotations.annotate import InstanceInfo
@@ -90,12 +90,14 @@ def _panoramas(
             field, name = ("image_id", "images") if image is None else ("category_id", "categories")
             tally.bad(
                 f"{file.path}: annotations[{index}].{field} {shown(entry.get(field))} is not in "
-                f"{name}; add it or remove the annotation"
+                f"{name}; add it or remove the annotation",
+                annotations=1,
             )
         elif is_crowd is None:
             tally.bad(
                 f"{file.path}: annotations[{index}].iscrowd is {shown(entry['iscrowd'])}; write 0 "
-                "or 1"
+                "or 1",
+                annotations=1,
             )
         elif is_crowd and crowds == "skip":
             tally.leave_out("crowds (iscrowd 1; CROWDS=instances takes them)")
@@ -124,7 +126,7 @@ def _panoramas(
             entries.sort(key=lambda entry: entry["id"])
         name = str(about["file_name"])
         yield PictureSource(
-            scene=name.rpartition(".")[0] or name,
+            scene=str(PurePosixPath(name).with_suffix("")),
             frame=0,
             picture=picture,
             objects=partial(_objects, file, about, entries, keep, tally),
@@ -175,7 +177,8 @@ def _objects(
             mask = to_mask(entry["segmentation"], shape)
         except BadMaskError as error:
             tally.bad(
-                f"{file.path}: annotation {shown(entry['id'])} is damaged: {error}; draw it again"
+                f"{file.path}: annotation {shown(entry['id'])} is damaged: {error}; draw it again",
+                annotations=1,
             )
             continue
         beyond = overshoot(entry["segmentation"], shape)

@@ -7,6 +7,8 @@ id has. Nothing of that can be skipped, because no annotation could be trusted a
 from __future__ import annotations
 
 import json
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +43,6 @@ class CocoFile:
     categories_by_id: Mapping[float | str, int]
 
 
-class _DuplicateKeyError(ValueError):
-    """An object of the JSON has a key twice, of which a parser would keep the last."""
-
-
 def read_coco(path: Path) -> CocoFile:
     """Read a file and check its ids.
 
@@ -62,7 +60,8 @@ def read_coco(path: Path) -> CocoFile:
     places = {name: _unique_ids(path, name, lists[name]) for name in LISTS}
     for index, category in enumerate(lists["categories"]):
         if not isinstance(category.get("name"), str):
-            raise UserError(f"{path}: categories[{index}] has no name; give it one")
+            name = shown(category["name"]) if "name" in category else "missing"
+            raise UserError(f"{path}: categories[{index}].name is {name}; give it a text")
     return CocoFile(
         path, **lists, images_by_id=places["images"], categories_by_id=places["categories"]
     )
@@ -70,7 +69,9 @@ def read_coco(path: Path) -> CocoFile:
 
 def _parse(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is no file; name the JSON")
+        return json.loads(path.read_bytes(), object_pairs_hook=_checked_object)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; correct SOURCE") from None
     except json.JSONDecodeError as error:
@@ -79,17 +80,24 @@ def _parse(path: Path) -> Any:
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no JSON in UTF-8; export it again") from None
-    except (_DuplicateKeyError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UserError(f"{path}: {reason[:200]}; correct it") from None
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, value in pairs:
+        for text in (key, value):
+            if isinstance(text, str) and not text.isascii():
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise ValueError(f"{text!a} holds half of a character") from None
     entry = dict(pairs)
     if len(entry) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DuplicateKeyError(f"the key {twice!r} is twice in one object")
+        raise ValueError(f"the key {twice!r} is twice in one object")
     return entry
 
 
@@ -146,8 +154,7 @@ def place_of(file: CocoFile, index: int, field: str) -> int | None:
 def _in_other_type(number: float | str) -> Id:
     """A number as text, and text as the number that it holds."""
     if isinstance(number, str):
-        is_number = number.strip().lstrip("-").isdecimal() and len(number) < 30
-        return int(number) if is_number else ""
+        return int(number) if re.fullmatch(r"\s*-?[0-9]{1,29}\s*", number) else ""
     return str(int(number)) if number == number // 1 else ""
 
 

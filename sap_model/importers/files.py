@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.pictures.decode import Raster, read_raster
+from sap_model.importers.tally import Tally
 
 PICTURES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".exr", ".hdr",
@@ -76,6 +77,28 @@ def folders_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give the one that holds the benchmark")
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def count_others(folder: Path, tally: Tally, *, folders: bool = False) -> None:
+    """Count what is in a folder of masks and cannot be one.
+
+    Args:
+        folder: Where masks are.
+        tally: Where they are counted.
+        folders: Whether folders are masks too.
+    """
+    if not folder.is_dir():
+        return
+    masks = set(files_of(folder, MASKS)) | set(folders_of(folder) if folders else ())
+    others = [p for p in folder.iterdir() if p not in masks and not p.name.startswith(".")]
+    lossy = sum(path.suffix.lower() in PICTURES and path.is_file() for path in others)
+    tally.leave_out("masks with loss (JPEG, WebP)", lossy)
+    tally.leave_out("files of masks that are no PNG, BMP or TIFF", len(others) - lossy)
+
+
+def name_of(path: Path) -> str:
+    """A file's name without suffix, as text, also where it is not UTF-8 on the disk."""
+    return path.stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -21,7 +21,15 @@ from pathlib import Path
 from pipeline.annotations.annotate import InstanceInfo
 from pipeline.errors import UserError
 from sap_model.importers.annotated_row import Found, PictureSource
-from sap_model.importers.files import MASKS, PICTURES, files_of, folders_of, read_mask
+from sap_model.importers.files import (
+    MASKS,
+    PICTURES,
+    count_others,
+    files_of,
+    folders_of,
+    name_of,
+    read_mask,
+)
 from sap_model.importers.tally import Tally
 from sap_model.importers.write_dataset import store
 
@@ -45,10 +53,12 @@ def import_hunyuan(
     Raises:
         UserError: A folder has not one picture, or no masks; or as for `store`.
     """
-    folders = folders_of(source)
+    folders = [folder for folder in folders_of(source) if folder.resolve() != out.resolve()]
     if not folders:
         raise UserError(f"{source} holds no folders; each panorama needs one, with its masks/")
     tally = Tally(skip_bad)
+    for path in files_of(source, PICTURES):
+        tally.note(str(source), f"pictures outside of a panorama's folder, left out: {path.name}")
     panoramas = _panoramas(folders, tally)
     return store(out, "hunyuan", {}, panoramas, min_area=min_area, split=split, tally=tally)
 
@@ -57,10 +67,7 @@ def _panoramas(folders: list[Path], tally: Tally) -> Iterator[PictureSource]:
     for folder in folders:
         try:
             yield _panorama(folder)
-            lossy = set(files_of(folder / "masks", PICTURES)) - set(
-                files_of(folder / "masks", MASKS)
-            )
-            tally.leave_out("masks with loss (JPEG, WebP)", len(lossy))
+            count_others(folder / "masks", tally)
         except UserError as error:
             tally.bad(str(error))
 
@@ -81,7 +88,11 @@ def _panorama(folder: Path) -> PictureSource:
 
 def _objects(masks: list[Path], shape: tuple[int, int]) -> Iterator[Found]:
     for label, path in enumerate(masks, start=1):
-        yield label, InstanceInfo(path.stem, category_of(path.stem), False), read_mask(path, shape)
+        yield (
+            label,
+            InstanceInfo(name_of(path), category_of(name_of(path)), False),
+            read_mask(path, shape),
+        )
 
 
 def category_of(name: str) -> str:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from sap_model.importers.annotated_row import Found, PictureSource
 from sap_model.importers.files import (
     MASKS,
     PICTURES,
+    count_others,
     files_of,
     folders_of,
     read_labels,
@@ -89,6 +90,7 @@ def import_pavs(
     if not videos:
         raise UserError(f"{source / frames} holds no folders of frames; extract the videos first")
     panoramas, tally = [], Tally(skip_bad)
+    _count_unknown_videos(source / masks, videos, tally)
     for video, folder in videos.items():
         pairs = _pairs(folder, _masks_of(source / masks, video), tally)
         panoramas += list(_sources(video, sample(pairs, video, seed, per_video)))
@@ -103,7 +105,9 @@ def sample(pairs: list[Pair], video: str, seed: int, count: int) -> list[Pair]:
 
     The draw depends on the seed and the video's name, not on which other videos there are.
     """
-    name = int.from_bytes(hashlib.sha256(video.encode()).digest()[:8], "big")
+    name = int.from_bytes(
+        hashlib.sha256(video.encode("utf-8", "surrogatepass")).digest()[:8], "big"
+    )
     order = np.random.default_rng([seed, name]).permutation(len(pairs))
     return [pairs[index] for index in sorted(order[:count])]
 
@@ -118,6 +122,16 @@ def _videos(folder: Path) -> dict[str, Path]:
     return found
 
 
+def _count_unknown_videos(masks: Path, videos: Collection[str], tally: Tally) -> None:
+    """Count masks of videos that have no frames."""
+    for first in folders_of(masks):
+        within = [] if first.name in videos or files_of(first, MASKS) else folders_of(first)
+        for folder in within or [first]:
+            if folder.name not in videos:
+                count = len(files_of(folder, MASKS)) + len(folders_of(folder))
+                tally.leave_out("masks of videos without frames", count)
+
+
 def _masks_of(folder: Path, video: str) -> Path | None:
     """The folder of a video's masks; None where the video has none."""
     places = [place / video for place in [folder, *folders_of(folder)]]
@@ -130,7 +144,9 @@ def _masks_of(folder: Path, video: str) -> Path | None:
 def _pairs(frames: Path, masks: Path | None, tally: Tally) -> list[Pair]:
     """The frames of a video that have a mask, with it, in order; counts masks without a frame."""
     if masks is None:
+        tally.note(str(frames.parent), f"videos without masks, left out: {frames.name}")
         return []
+    count_others(masks, tally, folders=True)
     keyed: dict[int | str, Path] = {}
     for mask in files_of(masks, MASKS) + folders_of(masks):
         if keyed.setdefault(_key(mask), mask) != mask:

@@ -12,6 +12,9 @@ SHOWN = 20
 """Lines of what was skipped that are printed; import.json lists them all."""
 
 
+OR_SKIP = ", or import the rest with SKIP_BAD=1"
+
+
 @dataclass
 class Tally:
     """Counts of one import.
@@ -33,15 +36,20 @@ class Tally:
     skipped: list[str] = field(default_factory=list)
     notes: dict[str, tuple[int, str]] = field(default_factory=dict)
 
-    def bad(self, message: str) -> None:
+    def bad(self, message: str, annotations: int = 0) -> None:
         """Note what is damaged, or end the import.
+
+        Args:
+            message: What is damaged, and what to do.
+            annotations: How many are left out because of it.
 
         Raises:
             UserError: Unless `skip_bad`.
         """
         if not self.skip_bad:
-            raise UserError(f"{message}, or import the rest with SKIP_BAD=1")
+            raise UserError(message.removesuffix(OR_SKIP) + OR_SKIP)
         self.skipped.append(message)
+        self.leave_out("damaged", annotations)
 
     def leave_out(self, reason: str, count: int = 1) -> None:
         """Count annotations that are left out."""

@@ -77,21 +77,20 @@ def store(
         shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
         try:
             panoramas: list[FinishedPanorama] = []
-            known: set[str] = set()
+            known: dict[str, Path] = {}
             for source in sources:
                 try:
                     row, images = make_row(source, importer, settings_hash, min_area, tally)
-                    if row["image_id"] in known:
+                    if first := known.get(row["image_id"]):
                         raise UserError(
-                            f"{source.picture}: two panoramas have this name; rename it"
+                            f"{first} and {source.picture} have the same name "
+                            f"{row['image_id']}; rename one"
                         )
                 except UserError as error:
-                    if not tally.skip_bad:
-                        raise UserError(f"{error}, or import the rest with SKIP_BAD=1") from None
-                    tally.skipped.append(str(error))
+                    tally.bad(str(error))
                     tally.leave_out("in pictures that were skipped", source.annotations)
                     continue
-                known.add(row["image_id"])
+                known[row["image_id"]] = source.picture
                 panoramas.append(_stage(staging / f"{len(panoramas):06d}", row, images))
                 tally.instances += len(row["objects"])
                 tally.sizes.update(thing["size"] for thing in row["objects"])

@@ -52,6 +52,7 @@ SHA256 = {
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(:(?P<file>.+))?")
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
+FILE_SUFFIXES = (*SUFFIXES, ".ckpt", ".bin", ".pkl")
 
 SAM_2_0_LACKS = {"no_obj_embed_spatial", "obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias"}
 
@@ -121,11 +122,22 @@ def fill(network: SAM2Base, state: State, source: Path) -> None:
             f"{source} does not fit size {ours or 'of your own'}{hint}: {differences}"
             "; name other weights, or their SIZE"
         )
-    coded = [n for n, w in state.items() if w.is_floating_point() != wanted[n].is_floating_point()]
+    coded = [
+        n
+        for n, w in state.items()
+        if w.layout != torch.strided
+        or w.is_meta
+        or w.is_floating_point() != wanted[n].is_floating_point()
+        or (w.is_floating_point() and w.dtype.itemsize < 2)
+    ]
     if coded:
         kind = str(state[coded[0]].dtype).removeprefix("torch.")
         raise UserError(f"{source} holds {coded[0]} as {kind} (quantised?); save it as float")
-    broken = [n for n, w in state.items() if w.is_floating_point() and not w.isfinite().all()]
+    broken = [
+        n
+        for n, w in state.items()
+        if w.is_floating_point() and not w.to(wanted[n].dtype).isfinite().all()
+    ]
     if broken:
         raise UserError(
             f"{source} holds weights that are no numbers (NaN): {broken[0]}; name others"
@@ -197,7 +209,7 @@ def find(checkpoint: str | Path, size: str | None = None, revision: str | None =
             )
         return path
     hub_id = HUB_ID.fullmatch(str(checkpoint))
-    if hub_id is None or (hub_id["file"] is None and path.suffix in SUFFIXES):
+    if hub_id is None or (hub_id["file"] is None and path.suffix in FILE_SUFFIXES):
         raise UserError(f"no checkpoint {checkpoint}: name a file, or user/name[:file] on the Hub")
     repo, name = hub_id["repo"], hub_id["file"]
     if name is None:

@@ -97,6 +97,8 @@ def _load(path: Path) -> Any:
         ) from None
     except Exception as error:  # of whatever a damaged file makes torch do
         reason = (str(error).splitlines() or ["it ends too early"])[0][:200]
+        if isinstance(error, KeyError):
+            reason = "its first bytes are those of another kind of file"
         raise UserError(f"{path} cannot be read as a checkpoint: {reason}; get it again") from None
 
 
@@ -104,6 +106,9 @@ def _check_size(path: Path) -> None:
     """Refuse files that inflate: torch stores tensors as they are."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+        broken = archive.testzip()  # torch does not look at the checksums
+    if broken is not None:
+        raise UserError(f"{path} is damaged: the checksum of {broken} is wrong; get it again")
     total = sum(member.file_size for member in members)
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise UserError(f"{path} is compressed; save the weights with torch.save, which does not")

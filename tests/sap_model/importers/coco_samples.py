@@ -170,7 +170,12 @@ STRUCTURE: dict[str, tuple[Callable[[Data], object], tuple[str, ...]]] = {
     "an annotation without id": (without("annotations 2", "id"), ("annotations[2] has no id",)),
     "an id that is a list": (of("images 0", id=[1]), ("images[0] has the id [1]",)),
     "an id that is true": (of("images 0", id=True), ("images[0] has the id true",)),
-    "a category without name": (without("categories 0", "name"), ("categories[0] has no name",)),
+    "a category without name": (
+        without("categories 0", "name"),
+        ("categories[0].name is missing",),
+    ),
+    "a category whose name is a number": (of("categories 0", name=7), ("categories[0].name is 7",)),
+    "half of a character": (of("categories 0", name="\ud800"), ("ud800", "half of a character")),
 }
 """Name: a change that nothing can be trusted after, and what the refusal says."""
 
@@ -192,6 +197,7 @@ DAMAGED: dict[str, tuple[Callable[[Data], object], tuple[str, ...], int, int]] =
     "a width that is text": (of("images 1", width="128"), ('images[1].width is "128"',), 1, 2),
     "no width": (without("images 1", "width"), ("images[1].width is null",), 1, 2),
     "an image_id that no image has": (of("annotations 3", image_id=9), ("image_id 9",), 2, 2),
+    "an image_id of two signs": (of("annotations 3", image_id="--1"), ('"--1"',), 2, 2),
     "an image_id that is null": (of("annotations 3", image_id=None), ("image_id null",), 2, 2),
     "a category_id that no category has": (of("annotations 3", category_id=9), ("id 9",), 2, 2),
     "iscrowd 'maybe'": (of("annotations 3", iscrowd="maybe"), ('iscrowd is "maybe"',), 2, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.shards.reader import ShardReader, decode_image, masks
 from sap_model.importers.coco import import_coco
 from sap_model.importers.coco_json import flag_of
+from tests.errors import raises_user_error
 from tests.pictures.samples import QUARTER, H, W, encoded, exif, gpano, stored_for
 from tests.sap_model.importers.coco_samples import DAMAGED, STRUCTURE, TAKEN, box, of, write
 
@@ -46,6 +48,7 @@ def test_damage_is_refused_or_skipped_and_listed(tmp_path, kind):
     assert {path: path.read_bytes() for path in before} == before
     tally = import_coco(file, tmp_path / "out", skip_bad=True)
     assert (tally.panoramas, tally.instances) == (panoramas, instances)
+    assert instances + tally.left_out.total() == 4, "each of the four is taken or counted"
     (skipped,) = tally.skipped
     assert all(words in skipped for words in says)
     assert f"skipped: {skipped}" in tally.lines()
@@ -63,6 +66,26 @@ def test_all_that_is_left_out_is_counted_by_reason(tmp_path, kind):
         assert any(reason in words for words in tally.left_out), tally.left_out
     text = "\n".join(tally.lines())
     assert f"{tally.left_out.total()} left out" in text and all(words in text for words in notes)
+
+
+def test_a_pipe_is_no_json(tmp_path):
+    os.mkfifo(tmp_path / "ann.json")
+    with raises_user_error(tmp_path / "ann.json"):
+        import_coco(tmp_path / "ann.json", tmp_path / "out")
+
+
+def test_a_dot_in_a_folder_is_no_suffix(tmp_path):
+    file = write(tmp_path / "in")
+    data = json.loads(file.read_text())
+    for image in data["images"]:
+        old = file.parent / "images" / image["file_name"]
+        old = old if old.exists() else file.parent / image["file_name"]
+        image["file_name"] = f"v1.0/{old.stem}"
+        new = old.parent / image["file_name"]
+        new.parent.mkdir(exist_ok=True)
+        old.rename(new)
+    file.write_text(json.dumps(data))
+    assert import_coco(file, tmp_path / "out").panoramas == 2
 
 
 def test_brushed_masks_can_be_taken(tmp_path):

@@ -165,6 +165,33 @@ def test_hunyuan_with_a_mask_per_object(tmp_path):
         assert found["lamp"][0]["crosses_seam"] and found["sun"][0]["touches_pole"]
 
 
+def test_hunyuan_counts_what_is_no_mask(tmp_path):
+    source = make_hunyuan(tmp_path / "in")
+    masks = source / "forest" / "masks"
+    for name in ("table.gif", "table.npy", "table", "bed.jpg"):
+        (masks / name).write_bytes(b"?")
+    (masks / "more").mkdir()
+    (source / "loose.png").write_bytes(b"?")
+    tally = import_hunyuan(source, source / "out")
+    assert (tally.panoramas, tally.left_out.total()) == (2, 5)
+    assert sorted(tally.left_out.values()) == [1, 4]
+    assert "loose.png" in "".join(tally.lines())
+    assert import_hunyuan(source, source / "out").panoramas == 2, "OUT is no panorama"
+
+
+def test_pavs_counts_what_has_no_partner(tmp_path):
+    source = make_pavs(tmp_path / "in")
+    place = source / "Instances" / "train" / "nowhere"
+    place.mkdir()
+    for number in range(3):
+        save(place / f"{number:05d}.png", np.zeros((WIDTH // 2, WIDTH), np.uint8))
+    (source / "Instances" / "train" / "plain" / "frame_00001.jpg").write_bytes(b"?")
+    tally = import_pavs(source, tmp_path / "out")
+    assert tally.left_out["masks of videos without frames"] == 3
+    assert tally.left_out["masks with loss (JPEG, WebP)"] == 1
+    assert "unmarked" in "".join(tally.lines())
+
+
 def test_hunyuan_says_what_is_wrong(tmp_path):
     source = make_hunyuan(tmp_path / "in")
     save(source / "forest" / "panorama.png", np.zeros((60, 128, 3), np.uint8))
@@ -240,7 +267,7 @@ def test_two_panoramas_never_share_a_name(tmp_path):
     save(tmp_path / "in" / "images" / "b.jpg", view())
     data["images"].append({**data["images"][1], "id": 7, "file_name": "b.jpg"})
     file.write_text(json.dumps(data))
-    with pytest.raises(UserError, match="two panoramas have this name"):
+    with pytest.raises(UserError, match=r"b\.png and .*b\.jpg have the same name"):
         import_coco(file, tmp_path / "out")
 
 

@@ -98,6 +98,15 @@ def huge(state: State, path: Path) -> None:
     torch.save({"model": {**state, name: torch.zeros(1).expand(10**6, 10**6)}}, path)
 
 
+def flipped(state: State, path: Path) -> None:
+    """A checkpoint whose middle has other bits, as a bad disk leaves it."""
+    torch.save({"model": state}, path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 64] = bytes(255 - byte for byte in data[middle : middle + 64])
+    path.write_bytes(data)
+
+
 PAYLOAD = "payload-ran"
 """The file that a payload would create, beside the checkpoint."""
 
@@ -153,6 +162,19 @@ REFUSED: dict[str, tuple[Writer, str]] = {
     "weights as integers": (
         saved(lambda state: {n: w.to(torch.int8) for n, w in state.items()}),
         "as int8 (quantised?)",
+    ),
+    "flipped bits": (flipped, "damaged: the checksum of"),
+    "weights of 8 bits": (
+        saved(lambda state: {n: w.to(torch.float8_e4m3fn) for n, w in state.items()}),
+        "as float8_e4m3fn (quantised?)",
+    ),
+    "weights that are sparse": (
+        saved(lambda state: {n: w.to_sparse() for n, w in state.items()}),
+        "(quantised?)",
+    ),
+    "weights too large for 32 bits": (
+        saved(lambda state: {n: w.double() + 1e300 for n, w in state.items()}),
+        "NaN",
     ),
     "weights that are NaN": (
         saved(lambda state: {n: w * float("nan") for n, w in state.items()}),
