@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import dataclass
 
 from PIL import Image
 
 ORIENTATION = 274
 """EXIF's and TIFF's tag."""
+
+XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
+"""Before an XMP packet in a segment of a JPEG."""
+
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"<\0\0\0", "utf-32-le"),
+    (b"\0\0\0<", "utf-32-be"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
+"""How XMP packets start that are not UTF-8."""
 
 
 class DamagedError(Exception):
@@ -54,7 +70,8 @@ class Contents:
         bits: Of a channel as the file declares them: 16 in a PNG may have an sBIT of 12.
         pixels: The file without metadata (all of it for formats whose decoders ignore metadata).
         orientation: EXIF's, 1 to 8; 1 also where it is nonsense.
-        xmp, icc: Packets as stored; empty where there are none.
+        xmp: Packets as stored; empty where there are none.
+        icc: The colour profile; empty where there is none.
         frames: Pictures in the file, of which the first is read.
         lossy: Whether values near an edge may differ from those that were saved.
         tags: Of a TIFF.
@@ -66,23 +83,35 @@ class Contents:
     bits: int = 8
     pixels: bytes = b""
     orientation: int = 1
-    xmp: bytes = b""
+    xmp: tuple[bytes, ...] = ()
     icc: bytes = b""
     frames: int = 1
     lossy: bool = False
     tags: Tags | None = None
 
 
-def read_orientation(exif: bytes) -> int:
-    """The orientation of an EXIF block, 1 to 8; 1 where it is nonsense."""
+def read_orientation(exif: bytes) -> int | None:
+    """The orientation of an EXIF block, 1 to 8; None where it has none or it is nonsense."""
     try:
         tags = Image.Exif()
         tags.load(exif)
-        return in_range(tags.get(ORIENTATION, 1))
+        return in_range(tags.get(ORIENTATION))
     except Exception:  # nonsense in EXIF never stops a picture
-        return 1
+        return None
 
 
-def in_range(orientation: object) -> int:
-    """An orientation from 1 to 8, which is 1 unless it is given as such."""
-    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+def in_range(orientation: object) -> int | None:
+    """An orientation from 1 to 8; None where it is anything else.
+
+    It is a SHORT by the standard. Some programs write a BYTE, which arrives as bytes, or a
+    RATIONAL, which arrives as a fraction.
+    """
+    if isinstance(orientation, bytes | tuple) and orientation:
+        orientation = orientation[0]
+    return next((number for number in range(1, 9) if number == orientation), None)
+
+
+def xmp_text(packet: bytes) -> str:
+    """The text of an XMP packet in UTF-8, 16 or 32; what is none becomes question marks."""
+    encoding = next((name for start, name in _ENCODINGS if packet.startswith(start)), "utf-8")
+    return packet.decode(encoding, "replace")

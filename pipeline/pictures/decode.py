@@ -20,7 +20,8 @@ from PIL import Image, ImageCms, ImageOps
 
 from pipeline.errors import UserError
 from pipeline.pictures.contents import Contents, DamagedError, Tags, UnsupportedError
-from pipeline.pictures.formats import split, without_padding
+from pipeline.pictures.formats import split
+from pipeline.pictures.jpeg import without_padding
 
 CONVERT = "convert it to JPEG, PNG or 16-bit TIFF"
 

@@ -8,24 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-NAMESPACE = "http://ns.google.com/photos/1.0/panorama/"
+from pipeline.pictures.contents import xmp_text
 
-OTHER_PROJECTIONS = (
-    "cube",
-    "cubemap",
-    "cubestrip",
-    "cylindrical",
-    "dual-fisheye",
-    "dualfisheye",
-    "fisheye",
-    "mercator",
-    "perspective",
-    "planar",
-    "rectilinear",
-    "stereographic",
-)
+NAMESPACE = "http://ns.google.com/photos/1.0/panorama/"
 
 POSE = ("PoseHeadingDegrees", "PosePitchDegrees", "PoseRollDegrees")
 
@@ -35,7 +23,7 @@ class Gpano:
     """What a packet says, as far as it makes sense.
 
     Attributes:
-        projection: In lower case; "equirectangular" unless one of `OTHER_PROJECTIONS` is named.
+        projection: In lower case and printable; "equirectangular" unless another is named.
         full: Width and height of the sphere in pixels; None where sizes are missing or nonsense.
         crop: Left, top, width, height of the picture on it; None as for `full`.
         pose: Heading, pitch and roll in degrees.
@@ -68,19 +56,19 @@ class Window:
     height: int
 
 
-def read_gpano(xmp: bytes) -> Gpano | None:
-    """The GPano fields of an XMP packet; None where it has none."""
-    text = xmp.decode("utf-8", "replace")
-    declared = re.search(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(NAMESPACE)}[\"']", text)
-    prefix = re.escape(declared[1] if declared else "GPano")
-    field = rf"<{prefix}:(\w+)[^<>]*>([^<]*)(?=<)|\s{prefix}:(\w+)\s*=\s*[\"']([^\"'<]*)[\"']"
-    fields = {m[1] or m[3]: (m[2] or m[4] or "").strip() for m in re.finditer(field, text)}
+def read_gpano(packets: Sequence[bytes]) -> Gpano | None:
+    """The GPano fields of a file's XMP packets; None where they have none.
+
+    Where two packets have a field, the first one counts.
+    """
+    fields: dict[str, str] = {}
+    for packet in packets:
+        fields = _fields(xmp_text(packet)) | fields
     if not fields:
         return None
-    projection = fields.get("ProjectionType", "").lower()
     heading, pitch, roll = (_number(fields.get(name)) or 0.0 for name in POSE)
     found = Gpano(
-        projection=projection if projection in OTHER_PROJECTIONS else "equirectangular",
+        projection=_printable(fields.get("ProjectionType", "").lower()) or "equirectangular",
         pose=(heading, pitch, roll),
     )
     names = ("FullPanoWidthPixels", "FullPanoHeightPixels")
@@ -105,6 +93,19 @@ def read_gpano(xmp: bytes) -> Gpano | None:
     ):
         return Gpano(found.projection, pose=found.pose, is_nonsense=True)
     return Gpano(found.projection, (full_w, full_h), (left, top, area_w, area_h), found.pose)
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Values by their name, written as elements or as attributes."""
+    declared = re.search(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(NAMESPACE)}[\"']", text)
+    prefix = re.escape(declared[1] if declared else "GPano")
+    field = rf"<{prefix}:(\w+)[^<>]*>([^<]*)(?=<)|\s{prefix}:(\w+)\s*=\s*[\"']([^\"'<]*)[\"']"
+    return {m[1] or m[3]: (m[2] or m[4] or "").strip() for m in re.finditer(field, text)}
+
+
+def _printable(text: str) -> str:
+    """A stranger's text for a message: one line of at most 40 plain characters."""
+    return re.sub(r"[^\w .-]+", " ", text).strip()[:40]
 
 
 def window_of(gpano: Gpano, width: int, height: int) -> Window | None:

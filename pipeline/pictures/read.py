@@ -103,7 +103,7 @@ def _window(raster: Raster, path: Path, notes: list[str]) -> Window:
         if gpano.projection != "equirectangular":
             raise UserError(
                 f"{path} is a panorama in {gpano.projection} projection, its GPano metadata says; "
-                "convert it to equirectangular"
+                "convert it to an equirectangular panorama of 360°"
             )
         window = _crop(gpano, raster, path, notes)
         if any(round(angle, 1) for angle in gpano.pose[1:]):

@@ -60,8 +60,8 @@ def split_tiff(data: bytes) -> Contents:
         height=_first(page, _HEIGHT, 0),
         bits=max(_numbers(page, _BITS), default=1),
         pixels=pixels,
-        orientation=in_range(_first(page, ORIENTATION, 1)),
-        xmp=_bytes(page, _XMP),
+        orientation=in_range(_first(page, ORIENTATION, 1)) or 1,
+        xmp=(_bytes(page, _XMP),),
         icc=_bytes(page, _ICC),
         frames=pages,
         lossy=_first(page, _COMPRESSION, 1) in _LOSSY_COMPRESSIONS,
@@ -120,6 +120,10 @@ def _numbers(page: ImageFileDirectory_v2, tag: int) -> tuple[int, ...]:
 def _bytes(page: ImageFileDirectory_v2, tag: int) -> bytes:
     try:
         value = page.get(tag, b"")
-        return value if isinstance(value, bytes) else bytes(value)
+        if isinstance(value, tuple) and len(value) == 1:  # of type ASCII or UNDEFINED
+            (value,) = value
+        if isinstance(value, str):
+            return value.encode("latin-1")  # as Pillow decodes it
+        return value if isinstance(value, bytes) else bytes(tuple(value))
     except Exception:  # a damaged tag counts as absent
         return b""

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms
 
+from tests.pictures.metadata_samples import TURNED
 from tests.pictures.samples import (
     H,
     Maker,
@@ -144,6 +145,7 @@ READ: dict[str, tuple[str, Maker]] = {
         for kind in ("JPEG", "PNG", "WEBP", "TIFF")
         for number in ((2, 3, 4, 5, 6, 7, 8) if kind == "JPEG" else (3, 6))
     },
+    **TURNED,
     "16-bit TIFF with orientation 6": (
         "a.tif",
         tiff(

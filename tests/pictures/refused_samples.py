@@ -185,6 +185,14 @@ REFUSED: dict[str, tuple[str, Maker, str]] = {
         saved("JPEG", xmp=gpano(ProjectionType="cylindrical")),
         "cylindrical",
     ),
+    **{
+        f"a panorama in the projection {name}": (
+            "a.jpg",
+            saved("JPEG", xmp=gpano(ProjectionType=name, **QUARTER)),
+            f"in {name} projection",
+        )
+        for name in ("half-equirectangular", "equirectangular 180", "vr180")
+    },
     "a crop of a sphere that is turned by EXIF": (
         "a.jpg",
         lambda path: path.write_bytes(

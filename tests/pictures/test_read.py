@@ -14,8 +14,10 @@ from PIL import Image
 from pipeline.errors import UserError
 from pipeline.exposure import MIDDLE_GREY
 from pipeline.pictures import decode
+from pipeline.pictures.gpano import Window
 from pipeline.pictures.read import read_picture
 from tests.pictures import samples
+from tests.pictures.metadata_samples import CROPS
 from tests.pictures.read_samples import READ
 from tests.pictures.refused_samples import REFUSED
 from tests.pictures.samples import QUARTER, H, W, area, encoded, gpano, panorama, ramp
@@ -186,6 +188,13 @@ def test_a_crop_is_placed_on_its_sphere(tmp_path, format):
     assert any(note.startswith("GPano crop: 180° × 90°") for note in picture.notes)
     values = np.arange(H * W).reshape(H, W)
     np.testing.assert_array_equal(picture.cut(picture.place(values)), values)
+
+
+@pytest.mark.parametrize("kind", CROPS)
+def test_a_crop_is_found_wherever_its_metadata_are(tmp_path, kind):
+    picture = read_picture(made(tmp_path, "a", CROPS[kind]))
+    assert picture.window == Window(40, 30, 2 * W, 2 * H)
+    assert picture.known.sum() == H * W
 
 
 def test_a_crop_that_is_not_2_to_1_is_a_panorama_too(tmp_path):
