@@ -46,7 +46,7 @@ ROWS_PER_FILE = 500
 
 PREVIEW_NAME = re.compile(rf"(?:{'|'.join(SPLITS)})-\d{{5}}\.parquet")
 
-MEANINGS = {
+MEANINGS: dict[str, str] = {
     "image": f"the panorama, at most {PREVIEW_WIDTH} pixels wide: JPEG",
     "overlay": "a colour for each annotated instance; walls, floors and ceilings are pale",
     "image_id": "the row's name in `full`",
