@@ -137,7 +137,9 @@ class Predict(Settings):
         default_text="SAM2's own or the shipped ones, as METHOD needs",
     )
     image_size: int | None = like(EvalSettings, "image_size")
-    fusion: Fusion = like(EvalSettings, "fusion")
+    fusion: Fusion = setting(
+        "mean", help="how views become one mask; mean scores higher, max is the paper's"
+    )
     cycles: int = like(EvalSettings, "cycles")
     visits: Visits = like(EvalSettings, "visits")
     prompted: Prompted = like(EvalSettings, "prompted")

@@ -24,6 +24,7 @@ from sap_model.evaluate.results import ORACLE, RESULTS
 from sap_model.evaluate.score_panorama import ObjectResult, score_panorama
 from sap_model.predict.memory import default_batch
 from sap_model.predict.methods import Method, make
+from sap_model.threads import adapt_threads, use_threads
 
 FILE = pa.schema(
     [
@@ -62,12 +63,8 @@ class Worker:
         threads: CPU threads that torch and OpenCV may use; all of them by default.
         """
         if threads is not None:
-            import cv2
-            import torch
-
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
-        self.settings, self.folder = settings, folder
+            use_threads(threads)
+        self.settings, self.folder, self.threads = settings, folder, threads
         self.machine = machine_of("cpu")
         self.method = lru_cache(maxsize=1)(self._make)  # one model in memory at a time
 
@@ -105,6 +102,7 @@ class Worker:
 
             model = load(settings.size, weights, settings.side)
             model.precision = settings.precision
+            adapt_threads(model, self.threads)
             device = model.device.type
             batch = settings.max_batch or default_batch(device)
             runtime = {"device": device, "precision": model.computes_in, "batch": batch}

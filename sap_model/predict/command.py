@@ -22,6 +22,7 @@ from pipeline.storage import write_atomic
 from sap_model.clicks import POSITIVE, Click
 from sap_model.config import Predict
 from sap_model.predict.overlay import overlay
+from sap_model.threads import adapt_threads
 
 MASKS, OVERLAYS = (".png",), (".png", ".jpg", ".jpeg")
 """Suffixes of what is written; a mask must not lose a bit."""
@@ -52,6 +53,7 @@ def segment(request: Predict) -> str:
     if checkpoint is None:
         raise UserError(f"method {request.method} needs the truth, not clicks: choose another")
     model = load(size, request.checkpoint or checkpoint, request.image_size)
+    adapt_threads(model)
     model.precision = request.precision
     method = make(
         request.method,
