@@ -22,9 +22,10 @@ def automatic_exposure(colour: np.ndarray[Any, np.dtype[np.float32]]) -> float:
             pixels that are not finite count as black.
 
     Returns:
-        Stops, within `EXPOSURE_STOPS`.
+        Stops, within `EXPOSURE_STOPS`, in thousandths: the last bits of sums of floats differ
+        between processes, and every pixel would change with them.
 
-    >>> round(automatic_exposure(np.full((4, 8, 3), 0.09, np.float32)), 3)  # half of middle grey
+    >>> automatic_exposure(np.full((4, 8, 3), 0.09, np.float32))  # half of middle grey
     1.0
     """
     luminance = colour[..., :3] @ np.array(REC709, dtype=np.float32)
@@ -33,4 +34,4 @@ def automatic_exposure(colour: np.ndarray[Any, np.dtype[np.float32]]) -> float:
     weights = np.cos((0.5 - (np.arange(height) + 0.5) / height) * np.pi)
     logs = np.log2(np.maximum(luminance, 1e-6)).mean(axis=1)
     stops = np.log2(MIDDLE_GREY) - np.average(logs, weights=weights)
-    return float(np.clip(stops, *EXPOSURE_STOPS))
+    return round(float(np.clip(stops, *EXPOSURE_STOPS)), 3)

@@ -75,7 +75,7 @@ def render_missing(
                 "profile": settings.profile,
                 "samples": settings.samples,
                 "device": used,
-                "exposure_stops": round(stops, 3),
+                "exposure_stops": stops,
                 "render_seconds": round(time.monotonic() - start, 2),
                 "render_cpu_seconds": round(time.process_time() - start_cpu, 2),
             },
