@@ -25,7 +25,8 @@ class Gpano:
     Attributes:
         projection: In lower case and printable; "equirectangular" unless another is named.
         full: Width and height of the sphere in pixels; None where sizes are missing or nonsense.
-        crop: Left, top, width, height of the picture on it; None as for `full`.
+        crop: Left, top, width, height of the picture on it; None as for `full`. Left is negative
+            where the picture crosses the seam.
         pose: Heading, pitch and roll in degrees.
         is_nonsense: Whether sizes are given that cannot be true.
     """
@@ -46,7 +47,8 @@ class Window:
     """Where a picture lies on its sphere, in pixels of the picture.
 
     Attributes:
-        left, top: Of the picture's first pixel.
+        left, top: Of the picture's first pixel; left is negative where the picture crosses the
+            seam: its first -left columns are the sphere's last ones.
         width, height: Of the sphere: width = 2 · height.
     """
 
@@ -88,10 +90,15 @@ def read_gpano(packets: Sequence[bytes]) -> Gpano | None:
     if (
         min(full_w, full_h, area_w, area_h) < 1
         or abs(full_w - 2 * full_h) > 2
-        or not 0 <= left <= full_w - area_w
+        or not -full_w < left < full_w
+        or not (left == 0 or area_w < full_w)
+        or area_w > full_w
         or not 0 <= top <= full_h - area_h
     ):
         return Gpano(found.projection, pose=found.pose, is_nonsense=True)
+    left %= full_w
+    if left + area_w > full_w:
+        left -= full_w
     return Gpano(found.projection, (full_w, full_h), (left, top, area_w, area_h), found.pose)
 
 
@@ -126,7 +133,7 @@ def window_of(gpano: Gpano, width: int, height: int) -> Window | None:
     half = max(1, round(gpano.full[0] * scale / 2))
     left, top = round(left * scale), round(top * scale)
     left, top = min(left, 2 * half - width), min(top, half - height)
-    return Window(left, top, 2 * half, half) if left >= 0 and top >= 0 else None
+    return Window(left, top, 2 * half, half) if width <= 2 * half and top >= 0 else None
 
 
 def gpano_xmp(window: Window, width: int, height: int) -> bytes:
@@ -138,7 +145,7 @@ def gpano_xmp(window: Window, width: int, height: int) -> bytes:
         "CroppedAreaImageHeightPixels": height,
         "FullPanoWidthPixels": window.width,
         "FullPanoHeightPixels": window.height,
-        "CroppedAreaLeftPixels": window.left,
+        "CroppedAreaLeftPixels": window.left % window.width,
         "CroppedAreaTopPixels": window.top,
     }
     text = " ".join(f'GPano:{name}="{value}"' for name, value in fields.items())

@@ -63,8 +63,10 @@ class Picture:
         return slice(self.window.top, self.window.top + self.size[0])
 
     @property
-    def _columns(self) -> slice:
-        return slice(self.window.left, self.window.left + self.size[1])
+    def _columns(self) -> slice | NDArray[np.intp]:
+        columns = slice(self.window.left, self.window.left + self.size[1])
+        # where they cross the seam, indices count from the end
+        return columns if columns.start >= 0 else np.arange(columns.start, columns.stop)
 
 
 def read_picture(path: Path) -> Picture:
@@ -138,8 +140,8 @@ def _crop(gpano: Gpano, raster: Raster, path: Path, notes: list[str]) -> Window 
         )
     notes.append(
         f"GPano crop: {360 * width / window.width:.0f}° × {180 * height / window.height:.0f}° at "
-        f"{window.left},{window.top} of a sphere of {window.width} × {window.height} pixels; the "
-        "rest is unknown"
+        f"{window.left % window.width},{window.top} of a sphere of {window.width} × "
+        f"{window.height} pixels; the rest is unknown"
     )
     return window
 

@@ -206,6 +206,20 @@ def test_a_crop_that_is_not_2_to_1_is_a_panorama_too(tmp_path):
     assert picture.known.all(axis=1).tolist() == [7 <= row < 57 for row in range(H)]
 
 
+@pytest.mark.parametrize("left", [200, 200 - 2 * W])
+@pytest.mark.parametrize("scale", [1, 8])
+def test_a_crop_may_cross_the_seam(tmp_path, left, scale):
+    fields = area(*(tuple(scale * v for v in pair) for pair in ((256, 128), (W, H), (left, 30))))
+    Image.fromarray(panorama()).save(tmp_path / "a.webp", lossless=True, xmp=gpano(**fields))
+    picture = read_picture(tmp_path / "a.webp")
+    expected = np.zeros((2 * H, 2 * W, 3), np.uint8)
+    expected[30 : 30 + H, :W] = panorama()
+    np.testing.assert_array_equal(picture.pixels, np.roll(expected, left, axis=1))
+    np.testing.assert_array_equal(picture.cut(picture.pixels), panorama())
+    assert picture.known.sum() == H * W
+    assert picture.notes[0].startswith("GPano crop: 180° × 90° at 200,30 ")
+
+
 def test_a_crop_that_was_scaled_after_its_metadata_were_written(tmp_path):
     Image.fromarray(panorama()).save(
         tmp_path / "a.jpg", xmp=gpano(**area((16 * W, 16 * H), (8 * W, 8 * H), (320, 240)))
@@ -218,7 +232,10 @@ def test_a_crop_that_was_scaled_after_its_metadata_were_written(tmp_path):
     "fields",
     [
         {"FullPanoWidthPixels": "many", "FullPanoHeightPixels": 64},
-        area((2 * W, 2 * H), (W, H), (200, 30)),
+        area((2 * W, 2 * H), (W, H), (40, 100)),
+        area((2 * W, 2 * H), (W, H), (2 * W, 0)),
+        area((2 * W, 2 * H), (W, H), (-2 * W, 0)),
+        area((W, H), (W, H), (1, 0)),
         area((2 * W, 2 * H), (W, 3 * H), (0, 0)),
         area((-2 * W, 2 * H), (W, H), (0, 0)),
         area((2 * W, 7), (W, 7), (0, 0)),

@@ -26,8 +26,9 @@ def test_a_whole_sphere(tmp_path, suffix):
     assert difference == 0 if suffix in LOSSLESS else difference < 3
 
 
-def test_a_part_keeps_its_place(tmp_path):
-    window = Window(left=40, top=30, width=2 * W, height=2 * H)
+@pytest.mark.parametrize("left", [40, -56])
+def test_a_part_keeps_its_place(tmp_path, left):
+    window = Window(left, top=30, width=2 * W, height=2 * H)
     (tmp_path / "a").write_bytes(encode_panorama(panorama(), ".png", window))
     picture = read_picture(tmp_path / "a")
     assert picture.window == window
