@@ -5,13 +5,9 @@ of rendered rooms what a click means. The decoder starts from the nano model of 
 whose features the new encoder learns to give first. The views of a panorama are joined by geometry
 (`sap_model.predict.warp`), so that memory has no part in it: its weights are the former model's.
 
-    masks    features first, then masks, from the first rooms
-    rooms    the same weights again, with more rooms
-
-Each phase is a separate run and starts with the weights of the one before. Every step draws a few
-images, encodes each once, and asks for many of its objects, because the decoder is cheap beside the
-encoder. A run can be stopped and called again: it resumes from its last state. Panoramas that are
-packed while it runs are used from the next refresh on.
+Every step draws a few images, encodes each once, and asks for many of its objects, because the
+decoder is cheap beside the encoder. A run can be stopped and called again: it resumes from its last
+state. Panoramas that are packed while it runs are used from the next refresh on.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,48 +95,28 @@ class NanoSettings:
     score_every: int = 250
 
 
-PHASES = {
-    "masks": NanoSettings(),
-    "rooms": NanoSettings(
-        steps=1500, distilled=0, hold_fraction=0.4, lr=6e-4, leaves=0.15, seed=1, save_every=50
-    ),
-}
-"""The recipe."""
-
-
-def make(
-    data: Sequence[str], run: Path, out: Path, phases: Mapping[str, NanoSettings] = PHASES
-) -> None:
+def make(data: Sequence[str], run: Path, out: Path, settings: NanoSettings | None = None) -> None:
     """Do what is left of the recipe, and write its result.
 
     Args:
         data: Folders of shards.
-        run: Folder of the runs, one folder for each phase.
+        run: Folder of the run.
         out: Where the weights go, in 16 bits, with a record of how they were made.
-        phases: The recipe's, in their order.
+        settings: Of the run; the recipe's by default.
     """
-    weights: Path | None = None
-    records = []
-    for name, settings in phases.items():
-        done = run / name / "weights.pt"
-        weights = done if done.is_file() else train(data, run / name, settings, weights)
-        settled = json.loads(json.dumps(asdict(settings)))
-        records.append({"phase": name, "settings": settled, **contents(data)})
-    if weights is None:
-        raise ValueError("a recipe needs a phase")
-    give_away(weights, out / weights_files.SHIPPED["sap-nano"], records)
+    settings = settings or NanoSettings()
+    weights = train(data, run, settings)
+    phase = {"phase": "masks", "settings": json.loads(json.dumps(asdict(settings)))}
+    give_away(weights, out / weights_files.SHIPPED["sap-nano"], [phase | contents(data)])
 
 
-def train(
-    data: Sequence[str], run: Path, settings: NanoSettings, start: Path | None = None
-) -> Path:
+def train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
     """The training loop.
 
     Args:
         data: Folders of shards: their `train` split is trained on, `validation` is scored.
         run: Folder of the run: settings.json, state/, log.jsonl and, at the end, weights.pt.
         settings: What the run is.
-        start: Weights of a nano model to start with, in place of ImageNet's and the teacher's.
 
     Returns:
         The file with the weights after the last step.
@@ -151,10 +127,10 @@ def train(
     torch.set_flush_denormal(True)  # tiny gradients otherwise take half of the time
     with exclusive_lock(run / ".lock", "training"):
         write_json(run / "settings.json", asdict(settings))
-        return _train(data, run, settings, start)
+        return _train(data, run, settings)
 
 
-def _train(data: Sequence[str], run: Path, settings: NanoSettings, start: Path | None) -> Path:
+def _train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
     pool = Pool(data)
     try:
         watched = validation_scenes(Pool(data, "validation"), settings.image_size)
@@ -162,8 +138,6 @@ def _train(data: Sequence[str], run: Path, settings: NanoSettings, start: Path |
         watched = []
     teacher = read_teacher(settings.image_size)
     network = new_network(settings, teacher)
-    if start is not None:
-        weights_files.fill(network, read_weights(start), start)
     optimizers = new_optimizers(network, settings)
     done = 0
     state = last_state(run)

