@@ -66,6 +66,9 @@ class EvalSettings(Settings):
         default_text="as in the shards",
     )
     precision: Precision = setting("auto", help="auto takes bf16 on GPUs and float32 on CPUs")
+    compile: bool = setting(
+        False, help="have torch.compile make the image encoder faster: it takes minutes at first"
+    )
     max_batch: int | None = setting(
         None,
         help="objects that are followed at the same time",
@@ -163,7 +166,7 @@ def provenance(settings: EvalSettings, method: str) -> dict[str, Any]:
 
 _ELSEWHERE = (
     *("methods", "checkpoint", "sam2", "scan", "limit", "data", "split", "size"),
-    *("size_thresholds", "precision", "max_batch"),
+    *("size_thresholds", "precision", "compile", "max_batch"),
 )
 """Settings that results do not depend on, or that `provenance` and `check_runtime` name otherwise.
 Thresholds are applied to the areas in the results when tables are made."""

@@ -131,7 +131,8 @@ def check_runtime(
     Args:
         folder: EVAL.
         settings, method: Of the evaluation.
-        runtime: `device` ("cpu" or "cuda"), `precision` and `batch` of the process that calls this.
+        runtime: `device` ("cpu" or "cuda"), `precision`, `batch` and whether the encoder is
+            `compiled`, of the process that calls this.
 
     Raises:
         UserError: The folder's results, or another process's, were made with others.

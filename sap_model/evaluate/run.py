@@ -114,7 +114,7 @@ def _in_ray(
     gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
     # no more than Ray can place, or those that wait for a place would keep their panoramas
     count = min(workers or gpus or 1, gpus or cpus, len(jobs))
-    threads = None if gpus else max(1, cpus // count)
+    threads = max(1, cpus // count)
     actor: Any = ray.remote(Worker).options(max_restarts=0, num_gpus=min(gpus, 1), num_cpus=1)
     waiting, tried = deque(jobs), Counter[Job]()
     running: dict = {}

@@ -105,7 +105,14 @@ class Worker:
             adapt_threads(model, self.threads)
             device = model.device.type
             batch = settings.max_batch or default_batch(device)
-            runtime = {"device": device, "precision": model.computes_in, "batch": batch}
+            if settings.compile:
+                model.compile_encoder()
+            runtime = {
+                "device": device,
+                "precision": model.computes_in,
+                "compiled": settings.compile,
+                "batch": batch,
+            }
             check_runtime(self.folder, settings, name, runtime)
             self.machine = machine_of(device)
         return make(

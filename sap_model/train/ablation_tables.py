@@ -158,6 +158,8 @@ def caveats(settings: dict[str, Any]) -> str:
         f"panoramas, {_videos(settings)}. So “only SAM2's data” has seen our scenes, "
         "which SAM2's own data have not. In place of SAM2's pretrained weights, every variant "
         "begins with the same weights, which were trained on such crops.\n"
+        "- **Mixing.** Every step is made from one source, which is drawn by its weight, as in "
+        "SAM2's training; the loss is the mean over objects and the sum over frames.\n"
         "- **One training run each.** Intervals say how the figures depend on the scenes that are "
         "evaluated, not on the seed of training.\n"
     )

@@ -382,6 +382,16 @@ def test_masks_in_bfloat16_are_nearly_those_in_float32(predictor):
         half.predict([AHEAD])
 
 
+def test_a_compiled_encoder_gives_the_same_features(predictor):
+    model = responsive()
+    model.compile_encoder(backend="aot_eager")
+    frames = predictor._views.render(panorama())[:2]
+    for ours, plain in zip(
+        model.encode(frames).levels, predictor.model.encode(frames).levels, strict=True
+    ):
+        assert torch.allclose(ours, plain, atol=1e-4)
+
+
 def test_followed_frames_do_not_wait_for_the_device(predictor):
     """Nothing is read from a tensor while frames are followed, whatever the number of objects."""
     plans = [plan_prompts([AHEAD], predictor._views, 1, 64) for _ in range(2)]
