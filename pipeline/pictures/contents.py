@@ -73,6 +73,9 @@ class Contents:
         xmp: Packets as stored; empty where there are none.
         icc: The colour profile; empty where there is none.
         frames: Pictures in the file, of which the first is read.
+        entries: Of a PNG's palette; 0 where it is missing.
+        key: The grey value or the colour of a PNG, of `bits` bits as stored, that is transparent.
+        notes: What a person should know about the file: "kind: details".
         lossy: Whether values near an edge may differ from those that were saved.
         tags: Of a TIFF.
     """
@@ -86,6 +89,9 @@ class Contents:
     xmp: tuple[bytes, ...] = ()
     icc: bytes = b""
     frames: int = 1
+    entries: int = 0
+    key: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
     lossy: bool = False
     tags: Tags | None = None
 

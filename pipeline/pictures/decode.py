@@ -8,7 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def read_raster(path: Path) -> Raster:
             # the C libraries of these write to stderr what is wrong, and take no other wish
             speaks = contents.format in ("TIFF", "EXR", "HDR") or contents.bits > 8
             with _no_stderr() if speaks else nullcontext():
-                return _decode(contents, path)
+                return _with_key(_decode(contents, path))
     except UnsupportedError as error:
         raise UserError(f"{path} is {error}; {error.remedy or CONVERT}") from None
     except DamagedError as error:
@@ -117,8 +117,17 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _no_stderr() -> Iterator[None]:
     """Nothing that this process writes to stderr meanwhile is shown."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:  # as it is where stderr was closed before Python started
+            sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        kept = -1
+    if kept < 0:
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         yield
@@ -149,6 +158,19 @@ def _decode(contents: Contents, path: Path) -> Raster:
     return _pillow(contents, path)
 
 
+def _with_key(raster: Raster) -> Raster:
+    """A raster whose transparent colour, if it has one, became an opacity."""
+    key, values = raster.contents.key, raster.values
+    if not key:
+        return raster
+    full = np.iinfo(values.dtype).max
+    if values.dtype == np.uint8:  # grey of 1, 2 or 4 bits was scaled to 8
+        key = tuple(value * 255 // (2**raster.contents.bits - 1) for value in key)
+    differs = values.reshape(*values.shape[:2], -1) != np.array(key, values.dtype)
+    opacity = differs.any(axis=2).astype(values.dtype) * full
+    return Raster(np.dstack([values, opacity]), raster.indices, raster.contents)
+
+
 # ---- Pillow: everything of 8 bits ---------------------------------------------------------------
 
 
@@ -165,7 +187,7 @@ def _pillow(contents: Contents, path: Path) -> Raster:
         raise UserError(f"{path} has too many pixels; reduce it to 8192 × 4096") from None
     except Image.UnidentifiedImageError:
         raise DamagedError("its header is broken") from None
-    except (UserError, UnsupportedError, MemoryError):
+    except (UserError, UnsupportedError, DamagedError, MemoryError):
         raise
     except Exception as error:  # of whatever a damaged file makes Pillow do
         reason = (str(error).splitlines() or ["no message"])[0]
@@ -182,6 +204,8 @@ def _exif_turned(image: Image.Image, orientation: int) -> Image.Image:
 
 def _values(image: Image.Image, contents: Contents) -> tuple[NDArray, NDArray[np.uint8] | None]:
     indices = np.array(image) if image.mode == "P" else None
+    if indices is not None and contents.format == "PNG" and indices.max() >= contents.entries:
+        raise DamagedError(f"it uses colour {indices.max()} of a palette of {contents.entries}")
     if image.mode == "CMYK":
         image = _cmyk_to_rgb(image, contents.icc)
     elif image.mode in ("P", "PA"):
@@ -227,10 +251,9 @@ def _check_jpeg(contents: Contents) -> None:
         _decode_strictly(contents.pixels)
     except ValueError as error:
         if "before marker 0xd9" in str(error):
-            try:
-                return _decode_strictly(without_padding(contents.pixels))
-            except ValueError:
-                pass
+            for jpeg in without_padding(contents.pixels):
+                with suppress(ValueError):
+                    return _decode_strictly(jpeg)
         raise DamagedError(str(error)) from None
 
 
@@ -321,6 +344,9 @@ def _check_exr(header: dict, parts: int, path: Path) -> None:
         raise UnsupportedError(f"EXR in {parts} parts")
     if "deep" in str(header.get("type", "")).lower():
         raise UnsupportedError("EXR of deep samples")
+    names = {channel.name for channel in header.get("channels", ())}
+    if names & {"RY", "BY"} and not names >= set("RGB"):
+        raise UnsupportedError("EXR in luminance and chroma (channels Y, RY and BY)")
     windows = [header.get(name) for name in ("dataWindow", "displayWindow")]
     if windows[0] is None or windows[1] is None:
         raise DamagedError("its header has no size")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.pictures.contents import XMP_HEADER, Contents, DamagedError, read_orientation
 
 MOST_SCANS = 100
 """Scans of a progressive JPEG; files with thousands of them keep a decoder busy for hours."""
+
+MOST_ZEROS = 3
+"""Zeros at the end of a scan: 0xFF is stored as 0xFF00, and a value or two of 0 may follow."""
 
 _MARKER = re.compile(rb"\xff+([\x01-\xfe])")
 _AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
@@ -99,6 +103,11 @@ def _joined(parts: dict[int, bytes]) -> bytes:
     return b"".join(parts[place] for place in sorted(parts))
 
 
-def without_padding(jpeg: bytes) -> bytes:
-    """A JPEG of `Contents.pixels` without zeros before its end marker, as some cameras write."""
-    return jpeg[:-2].rstrip(b"\0") + jpeg[-2:]
+def without_padding(jpeg: bytes) -> Iterator[bytes]:
+    """A JPEG of `Contents.pixels` without zeros before its end marker, as some cameras write.
+
+    The last values of a scan may be zeros as well, and belong to it: up to `MOST_ZEROS` are kept.
+    """
+    scan = jpeg[:-2].rstrip(b"\0")
+    for kept in range(min(MOST_ZEROS, len(jpeg) - 2 - len(scan)) + 1):
+        yield scan + bytes(kept) + jpeg[-2:]

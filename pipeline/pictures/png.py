@@ -12,12 +12,19 @@ from pipeline.pictures.contents import (
     XMP_HEADER,
     Contents,
     DamagedError,
+    UnsupportedError,
     read_orientation,
     xmp_text,
 )
 
 MOST_METADATA = 16 * 2**20
 """Bytes of a compressed colour profile or XMP packet after decompression."""
+
+_GREY, _RGB, _PALETTE = 0, 2, 3
+"""Types of colours."""
+
+_HDR_CURVES = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics of ITU-T H.273."""
 
 _XMP_ORIENTATION = re.compile(r"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])\b""")
 
@@ -27,22 +34,33 @@ def split_png(data: bytes) -> Contents:
 
     Raises:
         DamagedError: It ends early, or the checksum of a chunk that matters is wrong.
+        UnsupportedError: Its values are encoded for HDR screens.
     """
     kept, found = [data[:8]], Contents("PNG")
     text = _Text()
     orientation: int | None = None
+    curve: dict[bytes, bytes] = {}
+    stored, colours = 8, _RGB
     for kind, body, is_good in _png_chunks(data):
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"):
             if not is_good:
                 raise DamagedError(f"the checksum of its {kind.decode()} chunk is wrong")
-            length = len(body).to_bytes(4, "big")
-            kept += [length, kind, body, zlib.crc32(kind + body).to_bytes(4, "big")]
+            if kind != b"tRNS" or colours == _PALETTE:  # decoders do not agree on other tRNS
+                length = len(body).to_bytes(4, "big")
+                kept += [length, kind, body, zlib.crc32(kind + body).to_bytes(4, "big")]
         if kind == b"IHDR":
             if len(body) != 13:
                 raise DamagedError("its header has a wrong length")
-            width, height, bits = struct.unpack(">IIB", body[:9])
-            found = replace(found, width=width, height=height, bits=bits)
-        elif kind == b"sBIT" and found.bits == 16 and body and 8 <= max(body) <= 16:
+            width, height, stored, colours = struct.unpack(">IIBB", body[:10])
+            found = replace(found, width=width, height=height, bits=stored)
+        elif kind == b"PLTE":
+            found = replace(found, entries=len(body) // 3)
+        elif kind == b"tRNS" and len(body) == {_GREY: 2, _RGB: 6}.get(colours):
+            key = struct.unpack(f">{len(body) // 2}H", body)
+            found = replace(found, key=tuple(value % 2**stored for value in key))
+        elif kind in (b"gAMA", b"sRGB", b"cICP"):
+            curve[kind] = body
+        elif kind == b"sBIT" and stored == 16 and body and 8 <= max(body) <= 16:
             found = replace(found, bits=max(body))
         elif kind == b"eXIf":
             orientation = orientation or read_orientation(body)
@@ -58,6 +76,7 @@ def split_png(data: bytes) -> Contents:
                 pixels=b"".join(kept),
                 orientation=orientation or text.orientation or 1,
                 xmp=tuple(text.packets),
+                notes=_notes_on_curve(curve, bool(found.icc)),
             )
     raise DamagedError("it ends before its last chunk (IEND)")
 
@@ -77,6 +96,26 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
             zlib.crc32(data[place + 4 : end - 4]).to_bytes(4, "big") == data[end - 4 : end],
         )
         place = end
+
+
+def _notes_on_curve(chunks: dict[bytes, bytes], has_profile: bool) -> tuple[str, ...]:
+    """What is to be said of a curve that is not sRGB's, by PNG's order of precedence.
+
+    Raises:
+        UnsupportedError: It is one for HDR screens.
+    """
+    code = chunks.get(b"cICP", b"")[1:2]
+    if code and code[0] in _HDR_CURVES:
+        raise UnsupportedError(
+            f"a PNG picture for HDR screens ({_HDR_CURVES[code[0]]})",
+            "convert it to sRGB, or to EXR",
+        )
+    if code == b"\x08":
+        return ("linear: cICP says that values are linear light; they are read as sRGB",)
+    gamma = int.from_bytes(chunks.get(b"gAMA", b""), "big") / 100_000
+    if code or has_profile or b"sRGB" in chunks or not gamma or abs(gamma - 1 / 2.2) < 0.15:
+        return ()
+    return (f"gamma: gAMA gives {gamma:g}, which is not applied; values are read as sRGB",)
 
 
 class _Text:

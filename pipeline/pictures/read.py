@@ -76,7 +76,7 @@ def read_picture(path: Path) -> Picture:
         UserError: It cannot be read (see `read_raster`), or it is no equirectangular panorama.
     """
     raster = read_raster(path)
-    notes: list[str] = []
+    notes = list(raster.contents.notes)
     height, width = raster.values.shape[:2]
     window = _window(raster, path, notes)
     colours, opacity = _colours(raster.values)
@@ -84,6 +84,7 @@ def read_picture(path: Path) -> Picture:
     known = None
     if opacity is not None and 0 < np.count_nonzero(opacity) < opacity.size:
         known = opacity > 0
+        pixels[~known] = 0
         notes.append(f"transparent: {1 - known.mean():.1%} of the pixels show nothing")
     if raster.contents.frames > 1:
         notes.append(f"several pictures: the first of {raster.contents.frames} is read")
@@ -177,8 +178,10 @@ def _colours(values: NDArray) -> tuple[NDArray, NDArray | None]:
 def _to_8_bits(colours: NDArray, raster: Raster, path: Path, notes: list[str]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 sRGB."""
     if colours.dtype == np.uint16:
-        colours, bits = integers_to_8_bits(colours, raster.contents.bits)
+        colours, bits, hot = integers_to_8_bits(colours, raster.contents.bits)
         notes.append(f"bits: {bits} of 16 are in use, which are scaled to 8")
+        if hot:
+            notes.append(f"hot pixels: {hot} values are far beyond {bits} bits and become white")
     if colours.ndim == 2:
         colours = np.repeat(colours[..., None], 3, axis=2)
     if colours.dtype == np.float32:

@@ -1,8 +1,8 @@
 """Values of any depth to the 8 bits that models and shards hold.
 
 Integers of more than 8 bits are scaled by the bits that they use: the smallest of `DEPTHS` that
-holds the brightest value, or as many as the file declares. Floats are taken for scene-linear light:
-they get the pipeline's automatic exposure, and then sRGB's curve.
+holds the brightest value apart from hot pixels, or as many as the file declares. Floats are taken
+for scene-linear light: they get the pipeline's automatic exposure, and then sRGB's curve.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from pipeline.exposure import REC709, automatic_exposure
 
 DEPTHS = (8, 10, 12, 14, 16)
 
+MOST_HOT = 1e-4
+"""Share of values that hot pixels may be; a single pixel may be hot in any picture."""
+
 ROWS = 256
 """Rows of floats that are converted at a time, so that no copies of a large picture pile up."""
 
@@ -24,26 +27,39 @@ class NoLightError(Exception):
 
 def integers_to_8_bits(
     values: NDArray[np.uint16], declared: int = 16
-) -> tuple[NDArray[np.uint8], int]:
+) -> tuple[NDArray[np.uint8], int, int]:
     """Scale by the bits in use.
+
+    Hot pixels of a sensor are white in a picture of 10 to 14 bits that is stored with 16. They are
+    few, have the highest bit set, and nothing lies between them and the values of the picture,
+    whereas lights in a dark picture of 16 bits have borders of all values. They become white.
 
     Args:
         values: Any shape.
         declared: Bits that the file says are in use.
 
     Returns:
-        The values as uint8, and the bits.
+        The values as uint8, the bits, and how many values are hot.
 
     Example:
         >>> integers_to_8_bits(np.array([0, 2047, 4095], np.uint16))
-        (array([  0, 127, 255], dtype=uint8), 12)
+        (array([  0, 127, 255], dtype=uint8), 12, 0)
     """
-    brightest = int(values.max(initial=0))
-    bits = next(depth for depth in DEPTHS if brightest < 2**depth)
+    bits, hot = _depth(int(values.max(initial=0))), 0
+    if bits == 16:
+        is_hot = values >= 2**15
+        few = np.count_nonzero(is_hot)
+        rest = _depth(int(values.max(initial=0, where=~is_hot)))
+        if few <= max(3, MOST_HOT * values.size) and 8 < rest < 16:
+            bits, hot = rest, few
     bits = declared if bits <= declared < 16 else bits
     full = 2**bits - 1
     table = np.rint(np.minimum(np.arange(2**16), full) * (255 / full)).astype(np.uint8)
-    return table[values], bits
+    return table[values], bits, hot
+
+
+def _depth(brightest: int) -> int:
+    return next(depth for depth in DEPTHS if brightest < 2**depth)
 
 
 def light_to_8_bits(light: NDArray[np.float32]) -> tuple[NDArray[np.uint8], float]:

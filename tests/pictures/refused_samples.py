@@ -24,10 +24,12 @@ from tests.pictures.samples import (
     one_bit_flipped,
     overwritten,
     panorama,
+    plain_png,
     ramp,
     saved,
     stored_for,
     tiff,
+    with_chunk,
 )
 
 REFUSED: dict[str, tuple[str, Maker, str]] = {
@@ -101,6 +103,29 @@ REFUSED: dict[str, tuple[str, Maker, str]] = {
         "a.hdr",
         lambda path: path.write_bytes(cut(0.7)(cv2.imencode(".hdr", ramp())[1].tobytes())),
         "is damaged",
+    ),
+    "PNG without its palette": (
+        "a.png",
+        plain_png(panorama()[..., 0], 8, 3),
+        "of a palette of 0",
+    ),
+    "PNG with a value beyond its palette": (
+        "a.png",
+        plain_png(panorama()[..., 0] % 11, 8, 3, (b"PLTE", bytes(30))),
+        "it uses colour 10 of a palette of 10",
+    ),
+    **{
+        f"PNG in {name}": (
+            "a.png",
+            changed("PNG", with_chunk(b"cICP", bytes([9, code, 0, 1]))),
+            f"for HDR screens ({name})",
+        )
+        for name, code in (("PQ", 16), ("HLG", 18))
+    },
+    "EXR in luminance and chroma": (
+        "a.exr",
+        exr({name: ramp(1)[..., 0].copy() for name in ("Y", "RY", "BY")}),
+        "Y, RY and BY",
     ),
     "EXR that holds no light": ("a.exr", exr({"RGB": 0 * ramp()}), "no light"),
     "EXR of layers": (

@@ -163,6 +163,16 @@ def bomb(width: int, height: int) -> bytes:
     return png((b"IHDR", header), (b"IDAT", zlib.compress(bytes(10**6))), (b"IEND", b""))
 
 
+def plain_png(
+    rows: NDArray, bits: int, colours: int, *chunks: tuple[bytes, bytes], width: int = W
+) -> Maker:
+    """A PNG of packed rows (H, ...) in big-endian order: colours 0 are grey, 2 RGB, 3 a palette."""
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, colours, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    data = png((b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b""))
+    return lambda path: path.write_bytes(data)
+
+
 def with_chunk(name: bytes, data: bytes, checksum: bytes | None = None) -> Callable[[bytes], bytes]:
     """A PNG with one more chunk behind its header."""
 

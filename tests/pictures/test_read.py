@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import warnings
@@ -75,6 +76,24 @@ def test_integers_are_scaled_by_the_bits_in_use(tmp_path, bits):
         picture = read_picture(tmp_path / name)
         np.testing.assert_array_equal(picture.pixels, expected)
         assert any(f"{bits} of 16" in note for note in picture.notes)
+
+
+def test_a_hot_pixel_does_not_change_the_depth(tmp_path):
+    values = np.rint(ramp() * 4095).astype(np.uint16)
+    values[7, 9] = 65535
+    samples.tiff(values, photometric="rgb")(tmp_path / "a.tif")
+    picture = read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.pixels, np.minimum(np.rint(values / 4095 * 255), 255))
+    assert any(note.startswith("hot pixels: 3 values") for note in picture.notes)
+
+
+@pytest.mark.parametrize("lamp", [[65535] * 40, [65535, 20000]])
+def test_lights_in_a_dark_picture_are_no_hot_pixels(tmp_path, lamp):
+    values = np.rint(ramp(1)[..., 0] * 4095).astype(np.uint16)
+    values[7, : len(lamp)] = lamp
+    samples.tiff(values)(tmp_path / "a.tif")
+    picture = read_picture(tmp_path / "a.tif")
+    np.testing.assert_array_equal(picture.pixels[..., 1], np.rint(values / 65535 * 255))
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
@@ -162,7 +181,44 @@ def test_transparent_pixels_are_unknown(tmp_path):
     Image.fromarray(np.dstack([panorama(), opacity])).save(tmp_path / "a.png")
     picture = read_picture(tmp_path / "a.png")
     np.testing.assert_array_equal(picture.known, opacity > 0)
+    assert not picture.pixels[-8:].any() and (picture.pixels[:-8] == panorama()[:-8]).all()
     assert picture.notes == ("transparent: 12.5% of the pixels show nothing",)
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(4, 1), (8, 1), (16, 1), (8, 3), (16, 3)])
+def test_a_transparent_colour_is_unknown(tmp_path, bits, channels):
+    values = np.arange(H * W * channels).reshape(H, W * channels) % (13 if bits == 4 else 251)
+    rows = values.astype({4: np.uint8, 8: np.uint8, 16: ">u2"}[bits])
+    if bits == 4:
+        rows = rows[:, ::2] << 4 | rows[:, 1::2]
+    key = values[5, : 1 if channels == 1 else 3]
+    chunk = (b"tRNS", key.astype(">u2").tobytes())
+    samples.plain_png(rows, bits, 0 if channels == 1 else 2, chunk)(tmp_path / "a.png")
+    picture = read_picture(tmp_path / "a.png")
+    known = (values.reshape(H, W, channels) != key).any(axis=2)
+    assert 0 < known.sum() < known.size
+    np.testing.assert_array_equal(picture.known, known)
+    assert not picture.pixels[~known].any()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "note"),
+    [
+        ([(b"gAMA", 100_000)], "gAMA gives 1,"),
+        ([(b"gAMA", 55_556)], ""),
+        ([(b"gAMA", 45_455)], ""),
+        ([(b"gAMA", 100_000), (b"sRGB", 0)], ""),
+        ([(b"cICP", 0x09080001)], "values are linear"),
+        ([(b"gAMA", 100_000), (b"cICP", 0x010D0001)], ""),
+    ],
+)
+def test_a_curve_that_is_not_applied_is_reported(tmp_path, chunks, note):
+    data = encoded("PNG")
+    for name, value in chunks:
+        data = samples.with_chunk(name, value.to_bytes(4, "big"))(data)
+    (tmp_path / "a.png").write_bytes(data)
+    notes = read_picture(tmp_path / "a.png").notes
+    assert note in notes[0] if note else notes == ()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -254,6 +310,31 @@ def test_pose_is_reported(tmp_path):
     Image.fromarray(panorama()).save(tmp_path / "a.jpg", xmp=gpano(**fields))
     tilted, heading = read_picture(tmp_path / "a.jpg").notes
     assert "-4°" in tilted and "2.25°" in tilted and "213.5°" in heading
+
+
+@pytest.mark.parametrize(("grey_rows", "end"), [(0, b"\xff\0"), (16, b"\0")], ids=["ff00", "00"])
+def test_zeros_behind_a_scan_that_ends_in_zeros(tmp_path, grey_rows, end):
+    image = np.random.default_rng(0).integers(0, 255, (H, W, 3), np.uint8)
+    image[H - grey_rows :] = 128  # its code is mostly zeros
+    files = (encoded("JPEG", image, quality=quality) for quality in range(100, 0, -1))
+    data = next(data for data in files if data[:-2].endswith(end))
+    (tmp_path / "whole.jpg").write_bytes(data)
+    (tmp_path / "padded.jpg").write_bytes(samples.before_end(bytes(999))(data))
+    whole, padded = (read_picture(tmp_path / f"{name}.jpg") for name in ("whole", "padded"))
+    np.testing.assert_array_equal(padded.pixels, whole.pixels)
+
+
+def test_stderr_may_be_closed(tmp_path, monkeypatch):
+    samples.tiff(ramp() + 1, photometric="rgb")(tmp_path / "a.tif")
+    monkeypatch.setattr("sys.stderr", None)
+    kept = os.dup(2)
+    os.close(2)
+    try:
+        picture = read_picture(tmp_path / "a.tif")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    assert picture.pixels.any()
 
 
 def test_many_scans_are_refused_before_they_are_decoded(tmp_path):
