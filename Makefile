@@ -95,7 +95,7 @@ clean: ## remove .venv and .venv-core (never OUT)
 	rm -rf .venv .venv-core
 
 # ---- the core alone: no Blender, no Ray, no torch, any Python from 3.10, NumPy 2 ------------------
-core_tests := tests/annotations tests/shards tests/test_categories.py tests/test_cli.py \
+core_tests := tests/annotations tests/pictures tests/shards tests/test_categories.py tests/test_cli.py \
               tests/test_run_settings.py tests/test_sphere.py \
               $(addprefix --ignore=tests/shards/test_,reader.py remote.py schema.py) # need datasets
 
@@ -108,7 +108,7 @@ core_tests := tests/annotations tests/shards tests/test_categories.py tests/test
 	@test -x .venv-core/bin/python || { echo "no Python from 3.10 with venv was found; install one"; exit 2; }
 	@echo "installing the core into .venv-core: $$(.venv-core/bin/python --version)"
 	@.venv-core/bin/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: \
-	  --editable . pytest pytest-timeout hypothesis py360convert
+	  --editable . pytest pytest-timeout hypothesis py360convert tifffile
 	@touch $@
 
 # ---- installation -------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ SLOW = (
     "card",
     "clusters/test_hosts.py",
     "clusters/test_slurm.py",
+    "docs",
     "export",
     "farm",
     "install/test_wheel.py",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,14 +105,16 @@ def _check_size(width: int, height: int, path: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Decoders say what they think on stderr; what matters becomes our line."""
-    level = cv2.getLogLevel()
-    cv2.setLogLevel(0)
+    # OpenCV 4.14 has them there
+    logging: Any = cv2 if hasattr(cv2, "getLogLevel") else vars(cv2.utils)["logging"]
+    level = logging.getLogLevel()
+    logging.setLogLevel(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        cv2.setLogLevel(level)
+        logging.setLogLevel(level)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def overlay(
     radius = DOT * line
     reach = radius + 2 * line
     for x, y, label in clicks:
+        x, y = round(x), round(y)
         # cut out, because OpenCV knows no seam
         top = max(0, y - reach)
         columns = np.arange(x - reach, x + reach + 1) % width
