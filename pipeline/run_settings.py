@@ -6,6 +6,7 @@ workers and where they run are not part of it, so a dataset may grow and move be
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +18,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.errors import UserError
 from pipeline.layout import RunFolder, read_json
-from pipeline.mix import draw_from_mix, normalise_mix, parse_mix
+from pipeline.mix import Mix, draw_from_mix, normalise_mix, parse_mix
 from pipeline.setting import Settings, setting
 
 CONFIG_FOLDER = Path(str(files("infinigen_configs")))
@@ -34,8 +35,26 @@ LIGHTINGS = ("day", "evening", "lamps_off")
 """`day`: daylight, and lamps are on; `evening`: lamps are on, windows are dark; `lamps_off`:
 daylight alone, where every viewpoint sees a window (`day` elsewhere)."""
 
+FILES = "files"
+"""Generator of scenes that are files: `GENERATOR=files:PATTERN`. The file of seed i is the i-th
+that the pattern matches, by name, counted from 0."""
+
+FILE_SUFFIXES = (".blend", ".glb", ".gltf", ".usd", ".usda", ".usdc", ".usdz", ".fbx", ".obj")
+
 PASSES = ("albedo", "depth", "normal")
 MAX_SEED = 2**31 - 1
+
+
+def parse_generators(text: str) -> Mix:
+    """A mix of generators, or `files:PATTERN` as its only name, with an absolute pattern.
+
+    Raises:
+        ValueError: A weight is not a number.
+    """
+    kind, _, pattern = text.strip().partition(":")
+    if kind == FILES and pattern:
+        return ((f"{FILES}:{Path(pattern).absolute()}", 1.0),)
+    return parse_mix(text)
 
 
 @dataclass(frozen=True)
@@ -112,9 +131,10 @@ class RunSettings(Settings):
     generators: tuple[tuple[str, float], ...] = setting(
         (("indoors", 1.0),),
         name="generator",
-        parse=parse_mix,
+        parse=parse_generators,
         default_text="indoors",
-        help=f"scene generator: {', '.join(GENERATORS)}, or a mix by weight: indoors:3,rooms:1",
+        help=f"scene generator: {', '.join(GENERATORS)}, a mix by weight: indoors:3,rooms:1, or "
+        "files:PATTERN, files as scenes: files:scenes/*.glb",
     )
     seed: int = setting(
         0,
@@ -162,9 +182,10 @@ class RunSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(
-            self, "generators", normalise_mix(self.generators, "GENERATOR", GENERATORS)
-        )
+        if not self.pattern:
+            object.__setattr__(
+                self, "generators", normalise_mix(self.generators, "GENERATOR", GENERATORS)
+            )
         object.__setattr__(self, "lighting", normalise_mix(self.lighting, "LIGHTING", LIGHTINGS))
         object.__setattr__(self, "passes", tuple(sorted(set(self.passes))))
         if self.profile not in PROFILES:
@@ -177,6 +198,17 @@ class RunSettings(Settings):
                 f"WIDTH={self.width} is not even, so that no panorama is exactly 2:1; choose "
                 f"{self.width + 1}"
             )
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of `GENERATOR=files:PATTERN`; empty for other generators."""
+        name = self.generators[0][0] if len(self.generators) == 1 else ""
+        return name.partition(":")[2] if name.startswith(f"{FILES}:") else ""
+
+    @property
+    def last_seed(self) -> int:
+        """The last seed that has a scene."""
+        return len(scene_files(self.pattern)) - 1 if self.pattern else MAX_SEED
 
     @property
     def height(self) -> int:
@@ -194,12 +226,30 @@ def make_settings(generator: str = "indoors", **others: Any) -> RunSettings:
     >>> make_settings("indoors:3,rooms:1", profile="draft").generators
     (('indoors', 0.75), ('rooms', 0.25))
     """
-    return RunSettings(parse_mix(generator), **others)
+    return RunSettings(parse_generators(generator), **others)
 
 
 def generator_of_seed(settings: RunSettings, seed: int) -> str:
     """The generator that makes a seed's scene: a weighted draw from a hash of the seed."""
+    if settings.pattern:
+        return FILES
     return draw_from_mix(settings.generators, f"generator {seed}")
+
+
+def scene_files(pattern: str) -> list[Path]:
+    """The scene files that a pattern matches, by name.
+
+    Raises:
+        UserError: There is none.
+    """
+    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns
+    files = sorted(path for path in found if path.suffix.lower() in FILE_SUFFIXES)
+    if not files:
+        raise UserError(
+            f"GENERATOR=files:{pattern} matches no scene; give files with the suffix "
+            f"{', '.join(FILE_SUFFIXES)}"
+        )
+    return files
 
 
 def lighting_of_seed(settings: RunSettings, seed: int) -> str:

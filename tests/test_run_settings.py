@@ -14,9 +14,12 @@ from pipeline.run_settings import (
     from_json,
     generator_of_seed,
     make_settings,
+    scene_files,
+    scene_id,
     settings_hash,
     to_json,
 )
+from tests.errors import raises_user_error
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,20 @@ def test_the_hash_of_a_run_is_what_it_was():
         "passes": [],
         "min_area": 100,
     }
+
+
+def test_files_are_scenes_by_name(tmp_path):
+    for name in ("b.glb", "a.blend", "notes.txt", "c.OBJ"):
+        (tmp_path / name).touch()
+    settings = make_settings(f"files:{tmp_path}/*", profile="draft")
+    assert settings.pattern == f"{tmp_path}/*" and settings.last_seed == 2
+    assert [path.name for path in scene_files(settings.pattern)] == ["a.blend", "b.glb", "c.OBJ"]
+    assert scene_id(settings, 2) == "files-0000000002"
+    assert from_json(to_json(settings)) == settings
+    with raises_user_error("matches no scene"):
+        scene_files(f"{tmp_path}/*.usdz")
+
+
+def test_files_are_no_part_of_a_mix():
+    with raises_user_error("GENERATOR=files"):
+        make_settings("rooms:1,files:2")

@@ -27,6 +27,7 @@ from pipeline.farm.child import (
 )
 from pipeline.layout import SceneFolder
 from pipeline.run_settings import (
+    FILES,
     RunSettings,
     config_of,
     from_json,
@@ -40,6 +41,7 @@ MODULES = {  # each has generate(seed, scratch, config)
     "rooms": "pipeline.blender.rooms",
     "house": "pipeline.blender.rooms",
     "spheres": "pipeline.blender.spheres",
+    "files": "pipeline.blender.scene_file",
 }
 
 
@@ -58,7 +60,7 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     """Seed → scene.blend with numbered instances, and scene.json with its viewpoints."""
     import bpy
 
-    from pipeline.blender.instances import number_instances
+    from pipeline.blender.instances import RejectedSceneError, number_instances
     from pipeline.blender.lighting import light_scene
     from pipeline.blender.room_layout import room_layout
     from pipeline.blender.surfaces import measure_surfaces
@@ -67,14 +69,21 @@ def generate(scene: SceneFolder, settings: RunSettings, generator: str, seed: in
     start, start_cpu = time.monotonic(), time.process_time()
     scene.scratch.mkdir(parents=True, exist_ok=True)
     module = importlib.import_module(MODULES[generator])
-    module.generate(seed, scene.scratch, config_of(generator, settings.detail))
+    try:
+        config = Path(settings.pattern or config_of(generator, settings.detail))
+        module.generate(seed, scene.scratch, config)
+    except RejectedSceneError as reason:
+        print(f"{REJECTED_PREFIX}{reason}", flush=True)
+        return REJECTED_STATUS
     made, made_cpu = time.monotonic(), time.process_time()
 
     print("stage: instances", flush=True)
-    instances, unknown = number_instances()
+    categories = getattr(module, "categories", None)  # files name their categories
+    instances, unknown = number_instances(categories() if categories else {})
     print("stage: viewpoints", flush=True)
     try:
-        viewpoints, furnished = choose_viewpoints(instances, settings.panos, seed)
+        anywhere = generator == FILES
+        viewpoints, furnished = choose_viewpoints(instances, settings.panos, seed, anywhere)
     except NoViewpointError as reason:
         print(f"{REJECTED_PREFIX}{reason}", flush=True)
         return REJECTED_STATUS

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import bpy
 
 from pipeline.annotations import instance_ids
-from pipeline.categories import category_of
+from pipeline.categories import STRUCTURE, Category, category_of
 
 RENDERED_TYPES = {"MESH", "CURVE", "SURFACE", "FONT", "META", "CURVES", "POINTCLOUD", "VOLUME"}
 
@@ -41,8 +41,17 @@ class Instance:
     is_structure: bool
 
 
-def number_instances() -> tuple[list[Instance], dict[str, int]]:
+class RejectedSceneError(Exception):
+    """A scene is unfit, and would be every time; the message says why."""
+
+
+def number_instances(
+    categories: Mapping[str, str] | None = None,
+) -> tuple[list[Instance], dict[str, int]]:
     """Give every rendered object of the current scene its id, in `obj["instance_id"]`.
+
+    Args:
+        categories: Categories by the names of objects, where these do not follow from the names.
 
     Returns:
         The instances by id, and how many objects each category that is not in the table has.
@@ -60,7 +69,8 @@ def number_instances() -> tuple[list[Instance], dict[str, int]]:
     instances = []
     unknown: Counter[str] = Counter()
     for number, obj in enumerate(objects, start=1):
-        category = category_of(obj.name)
+        given = (categories or {}).get(obj.name)
+        category = Category(given, given in STRUCTURE, True) if given else category_of(obj.name)
         if not category.in_table:
             unknown[category.name] += 1
         obj["instance_id"] = number

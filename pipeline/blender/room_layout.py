@@ -42,6 +42,8 @@ def room_layout(
         floor: Name of the floor object under it.
     """
     depsgraph = bpy.context.evaluated_depsgraph_get()
+    if floor not in bpy.context.scene.objects:
+        return None
     surface = surface_of(bpy.context.scene.objects[floor], depsgraph)
     if surface is None:
         return None

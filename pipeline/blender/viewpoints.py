@@ -9,7 +9,7 @@ sphere is only chosen where there is no better one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import bpy
@@ -62,6 +62,9 @@ FURNITURE_DISTANCE = (1.0, 4.0)
 FURNITURE_SHARE = 0.004
 """Share of the sphere from which an object is well seen: about that of a medium mask."""
 
+OPEN_SPACE = "none"
+"""Name of the room of a viewpoint without a floor below."""
+
 WELL_SEEN_WEIGHT = 2
 """How many other instances a well seen piece of furniture is worth, besides itself."""
 
@@ -109,13 +112,20 @@ class NoViewpointError(Exception):
 
 
 def choose_viewpoints(
-    instances: Sequence[Instance], count: int, seed: int
+    instances: Sequence[Instance], count: int, seed: int, anywhere: bool = False
 ) -> tuple[list[Viewpoint], list[str]]:
     """Choose up to `count` viewpoints of the current scene.
 
     The first one sees the most, each further one adds the most that was not seen yet and keeps
     `MIN_DISTANCE` to the others; all of them, if possible, without a surface that fills more than
     `MAX_SURFACE` of the sphere. Fewer are returned where a scene has no more.
+
+    Args:
+        instances: The scene's instances.
+        count: How many are wanted.
+        seed: Decides between equally good ones.
+        anywhere: Also in scenes without furnished rooms: at eye height above a floor, else
+            anywhere within the scene's middle half, wherever an object is seen.
 
     Returns:
         The viewpoints, and the names of the scene's furnished rooms.
@@ -125,6 +135,8 @@ def choose_viewpoints(
     """
     rng = np.random.default_rng([seed, 360])
     space = _Space(instances)
+    if anywhere and not space.furnished_floors():
+        return _greedy(list(_free_views(space, rng)), count, require=True), []
     furnished = space.furnished_floors()
     free: list[tuple[Vector, str]] = []
     refused = {"no free floor below": 0, "too close to something": 0}
@@ -158,7 +170,35 @@ def choose_viewpoints(
     return chosen, sorted(furnished)
 
 
-def _greedy(views: list[Viewpoint], count: int) -> list[Viewpoint]:
+def _free_views(space: _Space, rng: np.random.Generator) -> Iterator[Viewpoint]:
+    """Free places in a scene that is no furnished room, each of which sees an object."""
+    if not space.boxes:
+        return
+    corners = np.array([corner for box in space.boxes.values() for corner in box])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    found = 0
+    for share in rng.uniform(0.25, 0.75, (CANDIDATES, 3)):
+        position = Vector(low + share * (high - low))
+        room, floor_z = space.floor_below(Vector((position.x, position.y, space.top)))
+        if room is not None:
+            position.z = floor_z + float(rng.uniform(*EYE_HEIGHT))
+        if space.nearest(position) < CLEARANCE:
+            continue
+        view = space.look(position, closed=False)
+        if view is None or not view.visible:
+            continue
+        yaw = float(rng.uniform(-np.pi, np.pi))
+        yield Viewpoint(tuple(position), yaw, room or OPEN_SPACE, view)
+        found += 1
+        if found == SCORED:
+            return
+
+
+def _greedy(views: list[Viewpoint], count: int, require: bool = False) -> list[Viewpoint]:
+    if require and not views:
+        raise NoViewpointError(
+            "no viewpoint for a panorama: no free place from which an object is seen"
+        )
     chosen: list[Viewpoint] = []
     visible: frozenset[int] = frozenset()
     well_seen: frozenset[int] = frozenset()
@@ -250,8 +290,8 @@ class _Space:
                 nearest = min(nearest, self._tree(obj).distance(position))
         return nearest
 
-    def look(self, position: Vector) -> View | None:
-        """What a position sees; None outside of a room."""
+    def look(self, position: Vector, closed: bool = True) -> View | None:
+        """What a position sees; None outside of a room, unless the scene need not be one."""
         escaped = behind = 0
         surfaces: Counter[tuple[int, ...]] = Counter()
         distances: dict[int, list[float]] = {}
@@ -271,7 +311,7 @@ class _Space:
             if instance.category not in ("floor", "ceiling"):
                 plane = *normal, normal.dot(point)
                 surfaces[(instance.id, *(round(part / SURFACE_STEP) for part in plane))] += 1
-        if escaped > MAX_ESCAPED * RAYS or behind > MAX_BACKFACING * RAYS:
+        if closed and (escaped > MAX_ESCAPED * RAYS or behind > MAX_BACKFACING * RAYS):
             return None
         if self._inside_an_object(position):
             return None

@@ -28,6 +28,7 @@ GENERATOR_DESCRIPTIONS = {
     "rooms": "InfiniGen 2, single furnished rooms: living room, kitchen, bedroom, bathroom or "
     "dining room",
     "house": "InfiniGen 2, furnished houses of several rooms",
+    "files": "scenes that the publisher provided as files",
     "spheres": "spheres in a plain room, without InfiniGen: a test scene",
 }
 """The generators of scenes, for readers who do not know this code."""

@@ -85,6 +85,11 @@ def render_run(
         try:
             done = names_of(run.done_folder)
             wanted = list(islice(open_seeds(run, settings), scenes))
+            if not wanted:
+                raise UserError(
+                    f"none of the files of {settings.pattern} is left to make a scene of; see "
+                    "make failures, or start with a smaller SEED"
+                )
             to_make = [scene for scene in wanted if scene.folder.scene_id not in done]
             if to_make:
                 with Progress(run) as progress:
@@ -408,4 +413,5 @@ class Driver:
         if not self.any_done:
             self.quarantine.stop_if_systemic(self.farm.same_failures)
         self.quarantine.stop_if_too_many(self.farm.failed_seeds_allowed(self.scenes))
-        self.resume(next(self.spare))
+        if (spare := next(self.spare, None)) is not None:  # files come to an end
+            self.resume(spare)

@@ -22,7 +22,7 @@ from pipeline.farm.records import Failed, costs_of, hosts_of, to_json
 from pipeline.farm.scene import Scene, count_reasons, remove_work
 from pipeline.layout import ANNOTATED, STAGES, write_json
 from pipeline.mix import format_mix, parse_mix
-from pipeline.run_settings import RunSettings, generator_of_seed
+from pipeline.run_settings import RunSettings, generator_of_seed, parse_generators
 from pipeline.setting import own_options
 
 
@@ -121,7 +121,7 @@ def run_again(settings: RunSettings, seed: int) -> str:
     words = []
     for option in own_options(RunSettings):
         value: Any = seed if option.name == "SEED" else getattr(settings, option.field)
-        if option.declared.parse is parse_mix:
+        if option.declared.parse in (parse_mix, parse_generators):
             value = format_mix(value)
         elif option.is_list:
             value = ",".join(value)

@@ -68,15 +68,19 @@ class Summary:
 
 
 def open_seeds(run: RunFolder, settings: RunSettings, first: int | None = None) -> Iterator[Scene]:
-    """The run's scenes in the order of their seeds, without quarantined ones, without an end.
+    """The run's scenes in the order of their seeds, without quarantined ones.
+
+    There is no end but that of the files where each scene is a file.
 
     The wanted scenes of a run are the first n of these, whatever order they are made in.
     """
     failed = names_of(run.failed_folder)
-    for seed in range(settings.seed if first is None else first, MAX_SEED + 1):
+    for seed in range(settings.seed if first is None else first, settings.last_seed + 1):
         folder = run.scene(scene_id(settings, seed))
         if folder.scene_id not in failed:
             yield Scene(seed, folder)
+    if settings.pattern:
+        return
     raise UserError(f"there are no seeds above {MAX_SEED}; start with a smaller SEED")
 
 

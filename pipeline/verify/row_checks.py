@@ -17,14 +17,14 @@ from pipeline.annotations.annotate import InstanceInfo, annotate
 from pipeline.annotations.quality import defects
 from pipeline.categories import category_of
 from pipeline.errors import UserError
-from pipeline.run_settings import GENERATORS
+from pipeline.run_settings import FILES, GENERATORS
 from pipeline.shards.reader import decode_ids, decode_image
 from pipeline.shards.schema import IMAGE_FILES
 from pipeline.sphere import lonlat_to_direction
 from pipeline.verify.findings import Report
 from pipeline.verify.geometry_checks import check_geometry
 
-SCENE_ID = re.compile(rf"({'|'.join(GENERATORS)})-(\d{{10}})")
+SCENE_ID = re.compile(rf"({'|'.join((*GENERATORS, FILES))})-(\d{{10}})")
 IMAGE_ID = re.compile(rf"({SCENE_ID.pattern})/(0|[1-9]\d*)")
 
 UNKNOWN = re.compile(r"room(\.kind)?|objects\[\d+\]\.seen")
@@ -51,7 +51,8 @@ def check_row(row: Row, min_area: int | None, report: Report) -> NDArray[np.uint
         return None
     _check_names(row, report)
     _check_provenance(row["provenance"], report)
-    if row["provenance"]["pipeline"] == __version__:  # other versions have other categories
+    # other versions have other categories, and files name theirs
+    if row["provenance"]["pipeline"] == __version__ and row["generator"] != FILES:
         _check_categories(row["objects"], report)
     for name in ("position", "rotation_euler"):
         values = row["camera"][name]
