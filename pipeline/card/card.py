@@ -7,7 +7,7 @@ switches all readers to the grown dataset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from datasets import DatasetInfo, Features, SplitDict, SplitInfo
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from pipeline.card.croissant import croissant
 from pipeline.card.example import example_picture
 from pipeline.card.licences import CARD_FOLDER, Licence, read_licence
+from pipeline.card.preview_rows import preview_schema, write_previews
 from pipeline.card.template_context import template_context
 from pipeline.errors import UserError
 from pipeline.layout import write_json
@@ -73,18 +75,22 @@ def write_card(
     with open_ranges(where / found[0].name, found[0].bytes) as file:
         schema = pq.read_schema(file)
     picture, image_id = example_picture(reader)
+    full = f"no room for the card in {folder}; free some space and run the same command again"
+    with disk_full_as_user_error(full):
+        previews = write_previews(reader, folder / "preview")
     card = DatasetCard.from_template(
-        metadata(schema, found, statistics, chosen),
+        metadata(schema, found, statistics, chosen, previews),
         template_path=str(TEMPLATE),
         **template_context(schema, statistics, repo),
         licence=chosen,
         example=image_id,
     )
     readme = folder / "README.md"
-    full = f"no room for the card in {folder}; free some space and run the same command again"
+    about = croissant(repo, chosen, statistics, schema, found, previews)
     with disk_full_as_user_error(full):
         write_atomic(folder / "LICENSE", chosen.text.encode())
         write_json(folder / "statistics.json", statistics)
+        write_json(folder / "croissant.json", about)
         draw_figures(statistics, folder / "figures")
         write_atomic(folder / "figures" / "example.jpg", picture)
         write_atomic(readme, f"{card}\n".encode())
@@ -96,8 +102,9 @@ def metadata(
     shards: list[Shard],
     statistics: Statistics,
     licence: Licence,
+    previews: Sequence[Path],
 ) -> DatasetCardData:
-    """The YAML at the head of the card.
+    """The YAML at the head of the card, with the configurations `preview` (default) and `full`.
 
     Its sizes are those of the Parquet files, because images, most of the data, stay compressed.
     """
@@ -118,26 +125,53 @@ def metadata(
         source_datasets=["original"],
         configs=[
             {
-                "config_name": "default",
+                "config_name": "preview",
+                "default": True,
+                "data_files": [
+                    {
+                        "split": split,
+                        "path": [
+                            f"preview/{path.name}"
+                            for path in previews
+                            if path.name.startswith(f"{split}-")
+                        ],
+                    }
+                    for split in by_split
+                ],
+            },
+            {
+                "config_name": "full",
                 "data_files": [
                     {"split": split, "path": [f"data/{shard.name}" for shard in members]}
                     for split, members in by_split.items()
                 ],
-            }
+            },
         ],
     )
+    small = {
+        split: sum(p.stat().st_size for p in previews if p.name.startswith(f"{split}-"))
+        for split in by_split
+    }
+    infos = {
+        "preview": _info(preview_schema(), small, statistics),
+        "full": _info(schema, sizes, statistics),
+    }
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    return data
+
+
+def _info(schema: pa.Schema, sizes: Mapping[str, int], statistics: Statistics) -> DatasetInfo:
+    """Features and sizes of a configuration, whose splits have these bytes."""
     splits = SplitDict()
     for split, size in sizes.items():
         panoramas = statistics["splits"][split]["panoramas"]
         splits.add(SplitInfo(split, num_bytes=size, num_examples=panoramas))
-    info = DatasetInfo(
+    return DatasetInfo(
         features=Features.from_arrow_schema(schema),
         splits=splits,
         download_size=sum(sizes.values()),
         dataset_size=sum(sizes.values()),
     )
-    DatasetInfosDict({"default": info}).to_dataset_card_data(data)
-    return data
 
 
 def size_category(rows: int) -> str:

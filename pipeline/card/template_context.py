@@ -10,6 +10,8 @@ import pyarrow as pa
 from pipeline import __version__
 from pipeline.annotations.quality import BLACK_MEAN, BLOWN_SHARE, FILLING_SHARE
 from pipeline.annotations.sizes import SIZES
+from pipeline.card.preview_rows import MEANINGS as PREVIEW_MEANINGS
+from pipeline.card.preview_rows import PREVIEW_WIDTH
 from pipeline.run_settings import PASSES, PROFILES
 from pipeline.shards.schema import IMAGE_FILES, MEANINGS
 from pipeline.shards.splits import VALIDATION_FRACTION, VALIDATION_PANORAMAS
@@ -76,6 +78,8 @@ def template_context(
             "seeds": round(1 / VALIDATION_FRACTION),
             "panoramas": VALIDATION_PANORAMAS,
         },
+        "preview_width": PREVIEW_WIDTH,
+        "preview_columns": PREVIEW_MEANINGS,
         "taxonomies": TAXONOMY_NAMES,
         "counterpart": lambda category, taxonomy: (
             f"{found.name} ({found.id})" if (found := class_of(category, taxonomy)) else ""

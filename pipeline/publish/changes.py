@@ -29,7 +29,9 @@ COMMIT_FILES = 100
 
 SHARD_PATH = re.compile(rf"data/{SHARD_NAME.pattern}")
 
-MANAGED = re.compile(rf"{SHARD_PATH.pattern}|figures/[a-z_]+\.(png|jpg)")
+PREVIEW_PATH = re.compile(rf"preview/{SHARD_NAME.pattern}")
+
+MANAGED = re.compile(rf"{SHARD_PATH.pattern}|{PREVIEW_PATH.pattern}|figures/[a-z_]+\.(png|jpg)")
 """Files that are removed when the dataset no longer has them; other files stay."""
 
 INITIAL_FILES = {".gitattributes", "README.md", "LICENSE"}
@@ -53,6 +55,11 @@ class LocalFile:
     @property
     def is_shard(self) -> bool:
         return bool(SHARD_PATH.fullmatch(self.name))
+
+    @property
+    def is_parquet(self) -> bool:
+        """Whether it is a shard or a preview, which no reader sees before README.md names it."""
+        return self.is_shard or bool(PREVIEW_PATH.fullmatch(self.name))
 
     @cached_property
     def size(self) -> int:
@@ -101,8 +108,8 @@ class Changes:
 
     def commits(self, max_files: int = COMMIT_FILES) -> list[list[LocalFile]]:
         """The files of each commit. Removals belong to the last commit."""
-        new = [file for file in self.added if file.is_shard]
-        others = [file for file in self.added if not file.is_shard]
+        new = [file for file in self.added if file.is_parquet]
+        others = [file for file in self.added if not file.is_parquet]
         batches = [new[i : i + max_files] for i in range(0, len(new), max_files)] or [[]]
         return [*batches[:-1], [*batches[-1], *self.changed, *others]]
 
@@ -130,7 +137,9 @@ def local_files(paths: Mapping[str, Path], shards: Mapping[str, str]) -> list[Lo
 def card_paths(card: Path) -> dict[str, Path]:
     """The files of OUT/card that are published: only those that belong to a card."""
     figures = sorted((card / "figures").iterdir())
-    names = ["README.md", "LICENSE", "statistics.json", *(f"figures/{f.name}" for f in figures)]
+    previews = sorted((card / "preview").iterdir()) if (card / "preview").is_dir() else []
+    names = ["README.md", "LICENSE", "statistics.json", "croissant.json"]
+    names += [f"figures/{f.name}" for f in figures] + [f"preview/{f.name}" for f in previews]
     return {n: card / n for n in names if "/" not in n or MANAGED.fullmatch(n)}
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -196,6 +196,11 @@ def make_schema(passes: Iterable[str] = (), geometry: bool = True) -> pa.Schema:
         pa.field("objects", pa.list_(pa.struct(_OBJECT + _OBJECT_GEOMETRY * geometry))),
         pa.field("provenance", _PROVENANCE),
     ]
+    return hub_schema(fields)
+
+
+def hub_schema(fields: Sequence[pa.Field]) -> pa.Schema:
+    """A schema with the entry `huggingface`; columns of bytes and path are images."""
     features = {field.name: _feature(field.type) for field in fields}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 

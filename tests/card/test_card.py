@@ -57,11 +57,14 @@ def test_metadata_describes_every_shard(published):
     data = DatasetCard.load(published.folder / "README.md").data
     paths = sorted(published.folder.glob("data/*.parquet"))
     assert len(paths) > 2
-    (config,) = data.configs
+    preview, config = data.configs
+    assert (preview["config_name"], preview["default"]) == ("preview", True)
+    assert config["config_name"] == "full"
     named = {entry["split"]: entry["path"] for entry in config["data_files"]}
     for split, names in named.items():
         assert names == [f"data/{path.name}" for path in paths if path.name.startswith(split)]
-    info = datasets.DatasetInfo._from_yaml_dict(data.dataset_info)
+    (about,) = [entry for entry in data.dataset_info if entry["config_name"] == "full"]
+    info = datasets.DatasetInfo._from_yaml_dict(about)
     features = datasets.Features.from_arrow_schema(make_schema(PASSES.passes))
     assert info.features == features
     assert {name: split.num_examples for name, split in info.splits.items()} == {
@@ -74,7 +77,7 @@ def test_metadata_describes_every_shard(published):
 
 
 def test_datasets_opens_the_folder(published, tmp_path):
-    dataset = datasets.load_dataset(str(published.folder), cache_dir=str(tmp_path))
+    dataset = datasets.load_dataset(str(published.folder), "full", cache_dir=str(tmp_path))
     assert list(dataset) == ["train", "validation"]
     for split, rows in dataset.items():
         assert len(rows) == 4
@@ -86,7 +89,9 @@ def test_datasets_opens_the_folder(published, tmp_path):
 
 def test_links_of_the_card_resolve(published):
     links = re.findall(r"\]\((?!https://)([^)]+)\)", published.readme)
-    assert {f"figures/{name}" for name in FIGURES} | {"LICENSE", "statistics.json"} == set(links)
+    assert {f"figures/{name}" for name in FIGURES} | {
+        *("LICENSE", "statistics.json", "croissant.json")
+    } == set(links)
     for link in links:
         assert (published.folder / link).is_file()
     with Image.open(published.folder / "figures" / "example.jpg") as picture:
@@ -107,7 +112,9 @@ def test_equal_arguments_give_equal_bytes(published, tmp_path):
         licence="cc-by-4.0",
         statistics=published.statistics,
     )
-    names = ["README.md", "LICENSE", "statistics.json", *(f"figures/{name}" for name in FIGURES)]
+    names = ["README.md", "LICENSE", "statistics.json", "croissant.json"]
+    names += [f"figures/{name}" for name in FIGURES]
+    names += [f"preview/{split}-00000.parquet" for split in ("train", "validation")]
     assert sorted(names) == sorted(
         str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()
     )
@@ -134,7 +141,7 @@ def test_card_omits_what_the_dataset_lacks(tmp_path):
     data = DatasetCard.load(readme).data
     assert (data.license, data.license_name, data.license_link) == ("other", "terms", "LICENSE")
     assert (tmp_path / "card" / "LICENSE").read_text() == terms.read_text()
-    assert 'load_dataset("USER/DATASET")' in text
+    assert 'load_dataset("USER/DATASET", "full")' in text
     assert 'dataset["validation"][0]' in text and "train-" not in text
     assert "epth" not in text.split("## What a row holds")[0].replace("millimetres", "")
     assert "{{" not in text.split("```bibtex")[0]

@@ -58,7 +58,7 @@ def test_only_the_card_is_published_from_its_folder(tmp_path):
     for name in ("README.md", "figures/sizes.png", "figures/.cache/token", "notes.txt", ".token"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    names = ["README.md", "LICENSE", "statistics.json", "figures/sizes.png"]
+    names = ["README.md", "LICENSE", "statistics.json", "croissant.json", "figures/sizes.png"]
     assert list(card_paths(tmp_path)) == names
 
 

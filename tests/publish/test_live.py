@@ -74,7 +74,7 @@ def test_published_dataset_grows_and_is_read_back(api, repo, tmp_path):
     assert read_repository(api, repo).head == state.head
 
     folder = api.snapshot_download(repo, repo_type="dataset", local_dir=tmp_path / "copy")
-    loaded = datasets.load_dataset(folder, cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(folder, "full", cache_dir=str(tmp_path / "cache"))
     assert sum(len(rows) for rows in loaded.values()) == 8
     for row in loaded["train"]:
         ids = np.array(row["ids"])
