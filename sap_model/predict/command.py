@@ -112,8 +112,11 @@ def check_clicks(clicks: Sequence[Click], picture: Picture) -> None:
 
 def on_sphere(clicks: Sequence[Click], picture: Picture) -> list[Click]:
     """Clicks on a picture's own pixels as clicks on its sphere."""
-    left, top = picture.window.left, picture.window.top
-    return [Click(click.x + left, click.y + top, click.label) for click in clicks]
+    window = picture.window
+    return [
+        Click((click.x + window.left) % window.width, click.y + window.top, click.label)
+        for click in clicks
+    ]
 
 
 def check_outputs(request: Predict) -> None:

@@ -181,14 +181,16 @@ def _on_sphere(prompt: Mapping[str, Any], picture: Picture, name: str) -> dict[s
     if unknown:
         raise UserError(f"a prompt of {name} has {sorted(unknown)[0]}; give points, labels or box")
     moved = {key: value for key, value in prompt.items() if key != "name"}
-    left, top = picture.window.left, picture.window.top
+    left, top, width = picture.window.left, picture.window.top, picture.window.width
     try:
         if moved.get("points") is not None:
             corner = np.array([left, top], float)
-            moved["points"] = np.asarray(moved["points"], float).reshape(-1, 2) + corner
+            points = np.asarray(moved["points"], float).reshape(-1, 2) + corner
+            points[:, 0] %= width
+            moved["points"] = points
         if moved.get("box") is not None:
             x, y, w, h = map(float, moved["box"])
-            box: Box = (x + left, y + top, w, h)
+            box: Box = ((x + left) % width, y + top, w, h)
             moved["box"] = box
     except (TypeError, ValueError):
         raise UserError(f"a prompt of {name} is not understood: {dict(prompt)}; fix it") from None

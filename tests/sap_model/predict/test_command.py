@@ -136,9 +136,10 @@ def test_a_panorama_that_cannot_be_used_is_one_line(run, files, name, reason):
     assert errors.startswith(f"error: {name} {reason}")
 
 
-def test_a_part_of_a_sphere_is_segmented_in_its_own_pixels(run):
-    window = Window(left=64, top=0, width=WIDTH, height=WIDTH // 2)
-    part = panorama()[:100, 64:224]
+@pytest.mark.parametrize("left", [64, -40], ids=["inside", "across the seam"])
+def test_a_part_of_a_sphere_is_segmented_in_its_own_pixels(run, left):
+    window = Window(left=left, top=0, width=WIDTH, height=WIDTH // 2)
+    part = np.roll(panorama(), -left, axis=1)[:100, :160]
     Path("part.jpg").write_bytes(encode_panorama(part, ".jpg", window))
     sphere = read_picture(Path("part.jpg"))
     words = ["--click", "66,60", "--image-size", "64", "--out", "mask.png", "--overlay", "o.png"]
@@ -147,7 +148,8 @@ def test_a_part_of_a_sphere_is_segmented_in_its_own_pixels(run):
     assert code == 0 and "note:          GPano crop: 225° × 141°" in said
     predictor = MemoryPredictor(responsive(image_size=64), fusion="mean")
     predictor.set_panorama(sphere.pixels)
-    expected = predictor.predict([Click(130, 60, 1)]).mask[:100, 64:224]
+    expected = predictor.predict([Click((66 + left) % WIDTH, 60, 1)]).mask
+    expected = np.roll(expected, -left, axis=1)[:100, :160]
     assert expected.any()
     np.testing.assert_array_equal(np.asarray(Image.open("mask.png")) > 0, expected)
     assert read_picture(Path("o.png")).window == window
