@@ -8,7 +8,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,9 @@ def read_raster(path: Path) -> Raster:
         with _quiet():
             contents = split(data)
             _check_size(contents.width, contents.height, path)
-            # the C libraries of these write to stderr what is wrong, and take no other wish
+            # the C libraries of these print what is wrong, and take no other wish
             speaks = contents.format in ("TIFF", "EXR", "HDR") or contents.bits > 8
-            with _no_stderr() if speaks else nullcontext():
+            with _silence() if speaks else nullcontext():
                 return _with_key(_decode(contents, path))
     except UnsupportedError as error:
         raise UserError(f"{path} is {error}; {error.remedy or CONVERT}") from None
@@ -118,24 +118,38 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Nothing that this process writes to stderr meanwhile is shown."""
-    with suppress(OSError, ValueError):
-        if sys.stderr is not None:  # as it is where stderr was closed before Python started
-            sys.stderr.flush()
+def _silence() -> Iterator[None]:
+    """Nothing that this process writes to stdout and stderr meanwhile is shown."""
+    with ExitStack() as stack:
+        for number in (1, 2):
+            stack.enter_context(_muted(number))
+        stack.enter_context(redirect_stdout(io.StringIO()))
+        yield
+
+
+@contextmanager
+def _muted(number: int) -> Iterator[None]:
+    """The same for the file descriptor of one of them, which may be closed."""
+
+    def flush() -> None:
+        stream = sys.stdout if number == 1 else sys.stderr
+        with suppress(OSError, ValueError):
+            if stream is not None:  # as it is where it was closed before Python started
+                stream.flush()
+
+    flush()
     try:
-        kept = os.dup(2)
-    except OSError:  # it is closed
-        kept = -1
-    if kept < 0:
+        kept = os.dup(number)
+    except OSError:
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    os.dup2(nowhere, number)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
+        flush()
+        os.dup2(kept, number)
         os.close(kept)
         os.close(nowhere)
 

@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_nothing_behind(packable, size):
 def test_a_full_disk_keeps_the_old_shards(packable):
     last = packable.scene(scene_id(SETTINGS, 3))
     last.done.unlink()
-    with little_space(packable.shards, 500_000):  # for six rows, but not for eight beside them
+    with little_space(packable.shards, 640_000):  # for six rows, but not for eight beside them
         pack(packable, SETTINGS, validation_fraction=0)
         before = shards(packable)
         write_json(last.done, {})
