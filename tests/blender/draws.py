@@ -1,8 +1,8 @@
 """Record every random decision of a scene: `python -m tests.blender.draws WHAT SEED OUT [JITTER]`.
 
 Runs one generator (`indoors`, `rooms`, `house`, `spheres`) in this process, or only the materials
-of InfiniGen v1's walls, ceilings and floors (`surfaces`, seconds). OUT receives one JSON line per
-stage: how many random numbers were drawn, and a digest of them, each with the place in the code
+of InfiniGen v1's walls, ceilings and floors, a jar and a cup (`surfaces`, seconds). OUT receives
+one JSON line per stage: how many random numbers were drawn, and a digest of them, each with the place in the code
 that drew it. The last line holds a digest of every object of the scene. OUT.draws.gz lists all
 draws, so that `diff` shows where two runs part.
 
@@ -153,16 +153,16 @@ def _text_of_material(material: Any) -> str:
 
 
 def make_surfaces(seed: int) -> None:
-    """Give walls, ceilings and floors of five rooms their materials, by InfiniGen's own code."""
-    from pipeline.blender import indoors  # noqa: F401  # which keeps Blender from downloads
-    from pipeline.blender.iteration_order import fix_iteration_order
+    """Give walls, ceilings and floors of five rooms their materials, by InfiniGen's own code, and
+    make two things that are extruded."""
+    from pipeline.blender import indoors  # noqa: F401  # which fixes the order of iterations
 
     import bpy  # isort: skip
+    from infinigen.assets.objects.tableware import CupFactory, JarFactory
     from infinigen.core.constraints.example_solver.room import decorate
     from infinigen.core.util import blender as butil
 
     print("stage: surfaces")
-    fix_iteration_order()
     butil.clear_scene(targets=[bpy.data.objects])
     random.seed(seed)
     np.random.seed(seed)
@@ -175,6 +175,8 @@ def make_surfaces(seed: int) -> None:
     decorate.room_walls(planes["wall"], types.SimpleNamespace(wall_height=2.7, wall_thickness=0.2))
     decorate.room_ceilings(planes["ceiling"])
     decorate.room_floors(planes["floor"])
+    for factory in (JarFactory, CupFactory):
+        factory(seed).spawn_asset(seed)
 
 
 def make_scene(generator: str, seed: int) -> None:
