@@ -2,9 +2,9 @@
 
 Runs one generator (`indoors`, `rooms`, `house`, `spheres`) in this process, or only the materials
 of InfiniGen v1's walls, ceilings and floors, a jar and a cup (`surfaces`, seconds). OUT receives
-one JSON line per stage: how many random numbers were drawn, and a digest of them, each with the place in the code
-that drew it. The last line holds a digest of every object of the scene. OUT.draws.gz lists all
-draws, so that `diff` shows where two runs part.
+one JSON line per stage: how many random numbers were drawn, and a digest of them, each with the
+place in the code that drew it. The last line holds a digest of every object of the scene.
+OUT.draws.gz lists all draws, so that `diff` shows where two runs part.
 
 Two runs of one seed must write equal files for every JITTER, which moves the addresses of Python's
 objects: they decide the order of a set of objects that do not define a hash.
