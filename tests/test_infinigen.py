@@ -8,17 +8,19 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pytest
 from pycocotools import mask as coco
 
 ROOT = Path(__file__).parents[1]
 SEED = 1  # a bedroom, and one of the quick ones
 
 
+@pytest.mark.timeout(1200)  # six minutes on two idle cores
 def test_a_real_scene_becomes_a_shard(tmp_path):
     command = [sys.executable, "-m", "pipeline", "render", "--out", str(tmp_path / "out")]
     command += ["--generator", "rooms", "--seed", str(SEED), "--panos", "1"]
     command += ["--profile", "draft", "--width", "512", "--samples", "2"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=550)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1100)
     assert result.returncode == 0, result.stdout + result.stderr
 
     shards = tmp_path / "out" / "shards" / "data"
