@@ -30,8 +30,8 @@ GENERATOR_DESCRIPTIONS = {
     "rooms": "InfiniGen 2, single furnished rooms: living room, kitchen, bedroom, bathroom or "
     "dining room",
     "house": "InfiniGen 2, furnished houses of several rooms",
-    "files": "scenes that the publisher provided as files",
     "spheres": "spheres in a plain room, without InfiniGen: a test scene",
+    "files": "scenes that the publisher provided as files",
 }
 """The generators of scenes, for readers who do not know this code."""
 
