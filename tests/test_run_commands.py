@@ -146,7 +146,7 @@ def no_blender(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "argument", ["--generator=nature", "--width=1001", "--workers=0", "--passes=albedo"]
+    "argument", ["--generator=nature", "--width=1001", "--workers=0", "--passes=alpha"]
 )
 def test_settings_are_checked_before_blender_looks_for_gpus(capsys, no_blender, argument, run):
     refusal(capsys, "render", "--out", str(run.path), argument)

@@ -163,7 +163,7 @@ def fibonacci_points(count: int, width: int) -> Floats:
     """Points (count, 2), x and y in panorama pixels, each in the middle of an equal solid angle.
 
     >>> fibonacci_points(2, 64).round(1).tolist()
-    [[31.5, 10.2], [7.1, 20.8]]
+    [[31.5, 10.2], [55.9, 20.8]]
     """
     number = np.arange(count)
     lat = np.arcsin(1 - (2 * number + 1) / count)

@@ -38,6 +38,7 @@ from sap_model.model.weights_file import read_weights
 from sap_model.train.nano_images import Pool, Scene, dead_leaves, pasted, varied, view
 from sap_model.train.nano_loss import Asked, distillation, losses_of, score
 from sap_model.train.optimizer import CpuMuon
+from sap_model.train.processes import flushed_denormals
 from sap_model.train.run_folder import export, last_state, save_state
 from sap_model.train.shard_rows import ShardRows
 
@@ -124,8 +125,7 @@ def train(data: Sequence[str], run: Path, settings: NanoSettings) -> Path:
     Raises:
         UserError: There is nothing to train on, or the loss diverged.
     """
-    torch.set_flush_denormal(True)  # tiny gradients otherwise take half of the time
-    with exclusive_lock(run / ".lock", "training"):
+    with flushed_denormals(), exclusive_lock(run / ".lock", "training"):
         write_json(run / "settings.json", asdict(settings))
         return _train(data, run, settings)
 

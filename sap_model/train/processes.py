@@ -107,6 +107,19 @@ class World:
 
 
 @contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Count numbers too small for a full mantissa as 0 meanwhile.
+
+    Tiny gradients otherwise take half of a CPU's time.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextmanager
 def processes() -> Iterator[World]:
     """Join the processes that torchrun started, if it did; leave them at the end.
 

@@ -37,7 +37,7 @@ from sap_model.train.loss import FromScratchLoss, Sam2Loss
 from sap_model.train.mixture import check_data, check_shared_memory, load, make, rows_of
 from sap_model.train.network import PROMPTS, TRAIN, SapTrain
 from sap_model.train.optimizer import new_optimizers, rate, set_rate
-from sap_model.train.processes import World, processes
+from sap_model.train.processes import World, flushed_denormals, processes
 from sap_model.train.run_folder import RunLog
 from sap_model.train.sa1b import write_index
 from sap_model.train.scan_clips import ScanClips
@@ -62,9 +62,8 @@ def train(settings: TrainSettings, out: Path, watch: Watch | None = None) -> Pat
     Raises:
         UserError: Settings, data, checkpoint or folder will not do; or the loss diverged.
     """
-    torch.set_flush_denormal(True)  # tiny gradients otherwise take half of a CPU's time
     weights = out / "weights.pt"
-    with processes() as world, ExitStack() as held:
+    with flushed_denormals(), processes() as world, ExitStack() as held:
         finished = False
         with world.agreed():
             settings.chunks(world.size)

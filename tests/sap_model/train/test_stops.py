@@ -81,7 +81,7 @@ def test_settings_that_will_not_do_are_told_once():
     said = [
         subprocess.run(
             [sys.executable, "-m", "sap_model", "train", "--data", "none", "--lr", "-1"],
-            env=environment() | {"RANK": rank},
+            env=environment() | {"RANK": rank, "TORCHELASTIC_RUN_ID": "none"},
             cwd=ROOT,
             capture_output=True,
             text=True,
