@@ -9,8 +9,12 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
@@ -141,6 +145,22 @@ class Browser:
         self._process.wait(20)
         os.close(self._commands)
         os.close(self._replies)
+
+
+@contextmanager
+def open_browser(profile: Path) -> Iterator[Browser]:
+    """A headless browser; skips the test where none is installed.
+
+    A browser is no package of the index, so a fresh machine may have none.
+    """
+    program = chromium()
+    if program is None:
+        pytest.skip(f"needs one of {', '.join(NAMES)}; none is installed")
+    browser = Browser(program, profile)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 def chromium() -> str | None:

@@ -57,8 +57,8 @@ def _write_faces(
 
 
 @dataclass(frozen=True)
-class NerfstudioExport:
-    """nerfstudio's transforms.json.
+class _CubeExport:
+    """What formats of poses and faces of cubes have in common.
 
     Attributes:
         size: Pixels along the edge of a cube's face.
@@ -69,12 +69,16 @@ class NerfstudioExport:
     depth: bool = False
 
     @property
-    def format(self) -> str:
-        return "nerfstudio"
-
-    @property
     def columns(self) -> tuple[str, ...]:
         return ("depth",) * self.depth
+
+
+class NerfstudioExport(_CubeExport):
+    """nerfstudio's transforms.json."""
+
+    @property
+    def format(self) -> str:
+        return "nerfstudio"
 
     def write_row(self, row: DatasetRow, folder: Path) -> Record:
         """Write the pictures of a panorama, and list its frames."""
@@ -121,25 +125,12 @@ class NerfstudioExport:
                 write_atomic(folder / scene / f"{name}.json", text.encode())
 
 
-@dataclass(frozen=True)
-class ColmapExport:
-    """COLMAP's text model.
-
-    Attributes:
-        size: Pixels along the edge of a cube's face.
-        depth: Whether the shards have depth.
-    """
-
-    size: int = 1024
-    depth: bool = False
+class ColmapExport(_CubeExport):
+    """COLMAP's text model."""
 
     @property
     def format(self) -> str:
         return "colmap"
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return ("depth",) * self.depth
 
     def write_row(self, row: DatasetRow, folder: Path) -> Record:
         """Write the faces of a panorama; list poses and points."""

@@ -69,7 +69,8 @@ def export_rows(
             the schema, or the disk is full. What was written stays and is resumed.
     """
     reader = ShardReader(shards)
-    options = json.loads(json.dumps(asdict(exporter)))  # type: ignore[call-overload]
+    fields: Any = exporter  # a dataclass, which a protocol cannot demand
+    options = json.loads(json.dumps(asdict(fields)))
     written, names = 0, []
     with claimed(reader, folder, {"format": exporter.format, "options": options}):
         for row in merged_rows(reader, exporter.columns):

@@ -145,8 +145,8 @@ def build(
         torch.manual_seed(seed)
         network: SAM2Base = instantiate(model)
         if "decoder" in config:
-            # a mapping with text keys, which OmegaConf's types do not tell
-            _widen_decoder(network, **OmegaConf.to_container(config.decoder))  # type: ignore[arg-type]
+            decoder: Any = OmegaConf.to_container(config.decoder)
+            _widen_decoder(network, **decoder)
             _match_memories(network)
     return network.eval()
 

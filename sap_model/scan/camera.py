@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline import sphere
 from sap_model.scan.geometry import Perspective
+from sap_model.scan.maps import resample
 from sap_model.scan.views import pad
 
 FINE_ENOUGH = 1.5
@@ -70,8 +71,7 @@ class Camera:
         lon, lat = sphere.direction_to_lonlat(self.rays(size))
         x, y = sphere.lonlat_to_pixel(lon, lat, width, width // 2)
         where = np.stack([x % width, y + 1], axis=-1).astype(np.float32)
-        # OpenCV takes no second map here, and its types do not know
-        return cv2.remap(padded, where, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
+        return resample(padded, where)
 
     def to_panorama(self, mask: NDArray[np.float32], width: int) -> NDArray[np.float32]:
         """A soft mask (size, size) as a soft mask (H, W) of the panorama: bilinear, 0 outside."""

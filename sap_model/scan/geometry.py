@@ -136,8 +136,8 @@ class ErpWindow:
         centre = (self.size - 1) / 2
         lon = (np.asarray(u, np.float64) - centre) * self._pixel
         lat = pitch - (np.asarray(v, np.float64) - centre) * self._pixel
-        # two arrays in, two out: NumPy types a list
-        return tuple(np.broadcast_arrays(lon, lat))  # type: ignore[return-value]
+        lon, lat = np.broadcast_arrays(lon, lat)
+        return lon, lat
 
     def to_view(
         self, pitch: float, lon: ArrayLike, lat: ArrayLike

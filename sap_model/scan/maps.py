@@ -158,6 +158,18 @@ class Maps:
         )
 
 
+def resample(image: NDArray, positions: NDArray, how: int = cv2.INTER_LINEAR) -> NDArray:
+    """Read an image at positions.
+
+    Args:
+        image: (H, W) or (H, W, C).
+        positions: (h, w, 2) float32 or int16, x and y in pixels of the image.
+        how: OpenCV's interpolation.
+    """
+    # the second map belongs to other kinds of first maps; OpenCV's types demand an array for it
+    return cv2.remap(image, positions, None, how)  # type: ignore[call-overload]
+
+
 def _table(x: NDArray[np.float64], y: NDArray[np.float64]) -> RemapTable:
     whole, fraction = cv2.convertMaps(
         x.astype(np.float32), y.astype(np.float32), cv2.CV_16SC2, None, None

@@ -27,7 +27,7 @@ from pipeline.sphere import Floats
 from sap_model.names import Fusion
 from sap_model.scan.fusion import Fused, MaskFuser, pieces
 from sap_model.scan.geometry import ErpWindow, Geometry, Perspective
-from sap_model.scan.maps import OUTSIDE, Maps
+from sap_model.scan.maps import OUTSIDE, Maps, resample
 from sap_model.scan.trajectory import Scan
 
 ROWS_AT_ONCE = 64
@@ -145,8 +145,7 @@ class MappedViews:
         strips, views = self._strips(np.ascontiguousarray(ids).view(carrier))
         for strip, view, place in zip(strips, views, self.maps.places, strict=True):
             nearest = self.maps.nearest(place.pitch, place.fraction)
-            # OpenCV takes no second map here, and its types do not know
-            cv2.remap(strip, nearest, None, cv2.INTER_NEAREST, dst=view)  # type: ignore[call-overload]
+            view[...] = resample(strip, nearest, cv2.INTER_NEAREST)
         return views.view(ids.dtype)
 
     def _strips(self, panorama: NDArray) -> tuple[list[NDArray], NDArray]:

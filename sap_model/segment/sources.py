@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -58,7 +59,7 @@ def panoramas_of(source: Path, every: int = 1) -> Iterator[PanoramaFile]:
         if _is_video(path):
             yield from _video(path, name, every)
         else:
-            yield PanoramaFile(name, lambda path=path: read_picture(path))  # type: ignore[misc]
+            yield PanoramaFile(name, partial(read_picture, path))
 
 
 def _files(source: Path) -> list[Path]:
@@ -92,7 +93,7 @@ def _video(path: Path, name: str, every: int) -> Iterator[PanoramaFile]:
         while video.grab():
             if number % every == 0:
                 label = f"{name}/{number:06d}"
-                yield PanoramaFile(label, lambda label=label: _frame(video, label))  # type: ignore[misc]
+                yield PanoramaFile(label, partial(_frame, video, label))
             number += 1
         if number == 0:
             raise UserError(f"{path} cannot be read as a video; convert it to MP4 (H.264)")

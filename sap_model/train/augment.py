@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import sphere
+from sap_model.scan.maps import resample
 from sap_model.scan.views import pad
 from sap_model.train.shard_rows import DecodedPanorama
 
@@ -139,8 +140,7 @@ def _tilted(
         row = (0.5 - np.arcsin(np.clip(z, -1, 1)) / np.float32(np.pi)) * height - 0.5
         positions = np.stack([column % width, row + 1], axis=-1).astype(np.float32)
         rows = slice(top, top + len(positions))
-        # OpenCV takes no second map here, and its types do not know
-        tilted[rows] = cv2.remap(padded, positions, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
+        tilted[rows] = resample(padded, positions)
         nearest = np.clip(np.rint(row).astype(np.int64), 0, height - 1)
         labels[rows] = ids[nearest, np.rint(column).astype(np.int64) % width]
     return tilted, labels

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import sphere
 from sap_model.scan.geometry import Perspective
+from sap_model.scan.maps import resample
 from sap_model.scan.views import pad
 from sap_model.train.clip import Clip, NoObjectError, bits_of
 from sap_model.train.scan_clips import draw, pixels_of
@@ -67,7 +68,7 @@ class CropClips:
                 maps.append(reading(yaw, pitch, roll, fov, self.image_size, width))
                 turn = np.radians(rng.uniform(-self.step, self.step, 2))
                 yaw, pitch = yaw + turn[0], np.clip(pitch + turn[1], -1.3, 1.3)
-            seen = np.stack([_read(ids, m, cv2.INTER_NEAREST) for m in maps])
+            seen = np.stack([resample(ids, m, cv2.INTER_NEAREST) for m in maps])
             pixels = pixels_of(seen[:1], panorama.objects)[0]
             able = np.flatnonzero(pixels >= self.min_pixels)
             if able.size >= min(3, self.objects):
@@ -75,7 +76,7 @@ class CropClips:
         if not able.size:
             raise NoObjectError(panorama.name)
         chosen = panorama.objects[draw(able, self.objects, rng)]
-        images = np.stack([_read(image, m, cv2.INTER_LINEAR) for m in maps])
+        images = np.stack([resample(image, m) for m in maps])
         truth = bits_of(seen == chosen[:, None, None, None])
         if rng.random() < 0.5:
             images, truth = images[:, :, ::-1], truth[:, :, ::-1]
@@ -102,11 +103,6 @@ def reading(
     directions = sphere.rotate(rays, sphere.rotation_to_centre(yaw, pitch).T)
     x, y = sphere.lonlat_to_pixel(*sphere.direction_to_lonlat(directions), width, width // 2)
     return np.stack([x % width, y + 1], axis=-1).astype(np.float32)
-
-
-def _read(padded: NDArray, where: NDArray[np.float32], how: int) -> NDArray:
-    # OpenCV takes no second map here, and its types do not know
-    return cv2.remap(padded, where, None, how)  # type: ignore[call-overload]
 
 
 def recoloured(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:

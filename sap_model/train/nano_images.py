@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sap_model.scan.maps import resample
 from sap_model.scan.views import pad
 from sap_model.train.crops import reading, recoloured
 from sap_model.train.shard_rows import DecodedPanorama, ShardRows
@@ -104,12 +105,11 @@ def view(
         low, high = np.tan(np.radians(FOV) / 2)
         angle = fov or float(np.degrees(2 * np.arctan(rng.uniform(low, high))))
         where = reading(yaw, pitch, roll, angle, size, source.width)
-        # OpenCV takes no second map here, and its types do not know
-        ids = cv2.remap(source.ids, where, None, cv2.INTER_NEAREST)  # type: ignore[call-overload]
+        ids = resample(source.ids, where, cv2.INTER_NEAREST)
         objects = visible(ids)
         if len(objects) >= FEW:
             break
-    image = cv2.remap(source.image, where, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
+    image = resample(source.image, where)
     if rng.random() < 0.5:
         image, ids = image[:, ::-1], ids[:, ::-1]
     return Scene(np.ascontiguousarray(image), np.ascontiguousarray(ids), objects)

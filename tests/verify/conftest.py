@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +16,10 @@ import pytest
 from pipeline.layout import RunFolder
 from pipeline.shards.schema import make_schema
 from pipeline.shards.writer import pack
+from pipeline.verify.verify import verify
 from tests.synthetic import PASSES, finish_scene
 
+FIRST = "train-00000.parquet"
 SEEDS = range(10)  # one of ten scenes is drawn for validation
 
 
@@ -28,6 +31,11 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
         finish_scene(run, PASSES, seed)
     pack(run, PASSES, shard_bytes=1_500_000)
     return run
+
+
+def findings(address: Path | str, **options: Any) -> list[str]:
+    """What `verify` finds, a line for each finding."""
+    return [str(finding) for finding in verify(address, **options).findings]
 
 
 class Forgery:

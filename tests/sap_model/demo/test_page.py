@@ -20,7 +20,7 @@ from sap_model.demo.server import make_app
 from sap_model.demo.sessions import Sessions, find_panoramas
 from sap_model.model.checkpoints import load
 from sap_model.predict.predictor import SapPredictor
-from tests.browser import NAMES, Browser, chromium
+from tests.browser import Browser, open_browser
 
 WIDTH = 512
 
@@ -124,13 +124,9 @@ def test_session_that_is_gone(server: str):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = chromium()
-    if program is None:
-        pytest.skip(f"needs one of {', '.join(NAMES)}; none is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
-    browser.resize(1280, 800)
-    yield browser
-    browser.close()
+    with open_browser(tmp_path_factory.mktemp("browser")) as browser:
+        browser.resize(1280, 800)
+        yield browser
 
 
 def text(browser: Browser, selector: str) -> str:

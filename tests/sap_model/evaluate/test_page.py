@@ -11,17 +11,13 @@ from sap_model.evaluate.jobs import panoramas
 from sap_model.evaluate.page import write_page
 from sap_model.evaluate.report import write_report
 from sap_model.evaluate.run import evaluate
-from tests.browser import NAMES, Browser, chromium
+from tests.browser import Browser, open_browser
 
 
 @pytest.fixture
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = chromium()
-    if program is None:
-        pytest.skip(f"needs one of {', '.join(NAMES)}; none is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("browser"))
-    yield browser
-    browser.close()
+    with open_browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
 
 
 def test_cases_are_looked_at_in_360_degrees(browser, settings, tmp_path):
