@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -53,7 +54,8 @@ def parse_generators(text: str) -> Mix:
     """
     kind, _, pattern = text.strip().partition(":")
     if kind == FILES and pattern:
-        return ((f"{FILES}:{Path(pattern).absolute()}", 1.0),)
+        known = os.path.expanduser(pattern)  # noqa: PTH111 - pathlib raises for unknown users
+        return ((f"{FILES}:{Path(known).absolute()}", 1.0),)
     return parse_mix(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,7 +127,7 @@ def run_again(settings: RunSettings, seed: int) -> str:
         elif option.is_list:
             value = ",".join(value)
         if value != "":
-            words.append(f"{option.name}={value}")
+            words.append(shlex.quote(f"{option.name}={value}"))
     return f"make render SCENES=1 {' '.join(words)} OUT=out-seed-{seed}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from pipeline.farm.attempt import (
     reset_failures,
 )
 from pipeline.farm.farm_settings import FarmSettings
-from pipeline.farm.quarantine import must_quarantine, write_failed
+from pipeline.farm.quarantine import must_quarantine, run_again, write_failed
 from pipeline.farm.records import read_failed
 from pipeline.farm.scene import Scene
 from pipeline.farm.takeover import missed_quarantine
@@ -47,7 +49,7 @@ def test_record_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
     assert record.log_tail == "boom"
     assert record.log == "attempts/generate-1.log"
     assert record.costs["generate"].seconds == 2.0
-    make, command, *words = record.run_again.split()
+    make, command, *words = shlex.split(record.run_again)
     assert make == "make"
     again = read_settings(command, Render, words)
     assert (again.scenes, again.run.build()) == (1, replace(settings, seed=7))
@@ -55,6 +57,14 @@ def test_record_says_why_and_how_to_run_again(farm: Farm, scene: Scene) -> None:
     reset_failures(scene.folder)
     assert not scene.folder.failed.exists()
     assert not any(attempt.counted for attempt in read_attempts(scene.folder))
+
+
+def test_a_pattern_of_files_arrives_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "my scenes").mkdir()
+    (tmp_path / "my scenes" / "one.glb").touch()
+    settings = make_settings(f"files:{tmp_path}/my scenes/*.glb", profile="draft")
+    words = shlex.split(run_again(settings, 0))[2:]
+    assert read_settings("render", Render, words).run.build() == settings
 
 
 @pytest.mark.parametrize(
